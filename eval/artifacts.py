@@ -1,0 +1,123 @@
+"""The reading side of a results folder: indexes, published numbers and artifact columns, each read once."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from rlfamily.errors import UserError, describe, nearest
+from rlfamily.experiment import EXPERIMENTS, Experiment
+from rlfamily.records import Index, Layout, Manifest, read_jsonl
+
+ROWS_FILE = {"train": "metrics.jsonl", "score": "scores.jsonl", "logprobs": "logprobs.jsonl"}
+
+
+Item = TypeVar("Item", bound=BaseModel)
+
+
+def read_items(folder: Path, kind: type[Item]) -> list[Item]:
+    """Every entry of the yaml lists in a folder, checked. Raises UserError (one line) for the first wrong one."""
+    items: list[Item] = []
+    for path in sorted(folder.glob("*.yaml")):
+        try:
+            items += [kind.model_validate(item) for item in yaml.load(path.read_text(), yaml.CSafeLoader)]
+        except yaml.YAMLError as error:
+            raise UserError(f"{path}: not readable as yaml: {' '.join(str(error).split())}") from error
+        except ValidationError as error:
+            raise UserError(f"{path}: {describe(error, kind)}") from error
+    return items
+
+
+@dataclass(frozen=True)
+class Published:
+    """A number as the paper prints it: exact strings, so that no digit is gained or lost."""
+
+    value: str
+    std: str
+    note: str
+
+
+@dataclass
+class Results:
+    """A results folder together with the experiments folder that says what the papers printed."""
+
+    root: Path
+    experiments: Path = EXPERIMENTS
+    _rows: dict[tuple[str, str], list[dict[str, Any]]] = field(default_factory=dict)
+    _indexes: dict[str, tuple[Index, Experiment]] = field(default_factory=dict)
+    _published: dict[str, list[dict[str, str]]] = field(default_factory=dict)
+    _manifests: dict[str, Manifest] = field(default_factory=dict)
+
+    @property
+    def layout(self) -> Layout:
+        """Paths under the results root."""
+        return Layout(self.root)
+
+    def names(self) -> list[str]:
+        """Every experiment that has an index here, sorted."""
+        return sorted(path.stem for path in self.layout.index.glob("*.json"))
+
+    def index(self, name: str) -> tuple[Index, Experiment]:
+        """Read an index and the experiment it was planned from. Raises UserError when missing or unreadable."""
+        if name not in self._indexes:
+            self._indexes[name] = self._read_index(name)
+        return self._indexes[name]
+
+    def _read_index(self, name: str) -> tuple[Index, Experiment]:
+        path = self.layout.index / f"{name}.json"
+        if name not in self.names():
+            raise UserError(f"{name}: no results under {self.layout.index}{nearest(name, self.names())}: "
+                            f"run make reproduce TABLE={name} first")
+        try:
+            index = Index.model_validate_json(path.read_text())
+            return index, Experiment.model_validate(index.spec)
+        except ValidationError as error:
+            raise UserError(f"{path}: not a readable index: {describe(error, Index)}: "
+                            f"run make reproduce TABLE={name} again") from error
+
+    def manifest(self, key: str) -> Manifest | None:
+        """Manifest of an artifact, or None while it is not committed."""
+        if key not in self._manifests:
+            if not self.layout.committed(key):
+                return None
+            self._manifests[key] = self.layout.manifest(key)
+        return self._manifests[key]
+
+    def rows(self, key: str, file: str) -> list[dict[str, Any]]:
+        """Rows of a committed artifact's jsonl file, without the long texts (see `texts`)."""
+        if (key, file) not in self._rows:
+            self._rows[key, file] = [
+                {name: value for name, value in row.items() if name not in ("prompt", "response")}
+                for row in self.texts(key, file)
+            ]
+        return self._rows[key, file]
+
+    def texts(self, key: str, file: str) -> Iterator[dict[str, Any]]:
+        """Rows of an artifact's jsonl file as written; nothing when it has no such file."""
+        path = self.layout.object(key) / file
+        return read_jsonl(path) if path.is_file() else iter(())
+
+    def published_rows(self, file: str) -> list[dict[str, str]]:
+        """Rows of experiments/published/<file>; none when `file` is empty. Raises UserError when it is missing."""
+        if file and file not in self._published:
+            path = self.experiments / "published" / file
+            if not path.is_file():
+                raise UserError(f"published: {path} is missing: correct `published` in the experiment's yaml")
+            with path.open(newline="") as handle:
+                self._published[file] = list(csv.DictReader(handle))
+        return self._published.get(file, [])
+
+    def published(self, file: str, **where: str) -> Published | None:
+        """The one published number with these csv values (method=..., metric=...), or None. Raises UserError on two."""
+        found = [row for row in self.published_rows(file)
+                 if all(row[name] == value for name, value in where.items())]
+        if len(found) > 1:
+            raise UserError(f"published/{file}: {len(found)} rows match {json.dumps(where)}: make them distinct")
+        return Published(found[0]["value"], found[0]["std"], found[0]["note"]) if found else None

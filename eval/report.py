@@ -1,0 +1,114 @@
+"""results/report/: a static page of every table and figure, and a page for every artifact behind a digit.
+
+The folder stands alone: figures and tables are copied into it, every address in it is relative, and it opens by double
+click without a network.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections import Counter
+from pathlib import Path
+
+from eval import verdicts
+from eval.artifacts import Results
+from eval.claims import ClaimResult
+from eval.html import linker, render
+from eval.produce import produce
+from eval.runs import Lineage, run_page
+from eval.tables import Book, TableFrame
+from rlfamily.errors import UserError
+from rlfamily.experiment import EXPERIMENTS
+from rlfamily.records import Layout, write_atomic
+
+FIGURE_SUFFIXES = ("svg", "png", "csv")
+TABLE_SUFFIXES = ("csv", "md", "tex", "html")
+WORDS = (verdicts.SUPPORTED, verdicts.CONTRADICTED, verdicts.INCONCLUSIVE, verdicts.NOT_CHECKABLE, verdicts.NOT_RUN)
+
+
+def build_report(results_root: Path | str, experiments: Path = EXPERIMENTS) -> Path:
+    """Rebuild every table and figure that has an index, and the report; return the path of its index.html.
+
+    Raises UserError (one line) when nothing has been run yet.
+    """
+    return publish(results_root, experiments)[0]
+
+
+def publish(results_root: Path | str, experiments: Path = EXPERIMENTS) -> tuple[Path, dict[str, TableFrame]]:
+    """As `build_report`, returning the tables by name as well."""
+    results = Results(Path(results_root), experiments)
+    if not results.names():
+        raise UserError(f"report: no results under {results.layout.index}: run make reproduce TABLE=topr_tab2 first")
+    book = Book(results)
+    frames = sorted((produce(book, name) for name in results.names()), key=place_order)
+    lineage = Lineage.of(results)
+    _copy(results.layout, frames)
+    _write_runs(results, lineage)
+    report = results.layout.report
+    write_atomic(report / "index.html", render(
+        "index.html", frames=frames, link=linker(results, "runs/"), figures=_figures(report), claims=_claims(frames),
+        tally=_tally(frames), words=WORDS, lineage=lineage, short=short_place, suffixes=TABLE_SUFFIXES,
+        figure_suffixes=FIGURE_SUFFIXES))
+    return report / "index.html", {frame.name: frame for frame in frames}
+
+
+def place_order(frame: TableFrame) -> tuple[str, bool, str, int, str]:
+    """Papers apart; in a paper tables before figures, by their numbers; what the paper does not print comes last."""
+    match = re.match(r"(Table|Figure)\s+(\d+)", frame.experiment.place)
+    kind, number = (match[1], int(match[2])) if match else ("Z", 0)
+    return frame.experiment.paper, not match, {"Table": "a", "Figure": "b"}.get(kind, "c"), number, frame.name
+
+
+def short_place(frame: TableFrame) -> str:
+    """A label for the navigation: the paper's own place, or the experiment's name."""
+    match = re.match(r"(Table|Figure|Section)\s+\d+", frame.experiment.place)
+    return match[0] if match else frame.name
+
+
+def _claims(frames: list[TableFrame]) -> list[tuple[ClaimResult, list[str]]]:
+    """Every claim once, with the tables shown here that it concerns."""
+    shown = [frame.name for frame in frames]
+    by_id = {result.claim.id: result for frame in frames for result in frame.claims}
+    return [(result, [name for name in shown if name in result.claim.tables]) for _, result in sorted(
+        by_id.items(), key=lambda item: [int(part) if part.isdigit() else part
+                                         for part in re.split(r"(\d+)", item[0])])]
+
+
+def _tally(frames: list[TableFrame]) -> dict[str, Counter[str]]:
+    claims = [result for result, _ in _claims(frames)]
+    holes = Counter({"printed": sum(len(frame.experiment.rows) * len(frame.panels) for frame in frames)})
+    holes["holes"] = sum(len(frame.holes) for frame in frames)
+    return {
+        "numbers": holes,
+        "published": Counter(result.published.word for result in claims),
+        "reproduced": Counter(result.reproduced.word for result in claims),
+    }
+
+
+def _copy(layout: Layout, frames: list[TableFrame]) -> None:
+    for folder, source, suffixes in (("figures", layout.figures, FIGURE_SUFFIXES),
+                                     ("tables", layout.tables, TABLE_SUFFIXES)):
+        target = layout.report / folder
+        target.mkdir(parents=True, exist_ok=True)
+        for frame in frames:
+            for suffix in suffixes:
+                path = source / f"{frame.name}.{suffix}"
+                if path.is_file():
+                    shutil.copyfile(path, target / path.name)
+                else:
+                    (target / path.name).unlink(missing_ok=True)
+
+
+def _figures(report: Path) -> set[str]:
+    return {path.stem for path in (report / "figures").glob("*.svg")}
+
+
+def _write_runs(results: Results, lineage: Lineage) -> None:
+    folder = results.layout.report / "runs"
+    pages = {f"{key}.html": run_page(results, lineage, key) for key in lineage.pages}
+    pages["index.html"] = render("runs.html", lineage=lineage)
+    for stale in set(folder.glob("*.html")) - {folder / name for name in pages}:
+        stale.unlink()
+    for name, text in pages.items():
+        write_atomic(folder / name, text)

@@ -1,0 +1,154 @@
+"""A page for every artifact: the cells it serves, its config, curves, samples, scores, manifest and relatives."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+from eval.artifacts import Results
+from eval.html import render
+from eval.sparklines import sparkline
+from rlfamily.records import CellEntry, Failure, Manifest
+
+CURVES = ["pg_loss", "loss", "valid_rate", "reward", "format_rate", "entropy", "weight_mean", "clip_fraction", "kl_old",
+          "kl_ref_k3", "grad_norm", "length", "truncated"]
+FIRST, LAST = 4, 8
+PER_MODE = 6
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """Every artifact behind the indexes: which cells name it, what it was made from, what was made from it."""
+
+    manifests: dict[str, Manifest]
+    failures: dict[str, Failure]
+    cells: dict[str, list[tuple[str, CellEntry]]]
+    users: dict[str, list[str]]
+
+    @property
+    def pages(self) -> list[str]:
+        """Keys that get a page: committed or failed, sorted by kind and label."""
+        keys = sorted({*self.manifests, *self.failures})
+        return sorted(keys, key=lambda key: (self.kind(key), self.label(key), key))
+
+    @property
+    def by_kind(self) -> dict[str, list[str]]:
+        """The pages' keys, by stage kind."""
+        groups: dict[str, list[str]] = defaultdict(list)
+        for key in self.pages:
+            groups[self.kind(key)].append(key)
+        return dict(groups)
+
+    def kind(self, key: str) -> str:
+        """Stage kind of an artifact or a failure."""
+        return (self.manifests.get(key) or self.failures[key]).kind
+
+    def label(self, key: str) -> str:
+        """What the stage called itself."""
+        return (self.manifests.get(key) or self.failures[key]).label
+
+    @classmethod
+    def of(cls, results: Results) -> Lineage:
+        """Follow every index to its artifacts, and these to all they were made from."""
+        cells: dict[str, list[tuple[str, CellEntry]]] = defaultdict(list)
+        for name in results.names():
+            for cell in results.index(name)[0].cells:
+                for key in cell.stages.values():
+                    cells[key].append((name, cell))
+        manifests, users, open_keys = {}, defaultdict(list), sorted(cells)
+        while open_keys:
+            key = open_keys.pop()
+            manifest = results.manifest(key)
+            if key in manifests or manifest is None:
+                continue
+            manifests[key] = manifest
+            for source in manifest.inputs.values():
+                users[source].append(key)
+                open_keys.append(source)
+        return cls(manifests, _failures(results, dict(cells)), dict(cells),
+                   {key: sorted(set(found)) for key, found in users.items()})
+
+
+def _failures(results: Results, cells: dict[str, list[tuple[str, CellEntry]]]) -> dict[str, Failure]:
+    """Failures that still stand. Once no cell suffers, what is left on disk concerns stages nobody asks for now."""
+    if not any(cell.status in ("failed", "blocked") for named in cells.values() for _, cell in named):
+        return {}
+    paths = sorted((results.layout.artifacts / "failed").glob("*.json"))
+    return {path.stem: Failure.model_validate_json(path.read_text())
+            for path in paths if results.manifest(path.stem) is None}
+
+
+def run_page(results: Results, lineage: Lineage, key: str) -> str:
+    """The page of one artifact, or of one failed stage."""
+    cells = lineage.cells.get(key, [])
+    names = {"lineage": lineage, "key": key, "cells": cells,
+             "cell_config": _pretty(cells[0][1].config) if cells else ""}
+    manifest = lineage.manifests.get(key)
+    if manifest is None:
+        return render("failure.html", failure=lineage.failures[key], **names)
+    trained = _trained(lineage, key)
+    return render(
+        "run.html", manifest=manifest, config=_pretty(manifest.config), versions=_pretty(manifest.versions),
+        machine=_pretty(manifest.machine), hardware=_pretty(manifest.hardware), summary=_pretty(manifest.summary),
+        curves=_curves(results, trained) if trained else [], trained=trained, costs=_costs(results, key),
+        scores=_scores(results, key), samples=_samples(results, key), **names)
+
+
+def _pretty(value: Any) -> str:
+    return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) if value else ""
+
+
+def _trained(lineage: Lineage, key: str) -> str:
+    """The run whose curves belong on this page: the artifact itself, or the run it was made from; "" when neither."""
+    candidates = [key, *lineage.manifests[key].inputs.values()]
+    return next((one for one in candidates if one in lineage.manifests and lineage.kind(one) == "train"), "")
+
+
+def _curves(results: Results, key: str) -> list[Markup]:
+    rows = results.rows(key, "metrics.jsonl")
+    charts = []
+    for name in CURVES:
+        points = [(row["step"], row[name]) for row in rows if name in row]
+        if points:
+            steps, values = np.array(points, dtype=float).T
+            charts.append(sparkline(name, steps, values))
+    return charts
+
+
+def _costs(results: Results, key: str) -> dict[str, float]:
+    """Tokens and seconds by phase, summed over the steps of a run."""
+    totals: dict[str, float] = defaultdict(float)
+    for row in results.rows(key, "metrics.jsonl"):
+        totals["tokens"] += row.get("tokens", 0)
+    for row in results.rows(key, "timings.jsonl"):
+        for name, value in row.items():
+            if name.startswith("seconds_"):
+                totals[name] += value
+    return dict(totals)
+
+
+def _scores(results: Results, key: str) -> list[dict[str, Any]]:
+    """Mean valid, format and reward, a row a decoding mode."""
+    modes: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in results.rows(key, "scores.jsonl"):
+        modes[row["mode"]].append(row)
+    return [{"mode": mode, "n": len(rows)} | {
+        name: float(np.mean([row[name] for row in rows])) for name in ("valid", "format", "reward", "length")}
+        for mode, rows in sorted(modes.items())]
+
+
+def _samples(results: Results, key: str) -> list[dict[str, Any]]:
+    """Some responses to read: of a run the first and the last ones, of a score stage some of each mode."""
+    trained = list(results.texts(key, "samples.jsonl"))
+    if trained:
+        return trained if len(trained) <= FIRST + LAST else trained[:FIRST] + trained[-LAST:]
+    modes: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in results.texts(key, "scores.jsonl"):
+        if len(modes[row["mode"]]) < PER_MODE:
+            modes[row["mode"]].append(row)
+    return [row for mode in sorted(modes) for row in modes[mode]]

@@ -1,0 +1,94 @@
+"""Training-time methods: one file each, with a `Config`, what it `NEEDS`, its data `SOURCE`, and a pure `loss`.
+
+The file system is the registry: `get("topr")` imports `rlfamily/algorithms/topr.py`. Legend of shape suffixes:
+B prompts, K responses per prompt, N = B*K rows (a group's rows are contiguous), T completion tokens, S reasoning steps.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+
+from rlfamily.algorithms.settings import AlgorithmSettings, RewardModelSettings
+from rlfamily.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
+Source = Literal["demonstrations", "pairs", "rollouts"]
+_NOT_METHODS = {"__init__", "settings"}
+
+
+@dataclass(frozen=True)
+class LossBatch:
+    """Everything a loss may look at. Log-probs are fp32 (or fp64 in tests), pads carry mask 0.
+
+    logp_NT       log pi_theta(y_t | x, y_<t), gradient flows
+    mask_NT       1 for every generated token up to and including the first EOS, else 0
+    rewards_N     scalar reward of each full response; ignored by supervised losses
+    group_size    K; preference pairs are groups of two, chosen first
+    old_logp_NT   behaviour policy (for logged data: as logged), no gradient
+    ref_logp_NT   frozen initial policy, no gradient
+    values_NT     value of the state before each token
+    step_ends_NS  exclusive token index of the end of each reasoning step
+    row_weight_N  multiplies a row's contribution to the expectation that the loss estimates: an expectation over rows
+                  is sum(w*x)/sum(w), None meaning equal weights (a token mean weights numerator and denominator
+                  alike). A batch of all sequences (or all groups, every row of a group carrying the group's
+                  probability) of an enumerable world therefore gives the exact expected loss.
+    generator     source of any randomness inside a loss
+    progress      fraction of training done, in [0, 1], for schedules
+    running_reward  mean reward of all responses seen before this batch, for the running-mean baseline
+    """
+
+    logp_NT: Tensor
+    mask_NT: Tensor
+    rewards_N: Tensor
+    group_size: int
+    old_logp_NT: Tensor | None = None
+    ref_logp_NT: Tensor | None = None
+    values_NT: Tensor | None = None
+    step_ends_NS: Tensor | None = None
+    row_weight_N: Tensor | None = None
+    generator: Generator | None = None
+    progress: float = 0.0
+    running_reward: float = 0.0
+
+
+@dataclass(frozen=True)
+class LossOutput:
+    """`loss` is the scalar to minimise; `metrics` are detached numbers for the record."""
+
+    loss: Tensor
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+class Algorithm(Protocol):
+    """What a module in this folder offers."""
+
+    Config: type[AlgorithmSettings]
+    NEEDS: frozenset[str]
+    SOURCE: Source
+
+    def loss(self, batch: LossBatch, config: Any) -> LossOutput:
+        """Return the scalar objective of one batch."""
+        ...
+
+
+def names() -> list[str]:
+    """Every method that has a file here, sorted."""
+    return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in _NOT_METHODS)
+
+
+def get(name: str) -> Algorithm:
+    """Return the module of method `name`. Raises UserError naming the nearest method when there is none."""
+    if name not in names():
+        raise UserError(f"algorithm: no method '{name}' in rlfamily/algorithms{nearest(name, names())}")
+    return cast(Algorithm, importlib.import_module(f"rlfamily.algorithms.{name}"))
+
+
+def needs(algorithm: Algorithm, config: AlgorithmSettings | RewardModelSettings) -> frozenset[str]:
+    """The forwards this configuration really uses: NEEDS, less what its own `unneeded(config)` rules out."""
+    unneeded = getattr(algorithm, "unneeded", None)
+    return algorithm.NEEDS - (unneeded(config) if unneeded else frozenset())

@@ -1,0 +1,118 @@
+"""REINFORCE with a leave-one-out baseline (Ahmadian et al. 2024; TOPR report Eq. 2).
+
+    A_i = R_i - mean of the other K-1 rewards        s_i = sum_t log pi(y_it)
+    rho_i = pi(y_i)/pi_old(y_i)
+    ratio none       L = -E[ A_i s_i ]
+    ratio sequence   L = -E[ min(rho_i A_i, clip(rho_i, 1-c, 1+c) A_i) ]
+
+plus an optional KL to the initial policy, in the reward (R_i - coef * sum_t k(old, ref), before the
+baseline) or in the loss (+ coef * E[sum_t k(new, ref)]). A response is one action: sums over
+tokens, EOS included, mean over responses.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from rlfamily import core
+from rlfamily.algorithms import LossBatch, LossOutput, Source
+from rlfamily.algorithms.settings import LeaveOneOutGuard, Strict
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+NEEDS: frozenset[str] = frozenset({"old", "ref"})
+SOURCE: Source = "rollouts"
+
+
+class Kl(Strict):
+    """Pull towards the initial policy. k1 in the loss has zero expected gradient: only noise."""
+
+    coef: float = Field(ge=0)
+    form: Literal["k1", "k2", "k3"]
+    place: Literal["loss", "reward"]
+
+
+class Config(LeaveOneOutGuard):
+    """`clip` serves ratio=sequence, which differs from none only when a batch is reused."""
+
+    ratio: Literal["none", "sequence"]
+    clip: float = Field(gt=0, lt=1)
+    kl: Kl
+
+    @property
+    def uses_leave_one_out(self) -> bool:
+        """Always: that is the method."""
+        return True
+
+
+def unneeded(config: Config) -> frozenset[str]:
+    """The reference serves the KL only; the behaviour policy, the ratio and a KL in the reward."""
+    uses_ref = config.kl.coef > 0
+    uses_old = config.ratio == "sequence" or (uses_ref and config.kl.place == "reward")
+    return NEEDS - ({"ref"} if uses_ref else set()) - ({"old"} if uses_old else set())
+
+
+def loss(batch: LossBatch, config: Config) -> LossOutput:
+    """Policy loss, plus the KL loss where there is one.
+
+    Rows emptied by mask_truncated count in the baseline only.
+    """
+    core.check(
+        logp_NT=batch.logp_NT,
+        mask_NT=batch.mask_NT,
+        rewards_N=batch.rewards_N,
+        row_weight_N=batch.row_weight_N,
+    )
+    advantage_N = core.group_leave_one_out(_penalised_rewards(batch, config), batch.group_size)
+    objective_N, clipped_N = _objective(batch, config, advantage_N)
+    nonempty_N = core.nonempty_weights(batch.mask_NT, None)
+    pg_loss = -core.expectation_over_rows(nonempty_N * objective_N, batch.row_weight_N)
+
+    metrics = {
+        "pg_loss": pg_loss,
+        "clip_fraction": core.expectation_over_rows(
+            clipped_N, core.nonempty_weights(batch.mask_NT, batch.row_weight_N)
+        ),
+        **core.kl_metrics(
+            batch.logp_NT, batch.mask_NT, batch.old_logp_NT, batch.ref_logp_NT, batch.row_weight_N
+        ),
+    }
+    return LossOutput(pg_loss + _kl_loss(batch, config), core.to_floats(metrics))
+
+
+def _objective(batch: LossBatch, config: Config, advantage_N: Tensor) -> tuple[Tensor, Tensor]:
+    """What each response wants maximised, and 1 where the clip took its gradient away."""
+    if config.ratio == "none":
+        objective_N = advantage_N * core.sequence_logprobs(batch.logp_NT, batch.mask_NT)
+        return objective_N, objective_N.new_zeros(len(objective_N))
+    old_logp_NT = core.require(batch.old_logp_NT, "old_logp_NT")
+    ratio_N = core.bounded_exp(core.log_ratios(batch.logp_NT, old_logp_NT, batch.mask_NT).sum(1))
+    full_N = ratio_N * advantage_N
+    clipped_N = ratio_N.clamp(1 - config.clip, 1 + config.clip) * advantage_N
+    return full_N.minimum(clipped_N), (clipped_N < full_N).to(full_N.dtype)
+
+
+def _penalised_rewards(batch: LossBatch, config: Config) -> Tensor:
+    if config.kl.coef == 0 or config.kl.place == "loss":
+        return batch.rewards_N
+    old_logp_NT = core.require(batch.old_logp_NT, "old_logp_NT").detach()
+    return batch.rewards_N - config.kl.coef * _kl(batch, config, old_logp_NT)
+
+
+def _kl_loss(batch: LossBatch, config: Config) -> Tensor:
+    if config.kl.coef == 0 or config.kl.place == "reward":
+        return batch.logp_NT.new_zeros(())
+    return config.kl.coef * core.expectation_over_rows(
+        _kl(batch, config, batch.logp_NT), batch.row_weight_N
+    )
+
+
+def _kl(batch: LossBatch, config: Config, logp_NT: Tensor) -> Tensor:
+    """sum_t k(log pi - log ref) of each response, (N,)."""
+    log_ratio_NT = core.log_ratios(
+        logp_NT, core.require(batch.ref_logp_NT, "ref_logp_NT"), batch.mask_NT
+    )
+    return core.kl_per_token(log_ratio_NT, config.kl.form).sum(1)

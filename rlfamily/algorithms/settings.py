@@ -1,0 +1,101 @@
+"""Settings every training-time method shares. No Python defaults: numbers live in conf/algorithm/*.yaml."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Strict(BaseModel):
+    """Frozen, typed, and closed: an unknown, missing or mistyped key is an error, never a guess."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Optimizer(Strict):
+    """AdamW and its schedule. The learning rate is multiplied by the model's `lr_multiplier`."""
+
+    lr: float = Field(gt=0)
+    beta1: float = Field(ge=0, lt=1)
+    beta2: float = Field(ge=0, lt=1)
+    weight_decay: float = Field(ge=0)
+    clip_norm: float = Field(gt=0)
+    schedule: Literal["constant", "linear"]
+    warmup_steps: int = Field(ge=0)
+
+
+class Sampling(Strict):
+    """How training rollouts are drawn. `greedy` makes the K responses of a prompt identical."""
+
+    mode: Literal["sample", "greedy"]
+    temperature: float = Field(gt=0)
+
+
+class AlgorithmSettings(Strict):
+    """Common part of every algorithm's Config.
+
+    `prompts` is the report's sample size (scaled by the task's `prompt_fraction`); a step takes `batch_prompts`
+    of them with `group_size` responses each. `epochs` passes are made; with `resample_each_epoch` false the
+    later passes reuse the logged responses of the first with their behaviour log-probs.
+    """
+
+    warm_start: Literal["base", "sft"]
+    reward: Literal["verifiable", "reward_model"]
+    prompts: int = Field(gt=0)
+    batch_prompts: int = Field(gt=0)
+    group_size: int = Field(gt=0)
+    epochs: int = Field(gt=0)
+    inner_updates: int = Field(gt=0)
+    resample_each_epoch: bool
+    mask_truncated: bool
+    kl_ref_every: int = Field(ge=0)
+    optimizer: Optimizer
+    sampling: Sampling
+
+
+class RewardModelSettings(Strict):
+    """Bradley-Terry training: `prompts` pairs drawn at `temperature`, `batch_pairs` a step, `epochs` passes."""
+
+    prompts: int = Field(gt=0)
+    temperature: float = Field(gt=0)
+    batch_pairs: int = Field(gt=0)
+    epochs: int = Field(gt=0)
+    optimizer: Optimizer
+
+    @property
+    def inner_updates(self) -> int:
+        """Pairs are fixed data: one update a batch."""
+        return 1
+
+    @property
+    def kl_ref_every(self) -> int:
+        """A reward model has no reference policy."""
+        return 0
+
+    @property
+    def mask_truncated(self) -> bool:
+        """Every pair counts."""
+        return False
+
+
+class LeaveOneOutGuard(AlgorithmSettings):
+    """Refuses settings under which a leave-one-out baseline is undefined or identically zero."""
+
+    allow_degenerate_baseline: bool
+
+    @property
+    def uses_leave_one_out(self) -> bool:
+        """True when the advantage subtracts the mean reward of the other responses of the group."""
+        return getattr(self, "baseline", None) == "loo"
+
+    @model_validator(mode="after")
+    def _check_leave_one_out(self) -> LeaveOneOutGuard:
+        if self.uses_leave_one_out and self.group_size == 1:
+            raise ValueError("group_size=1 leaves no other response for the leave-one-out baseline: "
+                             "set algorithm.group_size>=2 or algorithm.baseline=none|running_mean")
+        if self.uses_leave_one_out and self.sampling.mode == "greedy" and not self.allow_degenerate_baseline:
+            raise ValueError("sampling.mode=greedy makes the responses of a group identical, so the leave-one-out "
+                             "advantage is exactly 0: set algorithm.sampling.mode=sample, algorithm.baseline=none, "
+                             "or algorithm.allow_degenerate_baseline=true for report parity")
+        return self

@@ -1,0 +1,216 @@
+"""The one door for configuration: Hydra overrides in, strict frozen objects out.
+
+Hydra composes conf/ (defaults list, four groups, override grammar); pydantic checks. Nothing behind this door sees
+Hydra or OmegaConf, and nothing here imports torch, so that a typo is refused in well under a second.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import ConfigDict, Field, SerializeAsAny, TypeAdapter, ValidationError
+from yaml import YAMLError
+
+from rlfamily import algorithms, tasks
+from rlfamily.algorithms.settings import AlgorithmSettings, Strict
+from rlfamily.errors import UserError, describe, nearest
+from rlfamily.models import HubModel, ModelConfig, ScratchModel
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+GROUPS = ("task", "model", "algorithm", "hardware")
+
+
+class Hardware(Strict):
+    """Machine shape. Nothing here may change a number, so nothing here enters a stage's key."""
+
+    kind: Literal["cpu", "gpu"]
+    slots: int = Field(ge=0)
+    processes: int = Field(gt=0)
+    micro_batch: int = Field(gt=0)
+    rollout_batch: int = Field(gt=0)
+    checkpoint_seconds: float = Field(ge=0)
+
+
+class RunConfig(Strict):
+    """One cell, resolved: what `names` chose in each group, and the checked settings themselves."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, arbitrary_types_allowed=True)
+
+    names: dict[str, str]
+    task: SerializeAsAny[tasks.TaskConfig]
+    model: ScratchModel | HubModel
+    algorithm: SerializeAsAny[AlgorithmSettings]
+    hardware: Hardware
+    seed: int = Field(ge=0)
+    results: str
+    wandb: Literal["offline", "online", "off"]
+
+    def settings(self) -> dict[str, Any]:
+        """The resolved configuration as plain data, for records."""
+        return self.model_dump(mode="json")
+
+
+def build(overrides: Iterable[str] = ()) -> RunConfig:
+    """Compose one cell from ordinary Hydra overrides. Raises UserError: one line, key, place, nearest name."""
+    overrides = list(overrides)
+    composed = _compose(overrides)
+    return check(composed, composed.hydra.runtime.choices)
+
+
+def check(composed: DictConfig, choices: Mapping[str, str]) -> RunConfig:
+    """Turn what Hydra composed into checked, frozen settings; `choices` maps each group to the name chosen in it.
+
+    Raises UserError: one line, key, place, nearest name.
+    """
+    names = {group: choices[group] for group in GROUPS}
+    content = _plain(composed)
+    content.pop("hydra", None)
+    algorithm = algorithms.get(names["algorithm"])
+    task = tasks.get(_kind(content["task"], names["task"]))
+    unknown = set(content) - set(RunConfig.model_fields)
+    if unknown:
+        hint = nearest(min(unknown), RunConfig.model_fields)
+        raise UserError(f"conf/config.yaml: unknown key '{min(unknown)}'{hint}")
+    parts = {
+        "task": _validate(task.Config, content["task"], "task", names["task"]),
+        "model": _validate(ModelConfig, content["model"], "model", names["model"]),
+        "algorithm": _validate(algorithm.Config, content["algorithm"], "algorithm", names["algorithm"]),
+        "hardware": _validate(Hardware, content["hardware"], "hardware", names["hardware"]),
+    }
+    rest = {key: value for key, value in content.items() if key not in GROUPS}
+    try:
+        config = RunConfig(names=names, **parts, **rest)
+    except ValidationError as error:
+        raise UserError(f"conf/config.yaml or command line: {describe(error, RunConfig)}") from error
+    if config.wandb == "online" and not os.environ.get("WANDB_API_KEY"):
+        raise UserError("wandb=online needs WANDB_API_KEY in the environment: set it, or use wandb=offline")
+    return config
+
+
+def expand(overrides: Iterable[str]) -> list[list[str]]:
+    """Expand sweeps (`a=x,y seed=range(3)`) into the list of override lists that Hydra's multirun would start.
+
+    Raises UserError for what cannot be enumerated.
+    """
+    overrides = list(overrides)
+    combinations: list[list[str]] = [[]]
+    for override in _parse(overrides):
+        values = _sweep(override) if override.is_sweep_override() else [override.input_line]
+        combinations = [[*combination, value] for combination in combinations for value in values]
+    return combinations
+
+
+def algorithm_settings(name: str, **changes: Any) -> AlgorithmSettings:
+    """The settings of conf/algorithm/<name>.yaml, with top-level `changes`, checked; for notebooks and tests."""
+    algorithms.get(name)
+    content = _plain(OmegaConf.load(CONF / "algorithm" / f"{name}.yaml"))
+    return _validate(algorithms.get(name).Config, {**content, **changes}, "algorithm", name)
+
+
+def choices(group: str) -> list[str]:
+    """Names one can give to a group: its yaml files."""
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def _parse(overrides: list[str]) -> list[Any]:
+    try:
+        return OverridesParser.create().parse_overrides(overrides)
+    except HydraException as error:
+        raise UserError(f"command line: {_one_line(error)}") from error
+
+
+def _sweep(override: Any) -> list[str]:
+    try:
+        return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+    except (HydraException, AssertionError) as error:  # an interval; or glob(), which Hydra reads only when it starts
+        raise UserError(f"command line: '{override.input_line}' does not list its values: write them out") from error
+
+
+def _compose(overrides: list[str]) -> DictConfig:
+    for override in _parse(overrides):
+        _check_override(override)
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return compose("config", overrides=overrides, return_hydra_config=True)
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+        raise UserError(_unknown_key(overrides) or f"configuration: {_one_line(error)}") from error
+
+
+def _check_override(override: Any) -> None:
+    """Refuse what would slip past the schema or fail with a long message: `+`/`~` keys, unknown choices, `${...}`."""
+    key, line = override.key_or_group, override.input_line
+    if override.is_delete() or override.is_add() or override.is_force_add() or override.package is not None:
+        raise UserError(f"command line: '{line}' adds, moves or deletes a key; "
+                        f"every key exists already, so write {key}=value")
+    value = line.partition("=")[2]
+    if "${" in value:
+        raise UserError(f"command line: '{line}' is an interpolation: write the value itself")
+    if key in GROUPS and override.value() not in choices(key):
+        raise UserError(f"{key}: no '{value}' in conf/{key}/{nearest(value, choices(key))}; "
+                        f"there is {', '.join(choices(key))}")
+
+
+def _unknown_key(overrides: list[str]) -> str:
+    """Name the first override whose key does not exist, with the nearest key that does; "" when all exist."""
+    parsed = _parse(overrides)
+    grouped = [item.input_line for item in parsed if item.key_or_group in GROUPS]
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            known = list(_flatten(compose("config", overrides=grouped)))
+    except (HydraException, OmegaConfBaseException, YAMLError):
+        return ""  # the fault is in the files
+    for override in parsed:
+        key = override.key_or_group
+        if key not in known and key not in GROUPS and not key.startswith("hydra."):
+            place = f"conf/{key.split('.')[0]}/" if key.split(".")[0] in GROUPS else "conf/config.yaml"
+            return f"command line: unknown key '{key}' (see {place}){_nearest_key(key, known)}"
+    return ""
+
+
+def _nearest_key(key: str, known: list[str]) -> str:
+    """The key of the same group whose last word is most alike, siblings first; else the most similar key."""
+    head, _, tail = key.rpartition(".")
+    inside = [name for name in known if "." in key and name.startswith(key.split(".")[0] + ".")]
+    tails = {name.rpartition(".")[2]: name for name in inside}
+    tails |= {name.rpartition(".")[2]: name for name in inside if name.rpartition(".")[0] == head}
+    close = difflib.get_close_matches(tail, tails, n=1, cutoff=0.6)
+    return f" (did you mean '{tails[close[0]]}'?)" if close else nearest(key, known)
+
+
+def _flatten(config: DictConfig, prefix: str = "") -> Iterable[str]:
+    for key in map(str, config):
+        name = f"{prefix}{key}"
+        yield name
+        node = config._get_node(key)
+        if isinstance(node, DictConfig) and not node._is_none():
+            yield from _flatten(node, f"{name}.")
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    return cast(dict[str, Any], OmegaConf.to_container(config))
+
+
+def _kind(task: dict[str, Any], name: str) -> str:
+    if not isinstance(task.get("kind"), str):
+        raise UserError(f"conf/task/{name}.yaml: missing key 'kind': name a file of rlfamily/tasks")
+    return str(task["kind"])
+
+
+def _validate(schema: Any, content: Any, group: str, name: str) -> Any:
+    try:
+        return TypeAdapter(schema).validate_python(content)
+    except ValidationError as error:
+        raise UserError(f"{group}: {describe(error, schema)} (conf/{group}/{name}.yaml or command line)") from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

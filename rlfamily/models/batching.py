@@ -1,0 +1,75 @@
+"""Token lists to padded tensors: prompts padded on the left, completions on the right."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+Tokens = Sequence[int]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """N prompt-completion pairs as token ids. A completion holds its EOS when it has one."""
+
+    prompts: Sequence[Tokens]
+    completions: Sequence[Tokens]
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+
+@dataclass(frozen=True)
+class Padded:
+    """ids_NL and attention_NL cover prompt and completion (L = P + T); mask_NT covers the completion alone."""
+
+    ids_NL: Tensor
+    attention_NL: Tensor
+    positions_NL: Tensor
+    mask_NT: Tensor
+
+    def __getitem__(self, part: slice) -> Padded:
+        return Padded(self.ids_NL[part], self.attention_NL[part], self.positions_NL[part], self.mask_NT[part])
+
+    @property
+    def completion_ids_NT(self) -> Tensor:
+        """The completion's token ids, pads included."""
+        return self.ids_NL[:, self.ids_NL.shape[1] - self.mask_NT.shape[1]:]
+
+
+class Forward(NamedTuple):
+    """`leaf` is what the loss is a function of: logp_NT of a policy, score_N of a reward model.
+
+    `entropy_N` is the mean token entropy of each row, for the record; zeros where there is no distribution.
+    """
+
+    leaf: Tensor
+    entropy_N: Tensor
+
+
+def mask_of(completions: Sequence[Tokens], width: int) -> Tensor:
+    """mask_NT: 1 on every completion token, from lengths and never from ids (a pad may be an EOS)."""
+    lengths_N1 = torch.tensor([len(row) for row in completions]).unsqueeze(1)
+    return (torch.arange(width) < lengths_N1).float()
+
+
+def pad(rows: Rows, pad_id: int) -> Padded:
+    """Pad to the longest prompt and completion of the rows; positions count real tokens only."""
+    prompt_width = max(len(prompt) for prompt in rows.prompts)
+    width = max(1, max(len(completion) for completion in rows.completions))
+    ids, attention = [], []
+    for prompt, completion in zip(rows.prompts, rows.completions, strict=True):
+        left, right = prompt_width - len(prompt), width - len(completion)
+        ids.append([pad_id] * left + [*prompt, *completion] + [pad_id] * right)
+        attention.append([0] * left + [1] * (len(prompt) + len(completion)) + [0] * right)
+    attention_NL = torch.tensor(attention)
+    return Padded(torch.tensor(ids), attention_NL, positions(attention_NL), mask_of(rows.completions, width))
+
+
+def positions(attention_NL: Tensor) -> Tensor:
+    """Position of each token among the real ones, so that log-probs do not depend on the padding."""
+    return (attention_NL.cumsum(1) - 1).clamp(min=0)

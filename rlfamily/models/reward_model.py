@@ -1,0 +1,98 @@
+"""A Bradley-Terry reward model: a policy's backbone with a scalar head read at the last real token."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+
+from rlfamily.errors import UserError
+from rlfamily.models import Finetuning
+from rlfamily.models.batching import Forward, Padded, Rows, pad
+from rlfamily.models.loaded import Loaded
+from rlfamily.models.policy import locate
+
+BIAS = "reward_bias.json"
+
+
+class RewardModel(Loaded):
+    """Scores whole responses. `bias` is the mean score of reference responses, subtracted when scoring."""
+
+    token_level = False
+
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dtype: str, device: torch.device, bias: float
+    ) -> None:
+        super().__init__(model, tokenizer, dtype, device)
+        self.bias = bias
+
+    def evaluate(self, rows: Padded, temperature: float) -> Forward:
+        """score_N of each row, before the bias. `temperature` plays no part."""
+        score_N = self._scores(rows)
+        return Forward(score_N, torch.zeros_like(score_N))
+
+    def _scores(self, rows: Padded) -> Tensor:
+        with self.autocast():
+            hidden_NLD = self.model.base_model(
+                input_ids=rows.ids_NL.to(self.device), attention_mask=rows.attention_NL.to(self.device),
+                position_ids=rows.positions_NL.to(self.device)).last_hidden_state
+            length = rows.attention_NL.shape[1]
+            last_N = (rows.attention_NL * torch.arange(length)).argmax(1).to(self.device)
+            last_ND = hidden_NLD[torch.arange(len(last_N), device=self.device), last_N]
+            score_N: Tensor = self.model.score(last_ND).squeeze(-1).float()
+        return score_N
+
+    def score_texts(self, prompts: Sequence[str], responses: Sequence[str], micro_batch: int) -> list[float]:
+        """Score of each response, bias subtracted. The response is read with its end token, as in training."""
+        prompt_ids = [list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in prompts]
+        response_ids = [[*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.eos_id]
+                        for text in responses]
+        return [score - self.bias for score in self.score_rows(Rows(prompt_ids, response_ids), micro_batch)]
+
+    def score_rows(self, rows: Rows, micro_batch: int) -> list[float]:
+        """Score of each row of token ids, before the bias, `micro_batch` rows a pass."""
+        scores: list[float] = []
+        with torch.no_grad():
+            for start in range(0, len(rows), micro_batch):
+                part = slice(start, start + micro_batch)
+                padded = pad(Rows(rows.prompts[part], rows.completions[part]), self.pad_id)
+                scores += self._scores(padded).tolist()
+        return scores
+
+    def save(self, folder: Path) -> None:
+        """Write weights, tokenizer and bias in the hub's own format."""
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        (folder / BIAS).write_text(json.dumps({"bias": self.bias}))
+
+
+def load(folder: Path, finetuning: Finetuning, device: torch.device, trainable: bool) -> RewardModel:
+    """Load a reward model, or start one from a policy's folder with a fresh head: N(0, 1/sqrt(hidden+1)), no bias.
+
+    It is trained whole, whatever `finetuning.finetune` says of policies.
+    Raises UserError when the folder holds no loadable model.
+    """
+    source, options = locate(folder)
+    try:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(source, **options)
+        model = AutoModelForSequenceClassification.from_pretrained(
+            source, num_labels=1, dtype=torch.float32, use_safetensors=True, **options)
+    except (OSError, ValueError) as error:
+        raise UserError(f"reward model: cannot load '{source}': {' '.join(str(error).split())[:300]}") from error
+    bias_file = folder / BIAS
+    trained = bias_file.exists()
+    if not trained:
+        nn.init.normal_(model.score.weight, std=1 / math.sqrt(model.config.hidden_size + 1))
+    model.eval().requires_grad_(trainable)
+    bias = json.loads(bias_file.read_text())["bias"] if trained else 0.0
+    return RewardModel(model, tokenizer, finetuning.dtype, device, bias)

@@ -1,0 +1,162 @@
+"""Schema of everything written under results/: read and written through these types only.
+
+Layout (R = results root):
+    R/artifacts/objects/<k[:2]>/<k>/    committed artifacts: manifest.json and the stage's files, immutable
+    R/artifacts/work/<k>/               a stage in progress: task.json, progress.json, log.txt, checkpoints
+    R/artifacts/failed/<k>.json         last failure of a stage (advisory, never blocks a retry)
+    R/index/<experiment>.json           which artifacts make up an experiment's cells
+    R/tables, R/figures, R/report       regenerated from the above
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+Status = Literal["done", "failed", "blocked", "missing"]
+
+
+class Record(BaseModel):
+    """Closed and frozen, so that a misspelt field cannot be written."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FileInfo(Record):
+    """Size in bytes and BLAKE3 hash of one file of an artifact."""
+
+    bytes: int
+    blake3: str
+
+
+class StageRecord(Record):
+    """What identifies and describes a stage, before and after it ran. `inputs` maps names to keys."""
+
+    key: str
+    kind: str
+    version: str
+    label: str
+    config: dict[str, Any]
+    inputs: dict[str, str]
+    hardware: dict[str, Any]
+
+
+class Manifest(StageRecord):
+    """The last file written into an artifact: its presence means that the artifact is complete."""
+
+    files: dict[str, FileInfo]
+    summary: dict[str, Any]
+    commit: str
+    dirty: bool
+    versions: dict[str, str]
+    machine: dict[str, Any]
+    started: str
+    seconds: float
+    attempts: int
+
+
+class Failure(Record):
+    """Why a stage has no artifact: one line, and the tail of the traceback."""
+
+    key: str
+    kind: str
+    label: str
+    error: str
+    traceback: str
+    log: str
+    when: str
+
+
+class Progress(Record):
+    """Where a running stage is; replaced atomically every second or so."""
+
+    step: int
+    total: int
+    seconds: float
+    note: str = ""
+
+
+class CellEntry(Record):
+    """One cell of an experiment: its coordinates, its resolved config, its stage keys by role, its fate."""
+
+    row: str
+    column: str
+    seed: int
+    overrides: list[str]
+    names: dict[str, str]
+    config: dict[str, Any]
+    stages: dict[str, str]
+    status: Status
+    reason: str = ""
+
+
+class Index(Record):
+    """An experiment as last planned: the yaml as read (`spec`), the scale it ran at, and every cell."""
+
+    experiment: str
+    scale: str
+    spec: dict[str, Any]
+    cells: list[CellEntry]
+
+
+class Layout:
+    """Paths under a results root."""
+
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root)
+        self.artifacts = self.root / "artifacts"
+        self.index = self.root / "index"
+        self.tables = self.root / "tables"
+        self.figures = self.root / "figures"
+        self.report = self.root / "report"
+
+    def object(self, key: str) -> Path:
+        """Folder of a committed artifact."""
+        return self.artifacts / "objects" / key[:2] / key
+
+    def work(self, key: str) -> Path:
+        """Folder of a stage in progress."""
+        return self.artifacts / "work" / key
+
+    def failure(self, key: str) -> Path:
+        """File that describes the last failure of a stage."""
+        return self.artifacts / "failed" / f"{key}.json"
+
+    def committed(self, key: str) -> bool:
+        """True when the artifact is complete: its manifest is there."""
+        return (self.object(key) / "manifest.json").is_file()
+
+    def manifest(self, key: str) -> Manifest:
+        """Read the manifest of a committed artifact. Raises FileNotFoundError when there is none."""
+        return Manifest.model_validate_json((self.object(key) / "manifest.json").read_text())
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write `text` so that a reader, or a crash, sees the old file or the new one and nothing between."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a JSON-lines file, one at a time."""
+    with path.open() as file:
+        for line in file:
+            if line.strip():
+                yield json.loads(line)
+
+
+def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write JSON lines with sorted keys, so that equal rows give equal bytes."""
+    with path.open("w") as file:
+        for row in rows:
+            file.write(json.dumps(row, sort_keys=True) + "\n")

@@ -1,0 +1,163 @@
+"""A paper's table or figure: `python -m rlfamily.reproduce TABLE [scale=tiny] [seeds=0,1] [key=value]`.
+
+Plans the cells, runs what is missing, and prints the table beside the published numbers. The same command after any
+interruption goes on from where things stand.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from rlfamily import experiment as experiments
+from rlfamily.errors import UserError, nearest
+from rlfamily.records import CellEntry, Index, Layout, Status, write_atomic
+from rlfamily.running import INCOMPLETE, INTERRUPTED, OK, execute, failure_of, find_executor, guarded
+
+USAGE = """usage: python -m rlfamily.reproduce TABLE [TABLE ...] [scale=tiny] [seeds=0,1,2] [executor=local] [--plan]
+                                      [key=value ...]
+
+  TABLE       a file of experiments/ without its ending, or all
+  scale       tiny (default: two CPU cores, stand-in models and data) or paper
+  seeds       replaces the experiment's own seeds
+  executor    where stages run: local
+  --plan      print the cells, what exists, what is missing and a cost forecast; start nothing
+  key=value   overrides for every row, as on the train command line, e.g. hardware.slots=1 results=/tmp/r
+
+tables: """
+
+
+@dataclass(frozen=True)
+class Request:
+    """The command line, understood."""
+
+    tables: list[str]
+    scale: str
+    seeds: list[int] | None
+    executor: str
+    overrides: list[str]
+    plan: bool
+
+
+def parse(arguments: list[str]) -> Request:
+    """Read the command line. Raises UserError for a flag, table or seed that makes no sense."""
+    flags = [argument for argument in arguments if argument.startswith("-")]
+    unknown = [flag for flag in flags if flag != "--plan"]
+    if unknown:
+        raise UserError(f"command line: unknown flag '{unknown[0]}'{nearest(unknown[0], ['--plan', '--help'])}")
+    pairs = [argument for argument in arguments if "=" in argument and argument not in flags]
+    own = dict(pair.split("=", 1) for pair in pairs if pair.split("=", 1)[0] in ("scale", "seeds", "executor"))
+    tables = [argument for argument in arguments if argument not in pairs and argument not in flags]
+    if not tables:
+        raise UserError(f"command line: which table? Give one of {', '.join(experiments.names())}, or all")
+    return Request(
+        tables=experiments.names() if tables == ["all"] else list(dict.fromkeys(tables)),
+        scale=own.get("scale", "tiny"), seeds=_seeds(own.get("seeds")), executor=own.get("executor", "local"),
+        overrides=[pair for pair in pairs if pair.split("=", 1)[0] not in own], plan="--plan" in flags)
+
+
+def _seeds(text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    parts = text.strip("[]").split(",")
+    if not all(part.strip().isdigit() for part in parts):
+        raise UserError(f"seeds: '{text}' is not a list of numbers: write seeds=0,1,2")
+    return list(dict.fromkeys(int(part) for part in parts))
+
+
+def main(request: Request) -> int:
+    """Plan or run; returns the exit code."""
+    from rlfamily import plan
+
+    find_executor(request.executor)
+    specs = {name: experiments.load(name) for name in request.tables}
+    cells = {name: plan.cells(spec, request.scale, request.overrides, request.seeds) for name, spec in specs.items()}
+    nodes = [node for group in cells.values() for cell in group for node in cell.stages.values()]
+    config = next(cell.config for group in cells.values() for cell in group)
+    if request.plan:
+        return _print_plan(cells, nodes, config.results)
+    code, outcomes = _execute(nodes, config, request.executor)
+    layout = Layout(config.results)
+    for name, spec in specs.items():
+        index = _index(name, request.scale, spec, cells[name], outcomes, config.results)
+        write_atomic(layout.index / f"{name}.json", index.model_dump_json(indent=1))
+        if code == OK and any(cell.status != "done" for cell in index.cells):
+            code = INCOMPLETE
+    _show(request.tables, layout)
+    return code
+
+
+def _execute(nodes: list[Any], config: Any, executor: str) -> tuple[int, dict[str, Any]]:
+    from rlfamily.stages.scheduler import Interrupted
+
+    try:
+        return OK, execute(nodes, config.results, config.hardware, executor)
+    except Interrupted as interrupted:
+        print(f"interrupted: {interrupted}", file=sys.stderr)
+        return INTERRUPTED, interrupted.outcomes
+
+
+def _index(
+    name: str, scale: str, spec: experiments.Experiment, cells: list[Any], outcomes: dict[str, Any], results: str
+) -> Index:
+    entries = []
+    for cell in cells:
+        status, reason = _fate(cell, outcomes, results)
+        entries.append(CellEntry(
+            row=cell.row, column=cell.column, seed=cell.seed, overrides=cell.overrides, names=cell.config.names,
+            config=cell.config.settings(), stages={role: node.key for role, node in cell.stages.items()},
+            status=status, reason=reason))
+    return Index(experiment=name, scale=scale, spec=spec.model_dump(mode="json"), cells=entries)
+
+
+def _fate(cell: Any, outcomes: dict[str, Any], results: str) -> tuple[Status, str]:
+    """The first stage of the cell that is not done decides what the cell is."""
+    for node in cell.stages.values():
+        outcome = outcomes[node.key]
+        if outcome.status != "done":
+            reason = outcome.reason
+            return outcome.status, failure_of(results, node.key, reason) if outcome.status == "failed" else reason
+    return "done", ""
+
+
+def _print_plan(cells: dict[str, list[Any]], nodes: list[Any], results: str) -> int:
+    """The stages with their state and forecast, then the sums."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from rlfamily.stages.forecast import plan
+    from rlfamily.stages.progress import clock
+
+    rows = plan(nodes, results)
+    table = Table("stage", "kind", "key", "state", "forecast", box=None)
+    for row in rows:
+        table.add_row(row.label, row.kind, row.key[:12], row.state, "" if row.state == "exists" else clock(row.seconds))
+    Console().print(table)
+    missing = [row for row in rows if row.state != "exists"]
+    known = [row.seconds for row in missing if row.seconds is not None]
+    unknown = len(missing) - len(known)
+    print(f"{sum(map(len, cells.values()))} cells, {len(rows)} stages, {len(missing)} to run, about "
+          f"{clock(sum(known))} of one slot's time" + (f" and {unknown} stages of unknown cost" if unknown else ""))
+    return OK
+
+
+def _show(tables: list[str], layout: Layout) -> None:
+    import eval
+
+    page, frames = eval.publish(layout.root)
+    for name in tables:
+        eval.show(frames[name])
+    print(f"tables   {layout.tables}/\nfigures  {layout.figures}/\nreport   {page}")
+
+
+def _cli() -> int:
+    arguments = sys.argv[1:]
+    if {"-h", "--help"} & set(arguments):
+        print(USAGE + "\n        ".join(experiments.names()))
+        return OK
+    return main(parse(arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(_cli))

@@ -1,0 +1,56 @@
+"""Engine + task + reward: prompts in, groups of scored responses out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from rlfamily.rewards import Reward, RewardParts
+from rlfamily.rollout import Completion, Engine, SamplingParams
+from rlfamily.tasks import Example
+
+
+@dataclass(frozen=True)
+class Group:
+    """The K responses of one prompt, their texts and their reward parts, in the order drawn."""
+
+    example: Example
+    prompt_ids: list[int]
+    completions: list[Completion]
+    texts: list[str]
+    parts: list[RewardParts]
+
+
+def collect(
+    engine: Engine, tokenizer: PreTrainedTokenizerBase, reward: Reward, examples: Sequence[Example],
+    group_size: int, params: SamplingParams, seed_of: Callable[[Example, int], int],
+) -> list[Group]:
+    """Draw `group_size` responses for each example; draw k of an example uses the stream `seed_of(example, k)`."""
+    prompts = [encode_prompt(tokenizer, example.prompt) for example in examples]
+    drawn = engine.generate(
+        [prompt for prompt in prompts for _ in range(group_size)], params,
+        [seed_of(example, draw) for example in examples for draw in range(group_size)],
+    )
+    texts = decode(tokenizer, [completion.ids for completion in drawn])
+    parts = reward.score([example for example in examples for _ in range(group_size)], texts)
+    spans = [slice(index * group_size, (index + 1) * group_size) for index in range(len(examples))]
+    return [Group(example, prompt, drawn[span], texts[span], parts[span])
+            for example, prompt, span in zip(examples, prompts, spans, strict=True)]
+
+
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Token ids of a prompt, without an end token."""
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def encode_completion(tokenizer: PreTrainedTokenizerBase, text: str, room: int) -> list[int]:
+    """Token ids of a response that ends properly: EOS appended, then cut to `room` tokens."""
+    ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return [*ids, int(tokenizer.eos_token_id)][:room]
+
+
+def decode(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Sequence[int]]) -> list[str]:
+    """Texts of responses, special tokens left out."""
+    return [str(tokenizer.decode(list(ids), skip_special_tokens=True)) for ids in rows]

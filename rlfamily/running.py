@@ -1,0 +1,64 @@
+"""Run stages with live progress and say what became of them: shared by the two command lines."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from rlfamily.config import Hardware
+from rlfamily.errors import UserError, nearest
+from rlfamily.records import Layout
+from rlfamily.stages.graph import Node
+
+PRELOAD = ("torch", "transformers.models.qwen2.modeling_qwen2", "accelerate", "rlfamily.trainer.jobs")
+GRACE_SECONDS = 30.0  # between asking a worker to end and ending it
+
+OK, FAILED, USAGE, INCOMPLETE, INTERRUPTED = 0, 1, 2, 3, 130
+
+
+def guarded(main: Callable[[], int]) -> int:
+    """Call `main`; a UserError becomes its one line on stderr and exit code 2."""
+    try:
+        return main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USAGE
+
+
+def execute(nodes: Iterable[Node], results: str, hardware: Hardware, executor: str) -> dict[str, Any]:
+    """Bring `nodes` to their artifacts; returns what became of each stage by key.
+
+    Raises UserError when the executor is unknown or the machine is too small, Interrupted after Ctrl-C.
+    """
+    from rlfamily.stages.progress import view
+    from rlfamily.stages.scheduler import run_graph
+    from rlfamily.stages.slots import Pool
+
+    targets = list(nodes)
+    capacity = Pool.of(hardware.model_dump(mode="json")).capacity
+    factory = find_executor(executor)
+    with factory(results, capacity, PRELOAD, GRACE_SECONDS) as workers, view(targets, results, capacity) as watcher:
+        return run_graph(targets, results, workers, watcher)
+
+
+def failure_of(results: str, key: str, reason: str) -> str:
+    """The reason with the place of the log that has the details."""
+    log = Layout(results).work(key) / "log.txt"
+    return f"{reason} (log: {log})" if log.exists() else reason
+
+
+def executors() -> list[str]:
+    """Names of the executors that have a file."""
+    folder = Path(__file__).parent / "stages" / "executors"
+    return sorted(path.stem for path in folder.glob("*.py") if path.stem != "__init__")
+
+
+def find_executor(name: str) -> Any:
+    """The executor's class. Raises UserError, naming the nearest, when there is none."""
+    if name not in executors():
+        raise UserError(f"executor: no '{name}' in rlfamily/stages/executors{nearest(name, executors())}; "
+                        f"there is {', '.join(executors())}")
+    return importlib.import_module(f"rlfamily.stages.executors.{name}").EXECUTOR

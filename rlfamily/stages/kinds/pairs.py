@@ -1,0 +1,19 @@
+"""Pairs stage: on-policy preference pairs, labelled by the verifiable reward, ties dropped (report sec. 4, DPO)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rlfamily.stages.worker import StageContext
+
+VERSION = "1"
+
+
+def run(context: StageContext) -> dict[str, Any]:
+    """Config: prompts, temperature, finetuning, task, seed; inputs: data, policy. Writes pairs.jsonl."""
+    from rlfamily.stages.placing import place
+    from rlfamily.trainer import evaluation
+
+    return evaluation.write_pairs(place(context), context.inputs["data"], context.inputs["policy"] / "model",
+                                  context.config)

@@ -1,0 +1,27 @@
+"""One process of a multi-process train stage: `torchrun -m rlfamily.stages.launched REQUEST`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from rlfamily.stages.kinds import train
+from rlfamily.stages.worker import StageContext
+
+
+def main(request: Path) -> None:
+    """Rebuild the stage's context and train; the first process leaves the totals for the stage."""
+    content = json.loads(request.read_text())
+    folders = {name: Path(content[name]) for name in ("work", "out")}
+    context = StageContext(key=content["key"], label=content["label"], config=content["config"],
+                           hardware=content["hardware"],
+                           inputs={name: Path(path) for name, path in content["inputs"].items()}, **folders)
+    totals = train.run(context)
+    if int(os.environ.get("RANK", "0")) == 0:
+        (folders["work"] / "totals.json").write_text(json.dumps(totals))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

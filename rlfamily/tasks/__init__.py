@@ -1,0 +1,113 @@
+"""Tasks: prompts to answer, demonstrations to imitate, and a checker that scores a response.
+
+The file system is the registry: `get("countdown")` imports `rlfamily/tasks/countdown.py`. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from pydantic import Field
+
+from rlfamily.algorithms.settings import RewardModelSettings, Strict
+from rlfamily.errors import UserError, nearest
+from rlfamily.records import read_jsonl
+
+_NOT_TASKS = {"__init__", "arithmetic", "hub", "puzzles"}
+
+
+@dataclass(frozen=True)
+class Example:
+    """One prompt with what its checker needs (`meta`, plain JSON). `id` names its split and place."""
+
+    id: str
+    prompt: str
+    meta: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """A prompt with a completion to imitate."""
+
+    id: str
+    prompt: str
+    completion: str
+
+
+@dataclass(frozen=True)
+class Score:
+    """`format`: an answer was found and is well formed; `valid`: it is right (and so well formed)."""
+
+    format: bool
+    valid: bool
+
+
+class TaskConfig(Strict):
+    """What the trainer and the evaluation read of any task. Lengths in tokens, prompt and response together.
+
+    `prompt_fraction` is the share of an algorithm's `prompts` that this task takes (1 at paper scale);
+    the evaluation draws `eval_draws` responses at `eval_temperature` to each of `eval_prompts` held-out prompts.
+    `reward_model` says how a learned reward is trained, for algorithms that ask for one.
+    """
+
+    kind: str
+    max_tokens_rollout: int = Field(gt=0)
+    max_tokens_demonstration: int = Field(gt=0)
+    prompt_fraction: float = Field(gt=0, le=1)
+    eval_prompts: int = Field(gt=0)
+    eval_draws: int = Field(gt=0)
+    eval_temperature: float = Field(gt=0)
+    reward_model: RewardModelSettings
+
+    def data_settings(self) -> dict[str, Any]:
+        """What the task's files depend on, as plain data: `kind` and all that a task adds to these settings."""
+        return self.model_dump(mode="json", exclude=set(TaskConfig.model_fields) - {"kind"})
+
+
+class Task(Protocol):
+    """What a module in this folder offers."""
+
+    @property
+    def Config(self) -> type[TaskConfig]:
+        """Its settings."""
+        ...
+
+    def build(self, data: Mapping[str, Any], out: Path) -> dict[str, Any]:
+        """Write the task's files into `out`, a function of `data` (see `data_settings`); return a summary.
+
+        train.jsonl, validation.jsonl, test.jsonl hold examples; demonstrations_train.jsonl and
+        demonstrations_validation.jsonl hold demonstrations; corpus.jsonl (demonstrations to pretrain a base
+        model on) and vocabulary.txt (every word that may occur, one a line) exist only for generated data.
+        Raises UserError when the data cannot be had.
+        """
+        ...
+
+    def score(self, response: str, meta: Mapping[str, Any]) -> Score:
+        """Check one response (without its prompt). Never raises, whatever the response, and is quick."""
+        ...
+
+
+def names() -> list[str]:
+    """Every task that has a file here, sorted."""
+    return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in _NOT_TASKS)
+
+
+def get(kind: str) -> Task:
+    """Return the module of task `kind`. Raises UserError naming the nearest task when there is none."""
+    if kind not in names():
+        raise UserError(f"task.kind: no task '{kind}' in rlfamily/tasks{nearest(kind, names())}")
+    return cast(Task, importlib.import_module(f"rlfamily.tasks.{kind}"))
+
+
+def read_examples(path: Path) -> list[Example]:
+    """Read an examples file written by a task's `build`."""
+    return [Example(**row) for row in read_jsonl(path)]
+
+
+def read_demonstrations(path: Path) -> list[Demonstration]:
+    """Read a demonstrations file written by a task's `build`."""
+    return [Demonstration(**row) for row in read_jsonl(path)]

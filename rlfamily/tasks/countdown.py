@@ -1,0 +1,275 @@
+"""Countdown: combine all given numbers with + - * / to reach a target.
+
+Two sources behind one interface: `generated` puzzles with solver traces (no network), and the public datasets of
+the TOPR report (`hub`). Files and formats are those of `rlfamily.tasks.Task.build`.
+"""
+
+from __future__ import annotations
+
+import random
+import string
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from rlfamily.algorithms.settings import Strict
+from rlfamily.errors import UserError
+from rlfamily.records import write_jsonl
+from rlfamily.tasks import Demonstration, Example, Score, TaskConfig, arithmetic, hub
+from rlfamily.tasks.puzzles import Generator, Puzzle, PuzzleKey, Solution
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+class Generated(Strict):
+    """Puzzles made here. The five splits share no puzzle; corpus lines avoid them all and may repeat a puzzle.
+
+    Numbers are drawn from [1, max_operand]; intermediate values and targets lie in [1, max_value]. A corpus line
+    states its answer without tags with probability `corpus_plain_fraction` (so that fine-tuning has a format to
+    teach), and misses its target with probability `corpus_error_fraction` (text in the wild is not all right).
+    """
+
+    kind: Literal["generated"]
+    seed: int = Field(ge=0)
+    numbers: int = Field(ge=2, le=4)
+    max_operand: int = Field(gt=0)
+    max_value: int = Field(gt=0)
+    train: int = Field(gt=0)
+    validation: int = Field(gt=0)
+    test: int = Field(gt=0)
+    demonstrations_train: int = Field(gt=0)
+    demonstrations_validation: int = Field(gt=0)
+    corpus: int = Field(gt=0)
+    corpus_plain_fraction: float = Field(ge=0, le=1)
+    corpus_error_fraction: float = Field(ge=0, le=1)
+
+
+class Hub(Strict):
+    """The public datasets. The first `train_rows` puzzles are for training, the next `test` for testing (TinyZero's
+    split), the next `validation` for validation; `train` rows are drawn at random, with `seed`, from the first part.
+    """
+
+    kind: Literal["hub"]
+    seed: int = Field(ge=0)
+    puzzles: hub.HubDataset
+    train_rows: int = Field(gt=0)
+    train: int = Field(gt=0)
+    validation: int = Field(gt=0)
+    test: int = Field(gt=0)
+    demonstrations: hub.HubDataset
+
+
+class Data(Strict):
+    """All that the files of the task depend on. `nums_format` writes {nums} as `3 7 12` or as `[3, 7, 12]`."""
+
+    kind: str
+    template: str
+    nums_format: Literal["words", "list"]
+    source: Generated | Hub = Field(discriminator="kind")
+
+    @field_validator("template")
+    @classmethod
+    def _check_template(cls, template: str) -> str:
+        fields = sorted(name for _, name, _, _ in string.Formatter().parse(template) if name is not None)
+        if fields != ["nums", "target"]:
+            raise ValueError("must hold {nums} once, {target} once and no other braces")
+        return template
+
+
+class Config(Data, TaskConfig):
+    """Settings of the task: its data, and how it is trained and evaluated on."""
+
+    kind: Literal["countdown"]
+
+    @model_validator(mode="after")
+    def _check_sizes(self) -> Config:
+        if self.eval_prompts > self.source.test:
+            raise ValueError(f"eval_prompts={self.eval_prompts} but source.test={self.source.test}: "
+                             "lower the first or raise the second")
+        return self
+
+
+def build(data: Mapping[str, Any], out: Path) -> dict[str, Any]:
+    """Write the task's files into `out` and return their counts. See `rlfamily.tasks.Task.build`."""
+    settings = Data.model_validate(data)
+    if isinstance(settings.source, Generated):
+        return _build_generated(settings, settings.source, out)
+    return _build_hub(settings, settings.source, out)
+
+
+def score(response: str, meta: Mapping[str, Any]) -> Score:
+    """Check a response against meta `nums` and `target`: an answer in tags, well formed; and equal to the target."""
+    answer = arithmetic.find_answer(response)
+    if answer is None or not arithmetic.well_formed(answer):
+        return Score(format=False, valid=False)
+    return Score(format=True, valid=arithmetic.solves(answer, meta["nums"], meta["target"]))
+
+
+def render_prompt(data: Data, numbers: Sequence[int], target: int) -> str:
+    """Fill the template. TinyZero prints the numbers as a Python list."""
+    words = " ".join(map(str, numbers)) if data.nums_format == "words" else str(list(numbers))
+    return data.template.format(nums=words, target=target)
+
+
+def render_trace(solution: Solution, tagged: bool) -> str:
+    """A short derivation, then the answer: in tags, or after the word `so`. Words are separated by one blank."""
+    derivation = " , ".join(solution.steps)
+    if tagged:
+        return f"{derivation} {arithmetic.OPEN} {solution.expression} {arithmetic.CLOSE}"
+    return f"{derivation} so {solution.expression}"
+
+
+# ---------------------------------------------------------------------------- generated puzzles
+
+
+def _build_generated(data: Data, source: Generated, out: Path) -> dict[str, Any]:
+    generator = Generator(source.numbers, source.max_operand, source.max_value, source.seed)
+    taken: set[PuzzleKey] = set()
+
+    def draw(split: str) -> list[Puzzle]:
+        wanted = getattr(source, split)
+        puzzles = generator.distinct(wanted, taken)
+        if len(puzzles) < wanted:
+            raise UserError(f"task.source: only {len(taken)} different puzzles found, too few for {split}={wanted}: "
+                            "raise task.source.max_operand or max_value, or lower the sizes of the splits")
+        return puzzles
+
+    # Held-out splits first: they stay the same when more training data is asked for.
+    for split in ("test", "validation", "train"):
+        _write(out / f"{split}.jsonl", (_example(data, split, place, puzzle.numbers, puzzle.target)
+                                        for place, puzzle in enumerate(draw(split))))
+    for split in ("demonstrations_validation", "demonstrations_train"):
+        _write(out / f"{split}.jsonl", (_demonstration(data, split, place, puzzle, puzzle.solution, True)
+                                        for place, puzzle in enumerate(draw(split))))
+    _write(out / "corpus.jsonl", _corpus(data, source, generator, taken))
+    (out / "vocabulary.txt").write_text("\n".join(_vocabulary(data, source)) + "\n")
+    return {split: getattr(source, split) for split in
+            ("train", "validation", "test", "demonstrations_train", "demonstrations_validation", "corpus")}
+
+
+def _corpus(data: Data, source: Generated, generator: Generator, held_out: set[PuzzleKey]) -> Iterable[Demonstration]:
+    """Text for a base model: other puzzles, with repeats, in two answer styles, some of it wrong."""
+    rng = generator.random
+    place = failures = 0
+    while place < source.corpus:
+        puzzle = generator.puzzle()
+        if puzzle.key in held_out:
+            failures += 1
+            if failures > 100 * (place + 100):
+                raise UserError("task.source: the splits leave no puzzles for the corpus: "
+                                "raise task.source.max_operand or max_value, or lower the sizes of the splits")
+            continue
+        solution: Solution | None = None
+        if rng.random() < source.corpus_error_fraction:
+            solution = generator.wrong_solution(puzzle)
+        tagged = rng.random() >= source.corpus_plain_fraction
+        yield _demonstration(data, "corpus", place, puzzle, solution or puzzle.solution, tagged)
+        place += 1
+
+
+def _vocabulary(data: Data, source: Generated) -> list[str]:
+    """Every word that can occur in any file, numbers up to the largest one included."""
+    largest = max(source.max_operand, source.max_value)
+    words = {*data.template.format(nums="", target="").split(), "+", "-", "*", "/", "=", ",", "(", ")", "so",
+             arithmetic.OPEN, arithmetic.CLOSE}
+    return [*sorted(words), *map(str, range(1, largest + 1))]
+
+
+# ---------------------------------------------------------------------------- public datasets
+
+
+def _build_hub(data: Data, source: Hub, out: Path) -> dict[str, Any]:
+    return {
+        **_hub_puzzles(data, source, out),
+        **_hub_demonstrations(source, out),
+        "puzzles_revision": hub.resolved_revision(source.puzzles),
+        "demonstrations_revision": hub.resolved_revision(source.demonstrations),
+    }
+
+
+def _hub_puzzles(data: Data, source: Hub, out: Path) -> dict[str, int]:
+    """Write the three splits; the test split is exactly TinyZero's, the others leave out what is held out."""
+    rows = hub.load(source.puzzles, "train", ("nums", "target"), "task.source.puzzles")
+    test_end = source.train_rows + source.test
+    needed = test_end + source.validation
+    if len(rows) < needed:
+        raise UserError(f"task.source.puzzles: '{source.puzzles.path}' has {len(rows)} rows but train_rows + test + "
+                        f"validation = {needed}: lower task.source.train_rows (or the others)")
+    test = [_hub_example(data, "test", rows, row) for row in range(source.train_rows, test_end)]
+    seen = set(map(_key, test))
+    validation, validation_skipped = _unseen(data, "validation", rows, range(test_end, needed), source.validation, seen)
+    order = list(range(source.train_rows))
+    random.Random(source.seed).shuffle(order)
+    train, train_skipped = _unseen(data, "train", rows, order, source.train, seen)
+    if len(train) < source.train:
+        raise UserError(f"task.source.train: {source.train} rows asked, but the first {source.train_rows} rows of "
+                        f"'{source.puzzles.path}' hold {len(train)} puzzles that are not held out: lower it")
+    for split, examples in (("train", train), ("validation", validation), ("test", test)):
+        _write(out / f"{split}.jsonl", examples)
+    return {"train": len(train), "validation": len(validation), "test": len(test),
+            "train_skipped": train_skipped, "validation_skipped": validation_skipped}
+
+
+def _hub_demonstrations(source: Hub, out: Path) -> dict[str, int]:
+    counts = {}
+    for split, hub_split in (("demonstrations_train", "train"), ("demonstrations_validation", "test")):
+        rows = hub.load(source.demonstrations, hub_split, ("query", "completion"), "task.source.demonstrations")
+        _write(out / f"{split}.jsonl", (Demonstration(f"{split}-{place}", row["query"], row["completion"])
+                                        for place, row in enumerate(rows)))
+        counts[split] = len(rows)
+    return counts
+
+
+def _unseen(
+    data: Data, split: str, rows: Dataset, order: Iterable[int], count: int, seen: set[PuzzleKey],
+) -> tuple[list[Example], int]:
+    """Take up to `count` puzzles in `order` that are not in `seen`, adding them; and how many were skipped.
+
+    The public data holds the same puzzle more than once, in another order of its numbers, also across the split.
+    """
+    taken: list[Example] = []
+    skipped = 0
+    for row in order:
+        if len(taken) == count:
+            break
+        example = _hub_example(data, split, rows, row)
+        if _key(example) in seen:
+            skipped += 1
+            continue
+        seen.add(_key(example))
+        taken.append(example)
+    return taken, skipped
+
+
+def _hub_example(data: Data, split: str, rows: Dataset, row: int) -> Example:
+    numbers, target = rows[row]["nums"], rows[row]["target"]
+    if type(target) is not int or not isinstance(numbers, list) or not all(type(n) is int for n in numbers):
+        raise UserError(f"task.source.puzzles: row {row} has nums={numbers!r} and target={target!r}: "
+                        "give a list of integers and an integer")
+    return _example(data, split, row, numbers, target)
+
+
+# ---------------------------------------------------------------------------- rows
+
+
+def _example(data: Data, split: str, place: int, numbers: Sequence[int], target: int) -> Example:
+    return Example(f"{split}-{place}", render_prompt(data, numbers, target), {"nums": list(numbers), "target": target})
+
+
+def _demonstration(
+    data: Data, split: str, place: int, puzzle: Puzzle, solution: Solution, tagged: bool,
+) -> Demonstration:
+    prompt = render_prompt(data, puzzle.numbers, puzzle.target)
+    return Demonstration(f"{split}-{place}", prompt, render_trace(solution, tagged))
+
+
+def _key(example: Example) -> PuzzleKey:
+    return tuple(sorted(example.meta["nums"])), example.meta["target"]
+
+
+def _write(path: Path, rows: Iterable[Example | Demonstration]) -> None:
+    write_jsonl(path, (asdict(row) for row in rows))

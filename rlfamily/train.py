@@ -1,0 +1,92 @@
+"""One cell, or a Hydra multirun of cells: `python -m rlfamily.train [-m] task=... model=... algorithm=... seed=...`.
+
+Every combination is checked and planned before the first one starts. A cell writes the same artifacts as `reproduce`,
+so what is already there is not computed again. A cell that fails does not stop the others.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from rlfamily.config import CONF, RunConfig, build, check, expand
+from rlfamily.errors import UserError, nearest
+from rlfamily.plan import stages
+from rlfamily.records import Layout
+from rlfamily.running import FAILED, INTERRUPTED, OK, execute, failure_of, guarded
+from rlfamily.stages.scheduler import Interrupted
+from rlfamily.stages.slots import Pool
+
+_SHOW = ("--help", "-h", "--hydra-help", "--info", "--cfg", "-c")  # Hydra prints something and starts nothing
+_FLAGS = ("--multirun", "-m", *_SHOW)
+
+
+def run_cell(config: RunConfig) -> int:
+    """Train and score one cell, print where it is and how it did; returns an exit code."""
+    label = f"{config.names['algorithm']} on {config.names['task']} · seed {config.seed}"
+    nodes = stages(config, ["train", "score"], label)
+    outcomes = execute(nodes.values(), config.results, config.hardware, "local")
+    broken = {key: outcome for key, outcome in outcomes.items() if outcome.status == "failed"}
+    for key, outcome in broken.items():
+        print(f"error: {label}: {failure_of(config.results, key, outcome.reason)}", file=sys.stderr)
+    if broken:
+        return FAILED
+    _report(config, label, nodes["train"].key, nodes["score"].key)
+    return OK
+
+
+def _report(config: RunConfig, label: str, train: str, score: str) -> None:
+    from eval.quick import score_lines
+
+    layout = Layout(config.results)
+    print(label)
+    for line in score_lines(layout.object(score) / "scores.jsonl"):
+        print(f"  {line}")
+    print(f"  run   {layout.object(train)}")
+    print(f"  score {layout.object(score)}")
+
+
+def _check(arguments: list[str]) -> str:
+    """Refuse what cannot run, all of it, before Hydra starts anything; return the results folder ("" if unused)."""
+    overrides = [argument for argument in arguments if not argument.startswith("-")]
+    for flag in set(arguments) - set(overrides) - set(_FLAGS):
+        raise UserError(f"command line: unknown flag '{flag}'{nearest(flag, _FLAGS)}")
+    showing = set(_SHOW) & set(arguments)
+    if showing and {"-m", "--multirun"} & set(arguments):
+        raise UserError(f"command line: {min(showing)} shows one configuration and -m runs several: leave one out")
+    if showing:
+        return ""
+    combinations = expand(overrides)
+    if len(combinations) > 1 and not {"-m", "--multirun"} & set(arguments):
+        raise UserError(f"command line: these overrides are a sweep of {len(combinations)} cells: add -m")
+    configs = [build(combination) for combination in combinations]
+    for config in configs:
+        for node in stages(config, ["train", "score"]).values():
+            Pool.of(node.hardware)
+    return configs[0].results
+
+
+def _main() -> int:
+    codes: list[int] = []
+
+    @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+    def job(composed: DictConfig) -> None:
+        try:
+            codes.append(guarded(lambda: run_cell(check(composed, HydraConfig.get().runtime.choices))))
+        except Interrupted as interrupted:
+            print(f"interrupted: {interrupted}", file=sys.stderr)
+            raise SystemExit(INTERRUPTED) from interrupted
+
+    results = _check(sys.argv[1:])
+    if results and not any(argument.startswith("hydra.sweep.dir=") for argument in sys.argv):
+        folder = f"{results}/multirun".replace("'", "\\'")
+        sys.argv.append(f"hydra.sweep.dir='{folder}'")  # beside everything else a sweep writes
+    job()
+    return max(codes, default=OK)
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(_main))

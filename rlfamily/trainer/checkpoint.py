@@ -1,0 +1,60 @@
+"""One file from which a run goes on as if it had never stopped."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+
+from rlfamily.trainer.loop import Trainer
+
+
+def save(path: Path, trainer: Trainer, extra: dict[str, Any]) -> None:
+    """Write weights, optimiser, schedule, data state and every random stream; the old file stays until it is done."""
+    name, keys, *rest = numpy.random.get_state()
+    content = {
+        "model": {name: value for name, value in trainer.learner.model.named_parameters() if value.requires_grad},
+        "optimizer": trainer.optimizer.state_dict(),
+        "schedule": trainer.schedule.state_dict(),
+        "source": trainer.source.state(),
+        "step": trainer.step,
+        "rewards": [trainer.reward_sum, trainer.reward_count],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "python": random.getstate(),
+        "numpy": [name, numpy.asarray(keys).tolist(), *rest],
+        "extra": extra,
+    }
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("wb") as file:
+        torch.save(content, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def restore(path: Path, trainer: Trainer) -> dict[str, Any]:
+    """Bring the trainer to the state of the file; returns what was saved as `extra`. Loads tensors and plain data."""
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    parameters = dict(trainer.learner.model.named_parameters())
+    with torch.no_grad():
+        for name, value in content["model"].items():
+            parameters[name].copy_(value)
+    trainer.optimizer.load_state_dict(content["optimizer"])
+    trainer.schedule.load_state_dict(content["schedule"])
+    trainer.source.restore(content["source"])
+    trainer.step = content["step"]
+    trainer.reward_sum, trainer.reward_count = content["rewards"]
+    torch.set_rng_state(content["torch"])
+    if content["cuda"]:
+        torch.cuda.set_rng_state_all(content["cuda"])
+    version, internal, gauss = content["python"]
+    random.setstate((version, tuple(internal), gauss))
+    name, keys, *rest = content["numpy"]
+    numpy.random.set_state((name, numpy.array(keys, dtype=numpy.uint32), *rest))
+    extra: dict[str, Any] = content["extra"]
+    return extra

@@ -1,0 +1,39 @@
+"""Where a step's seconds go."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rlfamily.rewards import Reward, RewardParts
+from rlfamily.tasks import Example
+
+
+class Clock:
+    """Seconds between laps, summed by name."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        """Book the time since the last lap under `name`."""
+        now = time.perf_counter()
+        self.laps[name] = self.laps.get(name, 0.0) + now - self._last
+        self._last = now
+
+
+@dataclass(frozen=True)
+class TimedReward:
+    """A reward that books its seconds, and those before it as generation."""
+
+    reward: Reward
+    clock: Clock
+
+    def score(self, examples: Sequence[Example], responses: Sequence[str]) -> list[RewardParts]:
+        """Score response n as an answer to example n."""
+        self.clock.lap("seconds_generate")
+        parts = self.reward.score(examples, responses)
+        self.clock.lap("seconds_reward")
+        return parts

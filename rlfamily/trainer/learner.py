@@ -1,0 +1,32 @@
+"""What the trainer trains: anything with a forward pass whose output a loss can be differentiated by."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from rlfamily.models.batching import Forward, Padded
+
+
+class Learner(Protocol):
+    """A trainable model on a device. `token_level` says whether its leaf is logp_NT or score_N."""
+
+    model: nn.Module
+    device: torch.device
+    token_level: bool
+
+    @property
+    def pad_id(self) -> int:
+        """Id used for padding."""
+        ...
+
+    def evaluate(self, rows: Padded, temperature: float) -> Forward:
+        """One forward pass over a micro-batch, with gradient when grad mode is on."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write a folder that loads again."""
+        ...

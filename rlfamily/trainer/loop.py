@@ -1,0 +1,179 @@
+"""The training loop: a generator of step records, blind to the algorithm it runs.
+
+The loss is differentiated with respect to the log-probs of the whole batch, and that gradient is then pushed through
+the model micro-batch by micro-batch, process by process. Any loss, whatever it normalises over, therefore gives the
+same update however the rows are split.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from rlfamily.algorithms import Algorithm, LossBatch, LossOutput, needs
+from rlfamily.algorithms.settings import AlgorithmSettings, RewardModelSettings
+from rlfamily.models.batching import Forward, Padded, pad
+from rlfamily.models.policy import Policy
+from rlfamily.trainer.clock import Clock
+from rlfamily.trainer.learner import Learner
+from rlfamily.trainer.metrics import reference_metrics, samples, step_metrics
+from rlfamily.trainer.optimization import build_optimizer, build_schedule
+from rlfamily.trainer.sources import Source, TrainBatch
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One step: deterministic `metrics`, wall-clock `timings` in seconds, and the `samples` it drew."""
+
+    step: int
+    metrics: dict[str, float]
+    timings: dict[str, float]
+    samples: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass
+class Trainer:
+    """Everything a run needs, already built. `reference` is the frozen initial policy, None when nobody asks."""
+
+    learner: Learner
+    reference: Policy | None
+    source: Source
+    algorithm: Algorithm
+    settings: AlgorithmSettings | RewardModelSettings
+    temperature: float
+    lr_multiplier: float
+    micro_batch: int
+    accelerator: Accelerator
+
+    def __post_init__(self) -> None:
+        self.parameters = [p for p in self.learner.model.parameters() if p.requires_grad]
+        self.optimizer = build_optimizer(self.parameters, self.settings.optimizer, self.lr_multiplier)
+        self.schedule = build_schedule(
+            self.optimizer, self.settings.optimizer, self.source.total_steps * self.settings.inner_updates)
+        self.needs = needs(self.algorithm, self.settings)
+        self.step = 0
+        self.reward_sum, self.reward_count = 0.0, 0
+
+    @property
+    def progress(self) -> float:
+        """Fraction of the steps already taken."""
+        return self.step / self.source.total_steps
+
+    def steps(self) -> Iterator[StepRecord]:
+        """Train from the current step to the end, yielding a record after each; stop it when you like."""
+        while self.step < self.source.total_steps:
+            yield self._train_step()
+
+    def _train_step(self) -> StepRecord:
+        clock = Clock()
+        batch = self.source.batch(self.step, clock)
+        clock.lap("seconds_generate")
+        padded = pad(batch.rows, self.learner.pad_id)
+        ref_logp_NT, forward = self._reference_logp(padded), self._forward(padded)
+        # Unless logged before, the behaviour policy is the one of this moment: its log-probs are the first forward's.
+        logged_NT = self._logged(batch, padded)
+        old_logp_NT = forward.leaf.detach() if logged_NT is None else logged_NT
+        clock.lap("seconds_forward")
+        lr = float(self.schedule.get_last_lr()[0])
+        for update in range(self.settings.inner_updates):
+            forward = forward if update == 0 else self._forward(padded)
+            loss_batch = self._loss_batch(batch, padded, forward, old_logp_NT, ref_logp_NT)
+            output, norm = self._update(padded, loss_batch, forward)
+        clock.lap("seconds_update")
+        metrics = step_metrics(batch, old_logp_NT, forward, output, norm) | reference_metrics(loss_batch, ref_logp_NT)
+        metrics |= {"step": self.step, "epoch": self.step // self.source.steps_per_epoch, "progress": self.progress,
+                    "lr": lr}
+        self.source.log_behaviour(self.step, batch, old_logp_NT)
+        self.reward_sum += sum(batch.rewards)
+        self.reward_count += len(batch.rewards)
+        self.step += 1
+        return StepRecord(self.step - 1, metrics, clock.laps, samples(batch, self.step - 1))
+
+    def _loss_batch(
+        self, batch: TrainBatch, padded: Padded, forward: Forward, old_logp_NT: Tensor, ref_logp_NT: Tensor | None
+    ) -> LossBatch:
+        """What the loss sees: the forward as a leaf of its own, and of the rest only what NEEDS names."""
+        leaf = forward.leaf.detach().requires_grad_()
+        mask_NT = padded.mask_NT.to(self.learner.device)
+        if self.settings.mask_truncated and batch.truncated:
+            mask_NT = mask_NT * ~torch.tensor(batch.truncated, device=mask_NT.device).unsqueeze(1)
+        logp_NT = leaf if self.learner.token_level else torch.zeros_like(mask_NT)
+        rewards = torch.tensor(batch.rewards or [0.0] * len(batch.rows), device=mask_NT.device)
+        return LossBatch(
+            logp_NT=logp_NT, mask_NT=mask_NT, rewards_N=rewards if self.learner.token_level else leaf,
+            group_size=batch.group_size,
+            old_logp_NT=old_logp_NT if "old" in self.needs else None,
+            ref_logp_NT=ref_logp_NT if "ref" in self.needs else None,
+            progress=self.progress, running_reward=self.reward_sum / max(1, self.reward_count),
+        )
+
+    def _update(self, padded: Padded, batch: LossBatch, forward: Forward) -> tuple[LossOutput, float]:
+        """One optimiser step; returns the loss and the gradient norm before clipping."""
+        output = self.algorithm.loss(batch, self.settings)
+        leaf = batch.logp_NT if self.learner.token_level else batch.rewards_N
+        (gradient,) = torch.autograd.grad(output.loss, leaf)
+        if forward.leaf.requires_grad:
+            torch.autograd.backward(forward.leaf, gradient)
+        else:
+            for span in self._spans(len(gradient)):
+                torch.autograd.backward(self.learner.evaluate(padded[span], self.temperature).leaf, gradient[span])
+        return output, self._apply_gradients()
+
+    def _apply_gradients(self) -> float:
+        for parameter in self.parameters:
+            if parameter.grad is None:  # a process without rows still takes part in the sum
+                parameter.grad = torch.zeros_like(parameter)
+            if self.accelerator.num_processes > 1:
+                parameter.grad = self.accelerator.reduce(parameter.grad, reduction="sum")
+        norm = torch.nn.utils.clip_grad_norm_(
+            self.parameters, self.settings.optimizer.clip_norm, error_if_nonfinite=True)
+        self.optimizer.step()
+        self.schedule.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return float(norm)
+
+    def _spans(self, rows: int) -> list[slice]:
+        """This process's micro-batches; a process may have none."""
+        share = -(-rows // self.accelerator.num_processes)
+        low = min(rows, share * self.accelerator.process_index)
+        high = min(rows, low + share)
+        return [slice(start, min(start + self.micro_batch, high)) for start in range(low, high, self.micro_batch)]
+
+    def _forward(self, padded: Padded) -> Forward:
+        """Forward over the whole batch. With gradient when it is one pass; else the gradient comes from a second."""
+        rows = len(padded.ids_NL)
+        spans = self._spans(rows)
+        if len(spans) == 1 and self.accelerator.num_processes == 1:
+            return self.learner.evaluate(padded, self.temperature)
+        device = self.learner.device
+        shape = padded.mask_NT.shape if self.learner.token_level else (rows,)
+        full = Forward(torch.zeros(shape, device=device), torch.zeros(rows, device=device))
+        with torch.no_grad():
+            for span in spans:
+                part = self.learner.evaluate(padded[span], self.temperature)
+                full.leaf[span], full.entropy_N[span] = part.leaf, part.entropy_N
+        if self.accelerator.num_processes > 1:  # rows of other processes are zeros here: a sum gathers them
+            return Forward(*(self.accelerator.reduce(tensor, reduction="sum") for tensor in full))
+        return full
+
+    def _reference_logp(self, padded: Padded) -> Tensor | None:
+        every = self.settings.kl_ref_every
+        wanted = "ref" in self.needs or (every > 0 and self.step % every == 0)
+        policy = self.reference
+        if not wanted or policy is None:
+            return None
+        spans = [slice(start, start + self.micro_batch) for start in range(0, len(padded.ids_NL), self.micro_batch)]
+        with torch.no_grad(), policy.initial() if policy.adapted else contextlib.nullcontext():
+            return torch.cat([policy.evaluate(padded[span], self.temperature).leaf for span in spans])
+
+    def _logged(self, batch: TrainBatch, padded: Padded) -> Tensor | None:
+        if not batch.old_logp:
+            return None
+        width = padded.mask_NT.shape[1]
+        return torch.tensor([row + [0.0] * (width - len(row)) for row in batch.old_logp], device=self.learner.device)

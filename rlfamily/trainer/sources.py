@@ -1,0 +1,163 @@
+"""Where a step's rows come from: demonstrations, preference pairs, or rollouts of the policy itself.
+
+Data order and random streams are functions of (seed, epoch, prompt), so the position in the data is the step number;
+only logged rollouts are state.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from rlfamily.models.batching import Rows
+from rlfamily.rollout import stream_seed
+from rlfamily.rollout.collect import Group
+from rlfamily.tasks import Example
+from rlfamily.trainer.clock import Clock
+
+
+@dataclass(frozen=True)
+class TrainBatch:
+    """N rows; groups of `group_size` are contiguous. `old_logp` holds logged behaviour log-probs, row by row."""
+
+    rows: Rows
+    group_size: int
+    rewards: list[float] = field(default_factory=list)
+    formats: list[float] = field(default_factory=list)
+    valids: list[float] = field(default_factory=list)
+    truncated: list[bool] = field(default_factory=list)
+    sampler_logp: list[list[float]] = field(default_factory=list)
+    old_logp: list[list[float]] = field(default_factory=list)
+    prompt_texts: list[str] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+
+
+class Source(Protocol):
+    """Batches by step number."""
+
+    steps_per_epoch: int
+    total_steps: int
+
+    def batch(self, step: int, clock: Clock) -> TrainBatch:
+        """The rows of one step, the same for the same step and weights; `clock` books where its seconds went."""
+        ...
+
+    def log_behaviour(self, step: int, batch: TrainBatch, logp_NT: Tensor) -> None:
+        """Remember the behaviour log-probs of a step's rows, for later epochs that reuse them."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint must hold beside the step number."""
+        ...
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Undo `state`."""
+        ...
+
+
+class FixedSource:
+    """Rows known before training: demonstrations (groups of one) or preference pairs (groups of two).
+
+    A row that does not end with `eos_id` is truncated.
+    """
+
+    def __init__(self, groups: Sequence[Rows], batch_groups: int, epochs: int, seed: int, eos_id: int) -> None:
+        self.groups, self.batch_groups, self.seed, self.eos_id = list(groups), batch_groups, seed, eos_id
+        self.steps_per_epoch = -(-len(self.groups) // batch_groups)
+        self.total_steps = self.steps_per_epoch * epochs
+
+    def batch(self, step: int, clock: Clock) -> TrainBatch:
+        """The step's groups, in the epoch's own order."""
+        chosen = [self.groups[index] for index in
+                  epoch_slice(len(self.groups), self.batch_groups, step, self.steps_per_epoch, self.seed)]
+        rows = Rows([prompt for group in chosen for prompt in group.prompts],
+                    [completion for group in chosen for completion in group.completions])
+        truncated = [ids[-1] != self.eos_id for ids in rows.completions]
+        return TrainBatch(rows, group_size=len(chosen[0]), truncated=truncated)
+
+    def log_behaviour(self, step: int, batch: TrainBatch, logp_NT: Tensor) -> None:
+        """Nothing to remember: the rows are not the policy's own."""
+
+    def state(self) -> dict[str, Any]:
+        """No state beside the step number."""
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Nothing to restore."""
+
+
+class RolloutSource:
+    """Rollouts of the policy as it is at the step; with `resample` false, epochs after the first replay the log.
+
+    A replayed epoch takes the logged batches whole, in a new order, with their behaviour log-probs.
+    """
+
+    def __init__(
+        self, examples: Sequence[Example], collect: Callable[[list[Example], int, Clock], list[Group]],
+        batch_prompts: int, group_size: int, epochs: int, resample: bool, seed: int,
+    ) -> None:
+        self.examples, self.collect, self.group_size = list(examples), collect, group_size
+        self.batch_prompts, self.seed = batch_prompts, seed
+        self.replays = epochs > 1 and not resample
+        self.steps_per_epoch = -(-len(self.examples) // batch_prompts)
+        self.total_steps = self.steps_per_epoch * epochs
+        self.log: dict[int, TrainBatch] = {}
+
+    def batch(self, step: int, clock: Clock) -> TrainBatch:
+        """Fresh rollouts, or logged ones."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        if self.replays and epoch > 0:
+            return self.log[epoch_order(self.steps_per_epoch, epoch, self.seed)[place]]
+        indices = epoch_slice(len(self.examples), self.batch_prompts, step, self.steps_per_epoch, self.seed)
+        return as_batch(self.collect([self.examples[index] for index in indices], epoch, clock), self.group_size)
+
+    def log_behaviour(self, step: int, batch: TrainBatch, logp_NT: Tensor) -> None:
+        """Keep a first-epoch batch with the log-probs of the policy that drew it."""
+        if self.replays and step < self.steps_per_epoch:
+            logp = [row[:len(ids)] for row, ids in zip(logp_NT.tolist(), batch.rows.completions, strict=True)]
+            self.log[step] = replace(batch, old_logp=logp)
+
+    def state(self) -> dict[str, Any]:
+        """The logged batches as plain data."""
+        return {"log": {step: asdict(batch) for step, batch in self.log.items()}}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take the logged batches back."""
+        self.log = {step: TrainBatch(**{**batch, "rows": Rows(**batch["rows"])})
+                    for step, batch in state["log"].items()}
+
+
+def as_batch(groups: Sequence[Group], group_size: int) -> TrainBatch:
+    """Flatten groups of responses into rows."""
+    flat = [(group, completion, text, part) for group in groups
+            for completion, text, part in zip(group.completions, group.texts, group.parts, strict=True)]
+    return TrainBatch(
+        rows=Rows([group.prompt_ids for group, *_ in flat], [completion.ids for _, completion, *_ in flat]),
+        group_size=group_size,
+        rewards=[part.reward for *_, part in flat],
+        formats=[part.format for *_, part in flat],
+        valids=[part.valid for *_, part in flat],
+        truncated=[completion.truncated for _, completion, *_ in flat],
+        sampler_logp=[completion.logps for _, completion, *_ in flat],
+        prompt_texts=[group.example.prompt for group, *_ in flat],
+        texts=[text for _, _, text, _ in flat],
+    )
+
+
+@lru_cache(maxsize=4)  # asked for at every step, and a long shuffle takes longer than a small step
+def epoch_order(count: int, epoch: int, seed: int) -> tuple[int, ...]:
+    """The permutation of `count` items in one epoch: a function of its arguments alone."""
+    order = list(range(count))
+    random.Random(stream_seed(seed, "order", epoch)).shuffle(order)
+    return tuple(order)
+
+
+def epoch_slice(count: int, batch: int, step: int, steps_per_epoch: int, seed: int) -> tuple[int, ...]:
+    """Indices of the items of one step; the last step of an epoch may be short."""
+    epoch, place = divmod(step, steps_per_epoch)
+    return epoch_order(count, epoch, seed)[place * batch:(place + 1) * batch]

@@ -1,0 +1,103 @@
+"""The shipped numbers: one yaml per method, each valid, refused when impossible, and readable
+without torch.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+from pydantic import ValidationError
+from world import CONF, config
+
+from rlfamily.algorithms import get, names
+
+SAMPLED = {"mode": "sample", "temperature": 1.0}
+GREEDY = {"mode": "greedy", "temperature": 1.0}
+
+
+def test_every_method_has_a_yaml_and_every_yaml_a_method() -> None:
+    assert {"sft", "dpo", "rloo", "topr"} <= set(names())
+    assert set(names()) == {path.stem for path in CONF.glob("*.yaml")}
+
+
+@pytest.mark.parametrize("name", names())
+def test_the_yaml_validates_and_the_module_is_complete(name: str) -> None:
+    module = get(name)
+    assert config(name).optimizer.lr > 0
+    assert module.NEEDS.issubset({"old", "ref", "value"})
+    assert module.SOURCE in {"demonstrations", "pairs", "rollouts"}
+    assert module.__doc__ and module.loss.__doc__
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_number_has_its_source_beside_it(name: str) -> None:
+    for line in (CONF / f"{name}.yaml").read_text().splitlines():
+        key, _, rest = line.partition(":")
+        if key.lstrip().startswith("#") or not rest.partition("#")[0].strip():
+            continue
+        assert "# " in rest, f"{name}.yaml: '{line}' has no source"
+
+
+@pytest.mark.parametrize("name", names())
+def test_no_number_has_a_default_in_code(name: str) -> None:
+    assert all(field.is_required() for field in get(name).Config.model_fields.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("topr", {"group_size": 1}, "leave-one-out"),
+        ("rloo", {"group_size": 1}, "leave-one-out"),
+        ("topr", {"sampling": GREEDY}, "greedy"),
+        ("rloo", {"sampling": GREEDY}, "greedy"),
+        ("topr", {"limits": {"positive": [2.0, 1.0], "negative": [0.0, 1.0]}}, "lower limit first"),
+        ("topr", {"limits": {"positive": [1.0], "negative": [0.0, 1.0]}}, "positive"),
+        ("topr", {"limits": {"positive": [1.0, 1.0], "negative": [0.0, float("inf")]}}, "negative"),
+        ("topr", {"limits": {"positive": [1.0, 1.0], "negative": ["0", 1.0]}}, "negative"),
+        ("topr", {"weights": "taperd"}, "weights"),
+        ("topr", {"tau": {"start": 5.0, "end": 0.0, "schedule": "exp"}}, "tau.end"),
+        ("dpo", {"group_size": 3}, "group_size"),
+        ("dpo", {"beta": 0.0}, "beta"),
+        ("rloo", {"clip": 1.5}, "clip"),
+        ("sft", {"epochs": "3"}, "epochs"),
+        ("sft", {"beta": 0.1}, "beta"),
+    ],
+)
+def test_impossible_settings_are_refused(name: str, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        config(name, **changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"group_size": 1, "baseline": "none"},
+        {"group_size": 1, "baseline": "running_mean", "sampling": GREEDY},
+        {"sampling": GREEDY, "baseline": "none"},
+        {"sampling": GREEDY, "allow_degenerate_baseline": True},
+    ],
+)
+def test_report_parity_is_possible(changes: dict[str, Any]) -> None:
+    assert config("topr", **changes)
+
+
+def test_settings_are_frozen_and_survive_json() -> None:
+    settings = config("topr")
+    with pytest.raises(ValidationError):
+        settings.epochs = 3
+    again = type(settings).model_validate(settings.model_dump(mode="json"))
+    assert again == settings
+
+
+@pytest.mark.parametrize("name", names())
+def test_settings_are_read_without_torch(name: str) -> None:
+    values = OmegaConf.to_container(OmegaConf.load(CONF / f"{name}.yaml"))
+    code = (
+        "import sys\nimport rlfamily.core\nfrom rlfamily.algorithms import get\n"
+        f"get({name!r}).Config.model_validate({values!r})\nassert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=CONF.parents[1])

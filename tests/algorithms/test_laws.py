@@ -1,0 +1,247 @@
+"""Laws every loss obeys: padding, EOS, row order, reward shift, weights, numerics, purity."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from world import build, close, config, grad, loss_grad, policy_gradient, rollouts
+
+from rlfamily import core
+from rlfamily.algorithms import LossBatch, get
+
+KL_LOSS = {"coef": 0.3, "form": "k3", "place": "loss"}
+KL_REWARD = {"coef": 0.3, "form": "k2", "place": "reward"}
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "sft": ("sft", {}),
+    "dpo": ("dpo", {}),
+    "rloo": ("rloo", {}),
+    "rloo, sequence ratio": ("rloo", {"ratio": "sequence"}),
+    "rloo, kl in loss": ("rloo", {"kl": KL_LOSS}),
+    "rloo, kl in reward": ("rloo", {"kl": KL_REWARD}),
+    "topr": ("topr", {}),
+    "topr, report": ("topr", {"weights": "report", "baseline": "none"}),
+    "topr, tapered token": ("topr", {"weights": "tapered", "ratio": "token"}),
+    "topr, length-normalised": ("topr", {"ratio": "length_norm", "baseline": "running_mean"}),
+}
+BASELINES = ["rloo", "rloo, sequence ratio", "rloo, kl in reward", "topr", "topr, tapered token"]
+WORLD = build(vocab=3, length=3, eos=True)
+BATCH_FIELDS = ("logp_NT", "mask_NT", "rewards_N", "old_logp_NT", "ref_logp_NT", "row_weight_N")
+
+every_variant = pytest.mark.parametrize("variant", VARIANTS)
+
+
+def some_batch(rows: int = 6, dtype: torch.dtype = torch.float64, shift: float = 0.0) -> LossBatch:
+    """Three groups of two with lengths 1..4, log-probs moved by `shift` nats from the old ones on
+    the first token.
+    """
+    generator = torch.Generator().manual_seed(0)
+    old_NT, ref_NT, move_NT = (
+        -torch.rand(rows, 4, generator=generator, dtype=dtype) for _ in range(3)
+    )
+    length_N1 = torch.tensor([4, 2, 1, 3, 2, 4])[:rows, None]
+    logp_NT = old_NT + 0.3 * move_NT
+    logp_NT[:, 0] += shift
+    return LossBatch(
+        logp_NT.requires_grad_(),
+        (torch.arange(4) < length_N1).to(dtype),
+        torch.tensor([2.0, -2.0, 0.0, -2.0, 2.0, 1.0], dtype=dtype)[:rows],
+        2,
+        old_NT,
+        ref_NT,
+        row_weight_N=torch.tensor([1.0, 1.0, 2.0, 2.0, 0.5, 0.5], dtype=dtype)[:rows],
+        progress=0.5,
+        running_reward=0.25,
+    )
+
+
+def select(batch: LossBatch, index_N: Tensor) -> LossBatch:
+    return replace(batch, **{name: getattr(batch, name)[index_N] for name in BATCH_FIELDS})
+
+
+def value_and_grad(variant: str, batch: LossBatch) -> tuple[Tensor, Tensor, dict[str, float]]:
+    name, changes = VARIANTS[variant]
+    out = get(name).loss(batch, config(name, **changes))
+    return out.loss.detach(), grad(out.loss, batch.logp_NT), out.metrics
+
+
+@every_variant
+@pytest.mark.parametrize("garbage", [0.0, -3.0, float("nan"), float("-inf")])
+def test_X1_pads_are_inert(variant: str, garbage: float) -> None:
+    batch = some_batch()
+    loss, gradient, metrics = value_and_grad(variant, batch)
+    pads_NT = batch.mask_NT == 0
+    dirty = {
+        name: getattr(batch, name).detach().masked_fill(pads_NT, garbage)
+        for name in ("logp_NT", "old_logp_NT", "ref_logp_NT")
+    }
+    dirty["logp_NT"].requires_grad_()
+    other_loss, other_gradient, other_metrics = value_and_grad(variant, replace(batch, **dirty))
+    assert not other_gradient[pads_NT].any()
+    close(other_loss, loss)
+    close(other_gradient, gradient)
+    assert other_metrics == pytest.approx(metrics)
+
+
+@every_variant
+def test_X1_the_amount_of_padding_is_irrelevant(variant: str) -> None:
+    batch = some_batch()
+    loss, gradient, metrics = value_and_grad(variant, batch)
+    padded: dict[str, Any] = {
+        name: torch.nn.functional.pad(getattr(batch, name).detach(), (0, 5))
+        for name in BATCH_FIELDS
+        if name.endswith("NT")
+    }
+    padded["logp_NT"].requires_grad_()
+    other_loss, other_gradient, other_metrics = value_and_grad(variant, replace(batch, **padded))
+    close(other_loss, loss)
+    close(other_gradient[:, :4], gradient)
+    assert other_metrics == pytest.approx(metrics)
+
+
+@pytest.mark.parametrize("name", ["rloo", "topr"])
+def test_X3_dropping_eos_changes_the_objective(name: str) -> None:
+    logits, rewards_M = WORLD.logits(0), WORLD.rewards(0)
+    batch = rollouts(WORLD, logits, rewards_M, 2)
+    exact = policy_gradient(WORLD, logits, rewards_M)
+    close(-loss_grad(name, batch, config(name), logits), exact)
+    last_N1 = batch.mask_NT.sum(1, keepdim=True) - 1
+    without_eos = batch.mask_NT * (torch.arange(3) != last_N1)
+    wrong = -loss_grad(name, replace(batch, mask_NT=without_eos), config(name), logits)
+    assert (wrong - exact).abs().max() > 0.01
+
+
+BETWEEN, WITHIN = [2, 3, 0, 1, 4, 5], [1, 0, 2, 3, 5, 4]
+# in a preference pair the order is the label
+ORDERS = [(variant, BETWEEN) for variant in VARIANTS] + [
+    (v, WITHIN) for v in VARIANTS if v != "dpo"
+]
+
+
+@pytest.mark.parametrize(("variant", "order"), ORDERS)
+def test_row_order_is_irrelevant(variant: str, order: list[int]) -> None:
+    batch, index_N = some_batch(), torch.tensor(order)
+    loss, gradient, _ = value_and_grad(variant, batch)
+    moved = select(batch, index_N)
+    other_loss, other_gradient, _ = value_and_grad(variant, moved)
+    close(other_loss, loss)
+    close(other_gradient, gradient[index_N])
+
+
+@every_variant
+def test_micro_batches_of_whole_groups_add_up(variant: str) -> None:
+    batch = some_batch()
+    loss, gradient, _ = value_and_grad(variant, batch)
+    total, parts = torch.zeros((), dtype=torch.float64), []
+    weight_N = core.require(batch.row_weight_N, "row_weight_N")
+    if variant == "sft":  # a mean over tokens weighs a part by its tokens
+        weight_N = weight_N * batch.mask_NT.sum(1)
+    for index_N in torch.arange(6).view(3, 2):
+        share = weight_N[index_N].sum() / weight_N.sum()
+        part_loss, part_gradient, _ = value_and_grad(variant, select(batch, index_N))
+        total += share * part_loss
+        parts.append(share * part_gradient)
+    close(total, loss)
+    close(torch.cat(parts), gradient)
+
+
+@every_variant
+def test_a_weight_of_two_is_the_group_twice(variant: str) -> None:
+    batch = some_batch()
+    doubled = replace(batch, row_weight_N=torch.tensor([1.0, 1, 2, 2, 1, 1], dtype=torch.float64))
+    repeated = replace(select(batch, torch.tensor([0, 1, 2, 3, 2, 3, 4, 5])), row_weight_N=None)
+    found, expected = value_and_grad(variant, doubled), value_and_grad(variant, repeated)
+    close(found[0], expected[0])
+    close(
+        found[1], torch.cat([expected[1][:2], expected[1][2:4] + expected[1][4:6], expected[1][6:]])
+    )
+    assert found[2] == pytest.approx(expected[2])
+
+
+@pytest.mark.parametrize("variant", BASELINES)
+def test_a_constant_added_to_all_rewards_changes_nothing(variant: str) -> None:
+    batch = some_batch()
+    close(
+        value_and_grad(variant, replace(batch, rewards_N=batch.rewards_N + 8))[1],
+        value_and_grad(variant, batch)[1],
+    )
+
+
+@pytest.mark.parametrize("variant", ["sft", "dpo"])
+def test_supervised_losses_ignore_rewards(variant: str) -> None:
+    batch = some_batch()
+    close(
+        value_and_grad(variant, replace(batch, rewards_N=-batch.rewards_N))[1],
+        value_and_grad(variant, batch)[1],
+    )
+
+
+@every_variant
+@pytest.mark.parametrize("shift", [0.0, 500.0, -240.0, -500.0])
+def test_fp32_stays_finite_at_any_log_ratio(variant: str, shift: float) -> None:
+    loss, gradient, metrics = value_and_grad(variant, some_batch(dtype=torch.float32, shift=shift))
+    assert loss.isfinite() and gradient.isfinite().all()
+    assert all(abs(value) < float("inf") for value in metrics.values())
+
+
+@every_variant
+@pytest.mark.parametrize("emptied", [[0, 1, 2, 3, 4, 5], [1, 2, 3]], ids=["all", "some"])
+def test_emptied_rows_have_no_gradient_and_break_nothing(variant: str, emptied: list[int]) -> None:
+    batch = some_batch()
+    mask_NT = batch.mask_NT.index_fill(0, torch.tensor(emptied), 0)
+    loss, gradient, metrics = value_and_grad(variant, replace(batch, mask_NT=mask_NT))
+    assert loss.isfinite() and gradient.isfinite().all()
+    assert not gradient[emptied].any()
+    assert all(value == value for value in metrics.values())
+    if len(emptied) == 6:
+        assert loss == 0 and not gradient.any()
+
+
+@pytest.mark.parametrize("variant", BASELINES)
+def test_an_emptied_row_still_counts_in_the_baseline(variant: str) -> None:
+    batch = some_batch()
+    batch = replace(batch, mask_NT=batch.mask_NT.index_fill(0, torch.tensor([1]), 0))
+    raised = replace(
+        batch, rewards_N=batch.rewards_N + torch.tensor([0.0, 1, 0, 0, 0, 0], dtype=torch.float64)
+    )
+    assert not torch.equal(
+        value_and_grad(variant, batch)[1][0], value_and_grad(variant, raised)[1][0]
+    )
+
+
+@every_variant
+def test_gradients_reach_only_the_policy(variant: str) -> None:
+    batch = some_batch()
+    leaves = {
+        name: getattr(batch, name).clone().requires_grad_()
+        for name in ("old_logp_NT", "ref_logp_NT", "rewards_N")
+    }
+    name, changes = VARIANTS[variant]
+    loss = get(name).loss(replace(batch, **leaves), config(name, **changes)).loss
+    assert loss.shape == () and loss.requires_grad
+    assert not any(grad(loss, leaf).any() for leaf in leaves.values())
+
+
+@every_variant
+def test_metrics_have_the_recorded_names(variant: str) -> None:
+    _, _, metrics = value_and_grad(variant, some_batch())
+    assert {"kl_old", "kl_ref_k1", "kl_ref_k3"} <= set(metrics)
+    assert all(type(value) is float for value in metrics.values())
+    own = {
+        "rloo": {"pg_loss", "clip_fraction"},
+        "topr": {"pg_loss", "weight_mean", "clip_fraction", "tau"},
+        "dpo": {"margin", "accuracy"},
+        "sft": set(),
+    }
+    assert set(metrics) - {"kl_old", "kl_ref_k1", "kl_ref_k3"} == own[VARIANTS[variant][0]]
+
+
+@every_variant
+def test_mismatched_shapes_are_refused(variant: str) -> None:
+    batch = some_batch()
+    name, changes = VARIANTS[variant]
+    with pytest.raises(ValueError, match="mask_NT"):
+        get(name).loss(replace(batch, mask_NT=batch.mask_NT[:, :2]), config(name, **changes))

@@ -1,0 +1,140 @@
+"""Advantages, ratios, schedules, divergences and the metrics built on them."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import Tensor
+
+from rlfamily import core
+
+
+def tensor(*values: object) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def test_advantages_hand_worked() -> None:
+    rewards_N = tensor(3, 0, 0, 1, 2, 3)
+    # others' means: 0, 1.5, 1.5 | 2.5, 2, 1.5
+    assert core.group_leave_one_out(rewards_N, 3).tolist() == [3, -1.5, -1.5, -1.5, 0, 1.5]
+    # means 1 and 2
+    assert core.group_center(rewards_N, 3).tolist() == pytest.approx([2, -1, -1, -1, 0, 1])
+    # standard deviations sqrt((4 + 1 + 1)/2) = sqrt 3 and 1
+    zscore = core.group_zscore(rewards_N, 3)
+    assert zscore[0].item() == pytest.approx(2 / (math.sqrt(3) + 1e-4))
+    assert zscore[5].item() == pytest.approx(1 / 1.0001)
+
+
+@pytest.mark.parametrize("group_size", [2, 3, 6])
+def test_L2_leave_one_out_is_the_centred_reward_enlarged(group_size: int) -> None:
+    rewards_N = torch.randn(12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    enlarged = core.group_center(rewards_N, group_size) * group_size / (group_size - 1)
+    torch.testing.assert_close(core.group_leave_one_out(rewards_N, group_size), enlarged)
+
+
+def test_equal_rewards_have_exactly_no_advantage() -> None:
+    rewards_N = torch.tensor([0.1] * 3 + [1e6 + 0.1] * 3)
+    assert not core.group_leave_one_out(rewards_N, 3).any()
+
+
+@pytest.mark.parametrize("name", ["group_leave_one_out", "group_zscore"])
+def test_a_group_of_one_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="group_size=1"):
+        getattr(core, name)(tensor(1, 2), 1)
+
+
+def test_a_broken_group_is_refused() -> None:
+    with pytest.raises(ValueError, match="3 rows are not whole groups of 2"):
+        core.group_center(tensor(1, 2, 3), 2)
+
+
+def test_log_ratios_are_inert_on_pads_and_detach_the_other() -> None:
+    new, old = tensor([-1, math.nan]).requires_grad_(), tensor([-3, -9]).requires_grad_()
+    ratio_NT = core.log_ratios(new, old, tensor([1, 0]))
+    assert ratio_NT.tolist() == [[2, 0]]
+    (gradient_NT,) = torch.autograd.grad(ratio_NT.exp().sum(), new)
+    assert gradient_NT[0].tolist() == pytest.approx([math.exp(2), 0])
+    assert not core.log_ratios(new.detach(), old, tensor([1, 0])).requires_grad
+
+
+def test_clipped_exp() -> None:
+    log_ratio = torch.tensor([500.0, 1.0, 0.0, -1.0, -500.0])
+    one, zero = torch.tensor(1.0), torch.tensor(0.0)
+    assert core.clipped_exp(log_ratio, zero, one).tolist() == pytest.approx(
+        [1, 1, 1, math.exp(-1), 0]
+    )
+    assert core.clipped_exp(log_ratio, one, one).tolist() == [1] * 5
+    assert core.clipped_exp(log_ratio, zero, zero).tolist() == [0] * 5
+    found = core.clipped_exp(log_ratio, torch.tensor([0.0, 2.0, 0, 0.5, 0.5]), torch.tensor(3.0))
+    assert found.tolist() == pytest.approx([3, math.e, 1, 0.5, 0.5])
+
+
+def test_bounded_exp_saturates_its_value_and_keeps_its_gradient() -> None:
+    x = torch.tensor([500.0, 1.0, -500.0], requires_grad=True)
+    y = core.bounded_exp(x)
+    (gradient,) = torch.autograd.grad(y.sum(), x)
+    assert y.tolist() == pytest.approx([math.exp(20), math.e, 0])
+    assert gradient.tolist() == pytest.approx([math.exp(20), math.e, 0])
+
+
+@pytest.mark.parametrize(
+    ("schedule", "middle"),
+    # exp: sqrt(5*1) half-way; cosine is half-way too, but later than linear at the start
+    [("linear", 3.0), ("cosine", 3.0), ("exp", math.sqrt(5))],
+)
+def test_schedules(schedule: str, middle: float) -> None:
+    values = [core.scheduled(5.0, 1.0, schedule, progress) for progress in (0, 0.25, 0.5, 1)]  # type: ignore[arg-type]
+    assert (
+        values[0] == pytest.approx(5)
+        and values[2] == pytest.approx(middle)
+        and values[3] == pytest.approx(1)
+    )
+    quarter = {"linear": 4.0, "cosine": 1 + 4 * (1 + math.sqrt(0.5)) / 2, "exp": 5**0.75}
+    assert values[1] == pytest.approx(quarter[schedule])
+
+
+def test_kl_forms_hand_worked() -> None:
+    d = tensor(0, 2, -1)
+    assert core.kl_per_token(d, "k1").tolist() == [0, 2, -1]
+    assert core.kl_per_token(d, "k2").tolist() == [0, 2, 0.5]
+    assert core.kl_per_token(d, "k3").tolist() == pytest.approx([0, math.exp(-2) + 1, math.e - 2])
+
+
+def test_k1_and_k3_estimate_the_kl_without_bias() -> None:
+    p, q = tensor(0.5, 0.3, 0.2), tensor(0.1, 0.2, 0.7)
+    exact = (p * (p / q).log()).sum()
+    for form in ("k1", "k3"):
+        torch.testing.assert_close((p * core.kl_per_token((p / q).log(), form)).sum(), exact)
+
+
+def test_kl_metrics_hand_worked() -> None:
+    new, old, ref = tensor([-1, -2], [-1, 5]), tensor([-2, -2], [-3, 7]), tensor([-1, -1], [-1, 9])
+    found = core.kl_metrics(new, tensor([1, 1], [1, 0]), old, ref, None)
+    # old - new over three tokens: (-1 + 0 - 2)/3; new - ref: (0 - 1 + 0)/3; k3(-1) = e - 2
+    assert core.to_floats(found) == pytest.approx(
+        {"kl_old": -1, "kl_ref_k1": -1 / 3, "kl_ref_k3": (math.e - 2) / 3}
+    )
+    assert core.kl_metrics(new, tensor([1, 1], [1, 0]), None, None, None) == {}
+    assert core.to_floats({}) == {}
+
+
+def test_bradley_terry() -> None:
+    assert core.bradley_terry_nll(tensor(0, 1)).tolist() == pytest.approx(
+        [math.log(2), math.log(1 + math.exp(-1))]
+    )
+    assert core.bradley_terry_nll(torch.tensor([1e4, -1e4])).tolist() == [0, 1e4]
+
+
+def test_the_public_names() -> None:
+    assert all(callable(getattr(core, name)) for name in dir(core))
+    with pytest.raises(AttributeError, match="no attribute 'masked_meen'"):
+        core.masked_meen  # noqa: B018
+
+
+def test_importing_core_does_not_import_torch() -> None:
+    code = "import sys, rlfamily.core; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

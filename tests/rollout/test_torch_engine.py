@@ -1,0 +1,224 @@
+"""The engine against slow and plain truth: no cache, no batch, no padding."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import pytest
+import torch
+
+from rlfamily.errors import UserError
+from rlfamily.models.batching import Rows, pad
+from rlfamily.rollout import SamplingParams, stream_seed
+from rlfamily.rollout.collect import decode, encode_completion, encode_prompt
+from rlfamily.rollout.torch_engine import TorchEngine
+from rlfamily.tasks import read_examples
+
+SAMPLED = SamplingParams(greedy=False, temperature=1.0, max_total_tokens=40)
+GREEDY = SamplingParams(greedy=True, temperature=1.0, max_total_tokens=40)
+
+
+@pytest.fixture(scope="module")
+def policy(world):
+    return world.policy()
+
+
+@pytest.fixture(scope="module")
+def prompts(world, policy):
+    """Real prompts of different lengths, each drawn for twice, not always side by side."""
+    texts = [example.prompt for example in read_examples(world.data / "test.jsonl")[:6]]
+    rows = [encode_prompt(policy.tokenizer, text)[place % 3:] for place, text in enumerate(texts)]
+    return [*rows, *rows[:3], rows[3], rows[3]]
+
+
+@pytest.fixture(scope="module")
+def seeds(prompts):
+    return [stream_seed("test", place) for place in range(len(prompts))]
+
+
+def same(actual, expected):
+    assert [row.ids for row in actual] == [row.ids for row in expected]
+    assert [row.truncated for row in actual] == [row.truncated for row in expected]
+    for row, other in zip(actual, expected, strict=True):
+        assert row.logps == pytest.approx(other.logps, abs=1e-5)
+
+
+def next_logits(policy, prompt, ids):
+    """One plain forward without cache, padding or batch."""
+    with torch.no_grad():
+        return policy.model(torch.tensor([[*prompt, *ids]]), use_cache=False).logits[0, -1]
+
+
+def test_a_row_does_not_depend_on_its_batch(policy, prompts, seeds):
+    engine = TorchEngine(policy, 100)
+    together = engine.generate(prompts, SAMPLED, seeds)
+    assert len({tuple(row.ids) for row in together}) > len(prompts) // 2
+    same([engine.generate([prompt], SAMPLED, [seed])[0] for prompt, seed in zip(prompts, seeds, strict=True)], together)
+    for size in (1, 2, 3, 7):
+        same(TorchEngine(policy, size).generate(prompts, SAMPLED, seeds), together)
+    order = random.Random(0).sample(range(len(prompts)), len(prompts))
+    shuffled = engine.generate([prompts[i] for i in order], SAMPLED, [seeds[i] for i in order])
+    same(shuffled, [together[i] for i in order])
+
+
+def test_a_row_does_not_depend_on_padding(policy, prompts, seeds):
+    long_prompt = [token for prompt in prompts[:3] for token in prompt]
+    engine = TorchEngine(policy, 100)
+    padded = engine.generate([*prompts, long_prompt], SAMPLED, [*seeds, 5])
+    same(padded[:-1], engine.generate(prompts, SAMPLED, seeds))
+
+
+def test_the_stream_of_a_row_is_its_seed(policy, prompts):
+    engine = TorchEngine(policy, 100)
+    rows = engine.generate([prompts[0]] * 6, SAMPLED, [1, 1, 2, 3, 4, 5])
+    assert rows[0] == rows[1]
+    assert len({tuple(row.ids) for row in rows}) > 2
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_greedy_is_the_argmax_of_a_plain_forward(policy, prompts, seeds, temperature):
+    params = SamplingParams(True, temperature, 30)
+    drawn = TorchEngine(policy, 100).generate(prompts[:6], params, seeds[:6])
+    for prompt, row in zip(prompts, drawn, strict=False):
+        for place, token in enumerate(row.ids):
+            logits = next_logits(policy, prompt, row.ids[:place])
+            assert token == int(logits.argmax())
+            assert row.logps[place] == pytest.approx(float((logits / temperature).log_softmax(-1)[token]), abs=1e-5)
+        assert row.truncated == (row.ids[-1] != policy.eos_id)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7, 1.6])
+def test_sampler_and_trainer_agree_on_log_probs(policy, prompts, seeds, temperature):
+    drawn = TorchEngine(policy, 100).generate(prompts, SamplingParams(False, temperature, 40), seeds)
+    with torch.no_grad():
+        logp_NT = policy.evaluate(pad(Rows(prompts, [row.ids for row in drawn]), policy.pad_id), temperature).leaf
+    for row, logp_T in zip(drawn, logp_NT.tolist(), strict=True):
+        assert logp_T[:len(row.ids)] == pytest.approx(row.logps, abs=1e-5)
+        assert not any(logp_T[len(row.ids):])
+
+
+def test_sampling_inverts_the_distribution_function(policy, prompts):
+    """The token is the one at which the cumulative probability passes the row's uniform."""
+    seed = 11
+    uniform = torch.rand(1, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    cumulative = next_logits(policy, prompts[0], []).double().softmax(-1).cumsum(-1)
+    (row,) = TorchEngine(policy, 1).generate([prompts[0]], SAMPLED, [seed])
+    assert row.ids[0] == int((cumulative < uniform).sum())
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_first_tokens_follow_the_softmax(policy, prompts, temperature):
+    draws = 4000
+    params = SamplingParams(False, temperature, len(prompts[0]) + 1)
+    rows = TorchEngine(policy, draws).generate([prompts[0]] * draws, params, [stream_seed("law", n) for n in range(draws)])
+    probability_V = (next_logits(policy, prompts[0], []).double() / temperature).softmax(-1)
+    counts = Counter(row.ids[0] for row in rows)
+    checked = 0
+    for token, p in enumerate(probability_V.tolist()):
+        if p * draws >= 10:
+            checked += 1
+            assert abs(counts[token] / draws - p) < 5 * (p * (1 - p) / draws) ** 0.5, token
+    assert checked >= 5
+
+
+def test_eos_ends_a_row_and_is_kept(policy, prompts, seeds):
+    drawn = TorchEngine(policy, 100).generate(prompts, SAMPLED, seeds)
+    ended = [row for row in drawn if not row.truncated]
+    assert ended
+    for row in drawn:
+        assert policy.eos_id not in row.ids[:-1]
+        assert (row.ids[-1] == policy.eos_id) == (not row.truncated)
+        assert len(row.logps) == len(row.ids)
+
+
+def test_finished_rows_leave_the_forward_batch(policy, prompts, seeds, monkeypatch):
+    sizes = []
+    forward = policy.model.forward
+
+    def spy(*args, **kwargs):
+        sizes.append(len(kwargs["input_ids"]))
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(policy.model, "forward", spy)
+    drawn = TorchEngine(policy, 100).generate(prompts, SAMPLED, seeds)
+    lengths = [len(row.ids) for row in drawn]
+    # Equal prompts side by side (the last two) are read once; then each row takes one token a step.
+    assert sizes[0] == len(prompts) - 1
+    assert sizes[1:] == [sum(length > step for length in lengths) for step in range(1, max(lengths))]
+    assert len(set(sizes[1:])) > 3
+
+
+def test_the_limit_counts_prompt_and_response(policy, prompts, seeds):
+    for limit in (10, 13):
+        for row, prompt in zip(TorchEngine(policy, 100).generate(prompts, SamplingParams(False, 1.0, limit), seeds),
+                               prompts, strict=True):
+            assert len(prompt) + len(row.ids) <= limit
+            assert not row.truncated or len(prompt) + len(row.ids) == limit
+
+
+def test_a_limit_only_cuts(policy, prompts, seeds):
+    """A lower limit gives the beginning of the same response."""
+    engine = TorchEngine(policy, 100)
+    for short, long in zip(engine.generate(prompts, SamplingParams(False, 1.0, 14), seeds),
+                           engine.generate(prompts, SAMPLED, seeds), strict=True):
+        assert short.ids == long.ids[:len(short.ids)]
+
+
+def test_pad_may_be_eos(world, policy, prompts, seeds):
+    twin = world.policy()
+    twin.tokenizer.pad_token = twin.tokenizer.eos_token
+    assert twin.pad_id == twin.eos_id != policy.pad_id
+    drawn = TorchEngine(twin, 100).generate(prompts, SAMPLED, seeds)
+    same(drawn, TorchEngine(policy, 100).generate(prompts, SAMPLED, seeds))
+    rows = Rows(prompts, [row.ids for row in drawn])
+    with torch.no_grad():
+        ours, theirs = (one.evaluate(pad(rows, one.pad_id), 1.0) for one in (twin, policy))
+    torch.testing.assert_close(ours.leaf, theirs.leaf, atol=1e-6, rtol=0)
+    torch.testing.assert_close(ours.entropy_N, theirs.entropy_N, atol=1e-6, rtol=0)
+
+
+def test_a_tokenizer_without_pad_pads_with_eos(world):
+    twin = world.policy()
+    twin.tokenizer.pad_token = None
+    assert twin.pad_id == twin.eos_id
+
+
+def test_a_prompt_too_long_is_the_users_to_mend(policy, prompts):
+    with pytest.raises(UserError, match=r"a prompt of 8 tokens leaves no room below max_tokens_rollout=8: raise") as caught:
+        TorchEngine(policy, 4).generate([prompts[0]], SamplingParams(False, 1.0, 8), [0])
+    assert "\n" not in str(caught.value)
+
+
+def test_nothing_to_draw(policy):
+    """A process of several may have no prompt of its own."""
+    assert TorchEngine(policy, 4).generate([], SAMPLED, []) == []
+
+
+def test_generating_leaves_no_trace(world, prompts, seeds):
+    """Weights, gradients and the global stream of random numbers stay as they are."""
+    trained = world.policy(trainable=True)
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    TorchEngine(trained, 4).generate(prompts, GREEDY, seeds)
+    assert torch.equal(before, torch.get_rng_state())
+    assert all(parameter.grad is None for parameter in trained.model.parameters())
+    loss = trained.evaluate(pad(Rows(prompts[:2], [[5], [6]]), trained.pad_id), 1.0).leaf.sum()
+    loss.backward()
+
+
+def test_streams_have_no_pattern():
+    seeds = {stream_seed(seed, "rollout", epoch, f"train-{n}", k)
+             for seed in range(3) for epoch in range(2) for n in range(50) for k in range(4)}
+    assert len(seeds) == 3 * 2 * 50 * 4
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert stream_seed(1, 2, 3) != stream_seed(12, 3)
+
+
+def test_completions_end_with_eos_unless_cut(policy):
+    tokenizer = policy.tokenizer
+    ids = encode_completion(tokenizer, "1 + 2 = 3", 40)
+    assert ids[-1] == policy.eos_id
+    assert len(ids) == 6
+    assert encode_completion(tokenizer, "1 + 2 = 3", 4) == ids[:4]
+    assert decode(tokenizer, [ids, ids[:3]]) == ["1 + 2 = 3", "1 + 2"]

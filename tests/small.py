@@ -1,0 +1,72 @@
+"""A world small enough for tests: data, a pretrained model of a few thousand weights, and a place to run jobs at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# A training step takes milliseconds, and both answer styles occur, so that rewards differ.
+SMALL = [
+    "task.source.train=64", "task.source.validation=16", "task.source.test=16", "task.source.demonstrations_train=24",
+    "task.source.demonstrations_validation=8", "task.source.corpus=800", "task.source.max_operand=9",
+    "task.eval_prompts=8", "task.eval_draws=2", "task.prompt_fraction=0.02",
+    "model.hidden_size=32", "model.intermediate_size=64", "model.layers=2", "model.heads=4", "model.kv_heads=2",
+    "model.pretrain.prompts=800", "model.pretrain.batch_prompts=32", "model.pretrain.epochs=4",
+    "model.pretrain.min_valid_rate=0.0", "model.pretrain.optimizer.lr=1e-2",
+]
+
+
+@dataclass(frozen=True)
+class World:
+    """Data, the folder of a pretrained model, and the configuration that made both."""
+
+    config: Any
+    data: Path
+    base: Path
+
+    @property
+    def finetuning(self) -> Any:
+        return self.config.model
+
+    @property
+    def limits(self) -> dict[str, Any]:
+        """The task settings that the jobs read."""
+        return self.config.task.model_dump(mode="json")
+
+    def policy(self, trainable: bool = False, **changes: Any) -> Any:
+        """The pretrained model; `changes` are to how it is finetuned."""
+        import torch
+
+        from rlfamily.models import policy
+
+        return policy.load(self.base, self.finetuning.model_copy(update=changes), torch.device("cpu"), trainable)
+
+
+def place(folder: Path, **hardware: Any) -> Any:
+    """A place for one job below `folder`."""
+    from rlfamily.trainer.jobs import Place
+
+    for name in ("work", "out"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    settings = {"kind": "cpu", "slots": 0, "processes": 1, "micro_batch": 512, "rollout_batch": 1024,
+                "checkpoint_seconds": 1000.0, "wandb": "off", "wandb_folder": str(folder)}
+    return Place("key", "label", folder / "work", folder / "out", settings | hardware, lambda step, total, note="": None)
+
+
+def build_world(folder: Path) -> World:
+    """Made by the jobs under test, in two seconds."""
+    import torch
+
+    from rlfamily import tasks
+    from rlfamily.config import algorithm_settings, build
+    from rlfamily.trainer import jobs
+
+    torch.set_num_threads(1)
+    config = build(SMALL)
+    (folder / "data").mkdir()
+    tasks.get("countdown").build(config.task.data_settings(), folder / "data")
+    recipe = config.model.pretrain.model_dump(exclude={"min_valid_rate"})
+    jobs.pretrain(place(folder / "base"), folder / "data", config.model, algorithm_settings("sft", **recipe),
+                  config.task.max_tokens_demonstration)
+    return World(config, folder / "data", folder / "base" / "out" / "model")

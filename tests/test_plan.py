@@ -1,0 +1,212 @@
+"""Plans: what a cell is made of, what its keys depend on, and what cells and tables share."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from functools import cache
+
+import pytest
+from small import SMALL
+
+from rlfamily import experiment
+from rlfamily.config import build
+from rlfamily.errors import UserError
+from rlfamily.plan import cells, stages
+from rlfamily.stages.graph import topological
+from rlfamily.stages.store import Store
+
+TABLES = experiment.names()
+ROLES = ["train", "score", "logprobs"]
+
+
+@cache
+def planned(table, scale="tiny"):
+    """The cells of a table, composed once."""
+    return cells(experiment.load(table), scale)
+
+
+def graph(*overrides, roles=ROLES):
+    """Every node of one cell by a name: its role, or its kind where it stands behind."""
+    nodes = stages(build(overrides), roles)
+    named = {node.key: role for role, node in nodes.items()}
+    found = {}
+    for node in topological(nodes.values()):
+        name = named.get(node.key) or ("warm start" if node.kind == "train" else node.kind)
+        assert name not in found
+        found[name] = node
+    return found
+
+
+def keys(*overrides, roles=ROLES):
+    return {name: node.key for name, node in graph(*overrides, roles=roles).items()}
+
+
+def changed(overrides, base=()):
+    """Names of the stages that another configuration computes anew."""
+    before, after = keys(*base), keys(*base, *overrides)
+    return {name for name in after if after[name] != before.get(name)}
+
+
+# ---------------------------------------------------------------------------- experiments
+
+
+@pytest.mark.parametrize("scale", ["tiny", "paper"])
+@pytest.mark.parametrize("table", TABLES)
+def test_every_experiment_plans(table, scale):
+    spec = experiment.load(table)
+    found = planned(table, scale)
+    assert len(found) == len(spec.rows) * len(spec.columns) * len(spec.scales[scale].seeds)
+    assert [cell.seed for cell in found[:len(spec.scales[scale].seeds)]] == spec.scales[scale].seeds
+    for cell in found:
+        assert list(cell.stages)[:1] == (["train"] if spec.stages else [])
+        assert set(spec.stages) <= set(cell.stages)
+        assert cell.config.seed == cell.seed
+        json.dumps(cell.config.settings())
+    for cell in (found[0], found[-1]):
+        assert build(cell.overrides) == cell.config
+
+
+def test_a_table_of_settings_runs_nothing():
+    assert all(cell.stages == {} for cell in planned("topr_tab1"))
+
+
+def test_seeds_and_overrides_for_all_rows():
+    found = cells(experiment.load("topr_tab2"), "tiny", ["task.eval_draws=1"], [7])
+    assert {cell.seed for cell in found} == {7}
+    assert all(cell.config.task.eval_draws == 1 for cell in found)
+    assert all(cell.stages["score"].config["task"]["eval_draws"] == 1 for cell in found)
+
+
+@pytest.mark.parametrize(("extra", "message"), [
+    (["algorithm.epochs=0"], "row 'Experiment 1', column 'Countdown (TinyZero)': algorithm: epochs:"),
+    (["seed=1"], "row 'Experiment 1': a table has its own seeds"),
+    (["algorithm.epochs=1,2"], "row 'Experiment 1': sweeps belong on the train command line"),
+])
+def test_a_refused_row_is_named(extra, message):
+    with pytest.raises(UserError, match=message.replace("(", r"\(").replace(")", r"\)")):
+        cells(experiment.load("topr_tab2"), "tiny", extra)
+
+
+def test_planning_needs_no_torch():
+    code = ("import sys\nfrom rlfamily import experiment, plan\nplan.cells(experiment.load('topr_compare'), 'tiny')\n"
+            "assert not {'torch', 'transformers', 'pandas'} & set(sys.modules)")
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# ---------------------------------------------------------------------------- sharing
+
+
+def test_cells_share_what_is_equal():
+    """topr_tab2: one data set, one base model, one SFT warm start a seed; then a run and a score a cell."""
+    found = planned("topr_tab2")
+    nodes = topological(node for cell in found for node in cell.stages.values())
+    kinds = [node.kind for node in nodes]
+    assert (kinds.count("data"), kinds.count("base")) == (1, 1)
+    assert kinds.count("train") == len(found) + 3
+    assert kinds.count("score") == len(found)
+    assert len(nodes) == 1 + 1 + 3 + 2 * len(found)
+
+
+def test_tables_share_what_is_equal():
+    def trains(table):
+        return {cell.stages["train"].key for cell in planned(table)}
+
+    assert trains("topr_fig3") < trains("topr_tab2")
+    assert trains("topr_fig1") < trains("topr_compare")
+    assert len(trains("topr_tab2") & trains("topr_compare")) >= 6
+    assert not trains("topr_fig3") & trains("topr_fig4")  # the same cells at other seeds
+    together = topological(node for table in TABLES for cell in planned(table) for node in cell.stages.values())
+    assert [node.kind for node in together].count("base") == 1
+
+
+def test_the_sft_row_is_the_warm_start_of_the_others():
+    sft = keys("algorithm=sft", "seed=4")["train"]
+    for name in ("dpo", "rloo", "topr"):
+        assert keys(f"algorithm={name}", "seed=4")["warm start"] == sft
+    assert keys("algorithm=topr", "algorithm.warm_start=base").keys() == {"data", "base", "train", "score", "logprobs"}
+
+
+def test_dpo_and_the_reward_model_share_their_pairs():
+    """They draw the same number of responses at the same temperature from the same policy."""
+    learned = keys("algorithm=rloo", "algorithm.reward=reward_model")
+    assert learned["pairs"] == keys("algorithm=dpo")["pairs"]
+    assert set(learned) == {"data", "base", "warm start", "pairs", "reward_model", *ROLES}
+    assert keys("algorithm=topr", "algorithm.reward=reward_model")["reward_model"] == learned["reward_model"]
+
+
+def test_roles_ask_for_no_more_than_they_need():
+    assert set(graph(roles=["train"])) == {"data", "base", "warm start", "train"}
+    assert set(graph(roles=["score"])) == {"data", "base", "warm start", "train", "score"}
+    assert stages(build([]), []) == {}
+
+
+def test_a_hub_model_is_a_stage_of_its_own():
+    found = graph("model=qwen25_05b", "task=countdown")
+    assert found["hub"].config == {"path": "Qwen/Qwen2.5-0.5B", "revision": "main"}
+    assert found["hub"].inputs == {}
+    assert "base" not in found
+
+
+# ---------------------------------------------------------------------------- keys
+
+NEVER = ["hardware.slots=1", "hardware.processes=2", "hardware.micro_batch=3", "hardware.rollout_batch=5",
+         "hardware.checkpoint_seconds=0", "hardware=gpu", "wandb=off", "results=/elsewhere"]
+EVERYTHING = {"data", "base", "warm start", *ROLES}
+RUN = set(ROLES)
+CHANGES = {
+    "seed=1": EVERYTHING - {"data", "base"},
+    "algorithm.optimizer.lr=1e-3": RUN,
+    "algorithm.epochs=3": RUN,
+    "algorithm.limits.negative=[0.0,0.5]": RUN,
+    "task.source.seed=1": EVERYTHING,
+    'task.template="{nums} to {target}"': EVERYTHING,
+    "task.prompt_fraction=0.5": EVERYTHING - {"data", "base"},
+    "task.eval_draws=2": {"score"},
+    "task.eval_prompts=8": EVERYTHING - {"data"},  # the base model's gate looks at as many puzzles
+    "task.max_tokens_demonstration=40": EVERYTHING - {"data"},
+    "task.reward_model.epochs=3": set(),
+    "model.hidden_size=64": EVERYTHING - {"data"},
+    "model.pretrain.epochs=1": EVERYTHING - {"data"},
+    "model.lr_multiplier=2.0": EVERYTHING - {"data", "base"},
+    "model.finetune=lora": EVERYTHING - {"data", "base"},
+    "model.dtype=bf16": EVERYTHING - {"data"},
+}
+
+
+@pytest.mark.parametrize("override", NEVER)
+@pytest.mark.parametrize("base", [[], ["algorithm=rloo", "algorithm.reward=reward_model"], ["algorithm=dpo"]], ids=str)
+def test_what_cannot_change_a_number_changes_no_key(base, override):
+    assert changed([override], base) == set()
+
+
+@pytest.mark.parametrize("override", CHANGES)
+def test_what_can_changes_just_the_keys_behind_it(override):
+    assert changed([override]) == CHANGES[override]
+
+
+def test_the_reward_models_own_settings():
+    base = ["algorithm=rloo", "algorithm.reward=reward_model"]
+    assert changed(["task.reward_model.epochs=3"], base) == {"reward_model", *RUN}
+    assert changed(["task.reward_model.temperature=0.5"], base) == {"pairs", "reward_model", *RUN}
+    assert changed(["seed=1"], base) == {"warm start", "pairs", "reward_model", *RUN}
+
+
+def test_labels_change_no_key():
+    config = build([])
+    first, second = stages(config, ROLES, "one name"), stages(config, ROLES, "another")
+    assert {role: node.key for role, node in first.items()} == {role: node.key for role, node in second.items()}
+    assert first["train"].label != second["train"].label
+
+
+def test_equal_overrides_in_another_order_are_one_cell():
+    assert keys("seed=2", "algorithm=rloo") == keys("algorithm=rloo", "seed=2")
+    assert keys("algorithm.optimizer.lr=1e-6") == keys("algorithm.optimizer.lr=0.000001") == keys()
+
+
+def test_planning_starts_nothing(tmp_path):
+    (cell,) = cells(experiment.load("topr_fig1"), "tiny", [*SMALL, f"results={tmp_path}"], [0])
+    store = Store(tmp_path)
+    assert not any(store.committed(node.key) for node in topological(cell.stages.values()))
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,148 @@
+"""However a batch is cut, padded or ordered, it is the same update: one family over every algorithm there is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from building import VARIANTS, settings_of, trainer_of
+
+from rlfamily import algorithms
+from rlfamily.models.batching import Padded, Rows, pad, positions
+from rlfamily.rollout import SamplingParams
+from rlfamily.rollout.torch_engine import TorchEngine
+from rlfamily.tasks import read_examples
+from rlfamily.trainer import loop
+from rlfamily.trainer.sources import TrainBatch
+
+GROUPS = 3
+
+
+class OneBatch:
+    """A source of one step."""
+
+    steps_per_epoch = total_steps = 1
+
+    def __init__(self, batch):
+        self.given = batch
+
+    def batch(self, step, clock):
+        return self.given
+
+    def log_behaviour(self, step, batch, logp_NT):
+        pass
+
+
+@pytest.fixture(scope="module")
+def drawn(world):
+    """Group size to a batch of the base model's own responses, with made-up rewards and one truncated row."""
+    policy, known = world.policy(), {}
+    engine = TorchEngine(policy, 100)
+
+    def draw(group_size):
+        if group_size not in known:
+            texts = [example.prompt for example in read_examples(world.data / "test.jsonl")[:GROUPS]]
+            ids = [policy.tokenizer(text)["input_ids"][place:] for place, text in enumerate(texts)]
+            prompts = [row for row in ids for _ in range(group_size)]
+            rows = engine.generate(prompts, SamplingParams(False, 1.0, 30), list(range(len(prompts))))
+            known[group_size] = TrainBatch(
+                Rows(prompts, [row.ids for row in rows]), group_size,
+                rewards=[(-2.0, 2.0, 0.0, 2.0, 0.0)[n % 5] for n in range(len(rows))], formats=[1.0] * len(rows),
+                valids=[-1.0] * len(rows), truncated=[n == 1 for n in range(len(rows))],
+                sampler_logp=[row.logps for row in rows], old_logp=[row.logps for row in rows],
+                prompt_texts=[""] * len(rows), texts=[""] * len(rows))
+        return known[group_size]
+
+    return draw
+
+
+class Ladder:
+    """One variant: its batch, and the update that a batch makes of weights some way from the behaviour policy's."""
+
+    def __init__(self, world, folders, folder, drawn, variant, **changes):
+        self.name, own = VARIANTS[variant]
+        self.settings = settings_of(self.name, optimizer={"lr": 3e-5}, **own | changes)
+        self.make = lambda micro_batch: trainer_of(folder, world, self.settings, self.name, micro_batch,
+                                                   **folders[self.name])
+        source = algorithms.get(self.name).SOURCE
+        batch = drawn({"demonstrations": 1, "pairs": 2, "rollouts": self.settings.group_size}[source])
+        self.batch = batch if source == "rollouts" else TrainBatch(batch.rows, batch.group_size)
+
+    def update(self, batch=None, micro_batch=512):
+        """loss, norm, clipped gradients and weights of one step."""
+        trainer = self.make(micro_batch)
+        trainer.source = OneBatch(batch or self.batch)
+        generator = torch.Generator().manual_seed(1)
+        gradients = []
+        with torch.no_grad():
+            for parameter in trainer.parameters:
+                parameter += 0.02 * torch.randn(parameter.shape, generator=generator)
+        trainer.optimizer.register_step_pre_hook(
+            lambda *_: gradients.append([parameter.grad.clone() for parameter in trainer.parameters]))
+        (record,) = trainer.steps()
+        return SimpleNamespace(metrics=record.metrics, gradients=gradients[0],
+                               weights=[parameter.detach() for parameter in trainer.parameters])
+
+
+@pytest.fixture(params=list(VARIANTS))
+def ladder(request, world, folders, tmp_path, drawn):
+    return Ladder(world, folders, tmp_path, drawn, request.param)
+
+
+def same(actual, expected):
+    for name in ("loss", "grad_norm"):
+        assert actual.metrics[name] == pytest.approx(expected.metrics[name], rel=1e-5, abs=1e-5), name
+    assert expected.metrics["grad_norm"] > 1e-3
+    for ours, theirs in zip(actual.gradients, expected.gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-4)
+    for ours, theirs in zip(actual.weights, expected.weights, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+
+
+def test_micro_batches(ladder):
+    expected = ladder.update()
+    for micro_batch in (1, 2, 3, len(ladder.batch.rows) - 1):
+        actual = ladder.update(micro_batch=micro_batch)
+        same(actual, expected)
+        assert actual.metrics == pytest.approx(expected.metrics, rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize(("left", "right", "filler"), [(3, 0, 0), (0, 4, 0), (5, 7, 2)])
+def test_padding(ladder, monkeypatch, left, right, filler):
+    expected = ladder.update()
+
+    def wide(rows, pad_id):
+        plain = pad(rows, filler)
+        attention = torch.nn.functional.pad(plain.attention_NL, (left, right))
+        return Padded(torch.nn.functional.pad(plain.ids_NL, (left, right), value=filler), attention, positions(attention),
+                      torch.nn.functional.pad(plain.mask_NT, (0, right)))
+
+    monkeypatch.setattr(loop, "pad", wide)
+    same(ladder.update(), expected)
+    same(ladder.update(micro_batch=2), expected)
+
+
+def test_order_of_groups(ladder):
+    size, batch = ladder.batch.group_size, ladder.batch
+    order = [place * size + row for place in (2, 0, 1) for row in range(size)]
+
+    def shuffled(values):
+        return [values[row] for row in order] if values else []
+
+    lists = ("rewards", "formats", "valids", "truncated", "sampler_logp", "old_logp", "prompt_texts", "texts")
+    moved = replace(batch, rows=Rows(shuffled(batch.rows.prompts), shuffled(batch.rows.completions)),
+                    **{name: shuffled(getattr(batch, name)) for name in lists})
+    same(ladder.update(moved), ladder.update())
+
+
+@pytest.mark.parametrize("variant", [name for name in VARIANTS if "," not in name])
+def test_truncated_rows_can_be_masked(world, folders, tmp_path, drawn, variant):
+    ladder = Ladder(world, folders, tmp_path, drawn, variant, mask_truncated=True)
+    rows = len(ladder.batch.rows)
+    truncated = [n == 1 for n in range(rows)]
+    masked = ladder.update(replace(ladder.batch, truncated=truncated))
+    kept = ladder.update(replace(ladder.batch, truncated=[False] * rows))
+    assert masked.metrics["loss"] != pytest.approx(kept.metrics["loss"], abs=1e-4)
+    same(ladder.update(replace(ladder.batch, truncated=truncated), micro_batch=2), masked)

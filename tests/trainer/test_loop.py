@@ -1,0 +1,310 @@
+"""What a step computes: only the forwards that are asked for, the right behaviour policy, and the promised numbers."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from building import VARIANTS, settings_of, train, trainer_of
+from small import place
+
+from rlfamily import algorithms
+from rlfamily.algorithms.settings import Optimizer
+from rlfamily.errors import UserError
+from rlfamily.models.batching import Rows, pad
+from rlfamily.trainer.clock import Clock
+from rlfamily.trainer.optimization import build_optimizer, build_schedule
+
+ALWAYS = {"step", "epoch", "progress", "loss", "grad_norm", "entropy", "length", "rows", "tokens", "lr"}
+ROLLOUTS = {"reward", "reward_format", "reward_valid", "valid_rate", "format_rate", "truncated"}
+REFERENCE = {"kl_ref_k1", "kl_ref_k3"}
+
+
+def spy(monkeypatch, target, name):
+    """Count the calls of a method."""
+    calls, real = [], getattr(target, name)
+
+    def counting(*args, **kwargs):
+        calls.append(args)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(target, name, counting)
+    return calls
+
+
+def watched(trainer):
+    """Every LossBatch that the algorithm is given, in order."""
+    seen, real = [], trainer.algorithm
+
+    def loss(batch, config):
+        seen.append(batch)
+        return real.loss(batch, config)
+
+    trainer.algorithm = SimpleNamespace(loss=loss)
+    return seen
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("inner_updates", [1, 2])
+def test_only_needed_forwards_are_made(world, folders, tmp_path, monkeypatch, variant, inner_updates):
+    name, changes = VARIANTS[variant]
+    settings = settings_of(name, inner_updates=inner_updates, **changes)
+    trainer = trainer_of(tmp_path, world, settings, name, **folders[name])
+    needs = algorithms.needs(algorithms.get(name), settings)
+    steps, batches = trainer.steps(), watched(trainer)
+    assert (trainer.reference is not None) == ("ref" in needs or settings.kl_ref_every > 0)
+    for step in range(3):
+        ours = spy(monkeypatch, trainer.learner, "evaluate")
+        theirs = spy(monkeypatch, trainer.reference, "evaluate") if trainer.reference else []
+        next(steps)
+        assert len(ours) == inner_updates
+        measured = settings.kl_ref_every > 0 and step % settings.kl_ref_every == 0
+        assert len(theirs) == int("ref" in needs or measured)
+    for batch in batches:
+        assert (batch.old_logp_NT is not None) == ("old" in needs)
+        assert (batch.ref_logp_NT is not None) == ("ref" in needs)
+        assert batch.values_NT is None
+
+
+def test_micro_batches_cost_two_passes(world, tmp_path, monkeypatch):
+    trainer = trainer_of(tmp_path, world, settings_of("rloo"), "rloo", micro_batch=6)
+    ours = spy(monkeypatch, trainer.learner, "evaluate")
+    next(trainer.steps())  # 4 prompts with 4 responses each: 3 micro-batches
+    assert [len(rows.ids_NL) for rows, _ in ours] == [6, 6, 4, 6, 6, 4]
+
+
+@pytest.mark.parametrize("micro_batch", [3, 512])
+@pytest.mark.parametrize("variant", [name for name, (algorithm, _) in VARIANTS.items()
+                                     if algorithms.get(algorithm).SOURCE == "rollouts"])
+def test_the_behaviour_policy_is_the_one_of_the_first_forward(world, folders, tmp_path, variant, micro_batch):
+    name, changes = VARIANTS[variant]
+    settings = settings_of(name, inner_updates=2, batch_prompts=4, group_size=4, **changes)
+    trainer = trainer_of(tmp_path, world, settings, name, micro_batch, **folders[name])
+    batches = watched(trainer)
+    next(trainer.steps())
+    first, second = batches
+    if first.old_logp_NT is None:
+        return
+    assert not (first.logp_NT - first.old_logp_NT).any()
+    assert torch.equal(first.old_logp_NT, second.old_logp_NT)
+    assert (second.logp_NT - second.old_logp_NT).abs().max() > 1e-4
+    assert not first.old_logp_NT.requires_grad
+
+
+def test_the_reference_is_the_initial_policy_for_good(world, tmp_path):
+    for finetune in ("full", "lora"):
+        trainer = trainer_of(tmp_path, world, settings_of("rloo", kl_ref_every=1), "rloo", finetune=finetune)
+        records = list(trainer.steps())
+        assert abs(records[0].metrics["kl_ref_k1"]) < 1e-7
+        assert records[-1].metrics["kl_ref_k3"] > 1e-3
+        padded = pad(Rows([[5, 6, 7]], [[8, 9]]), 0)
+        with torch.no_grad(), trainer.reference.initial() if finetune == "lora" else torch.no_grad():
+            now = trainer.reference.evaluate(padded, 1.0).leaf
+            assert torch.equal(now, world.policy().evaluate(padded, 1.0).leaf)
+
+
+def test_only_adapters_move(world, tmp_path):
+    trainer = trainer_of(tmp_path, world, settings_of("topr"), "topr", finetune="lora")
+    before = {name: value.clone() for name, value in trainer.learner.model.state_dict().items()}
+    list(trainer.steps())
+    after = trainer.learner.model.state_dict()
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved
+    assert all("lora_" in name for name in moved)
+
+
+# ---------------------------------------------------------------------------- logged responses
+
+
+@pytest.mark.parametrize("name", ["topr", "rloo"])
+def test_later_epochs_reuse_the_logged_responses(world, tmp_path, monkeypatch, name):
+    trainer = trainer_of(tmp_path, world, settings_of(name, epochs=2, resample_each_epoch=False, batch_prompts=2), name)
+    draws = spy(monkeypatch, trainer.source, "collect")
+    batches, records = watched(trainer), list(trainer.steps())
+    first, second = batches[:trainer.source.steps_per_epoch], batches[trainer.source.steps_per_epoch:]
+    assert len(draws) == len(first) == len(second)
+
+    def content(batch):
+        return sorted(map(tuple, batch.rewards_N.view(-1, batch.group_size).tolist()))
+
+    assert sorted(map(content, first)) == sorted(map(content, second))
+    samples = [[record.samples[0] | {"step": 0} for record in records[part]] for part in (slice(None, len(first)),
+                                                                                      slice(len(first), None))]
+    assert samples[0] != samples[1]  # another order
+    assert sorted(map(str, samples[0])) == sorted(map(str, samples[1]))
+    if name == "topr":
+        logged = [batch.old_logp_NT for batch in first]
+        for batch, record in zip(second, records[len(first):], strict=True):
+            assert any(torch.equal(batch.old_logp_NT, old_NT) for old_NT in logged)
+            assert (batch.logp_NT - batch.old_logp_NT).abs().max() > 1e-3
+            assert record.metrics["kl_old"] != 0
+        assert all(record.metrics["kl_old"] == 0 for record in records[:len(first)])
+        assert any(record.metrics["weight_mean"] != pytest.approx(1, abs=1e-3) for record in records[len(first):])
+        assert all(record.metrics["weight_mean"] == pytest.approx(1, abs=1e-6) for record in records[:len(first)])
+
+
+def test_or_draw_anew(world, tmp_path, monkeypatch):
+    trainer = trainer_of(tmp_path, world, settings_of("topr", epochs=2, resample_each_epoch=True), "topr")
+    draws = spy(monkeypatch, trainer.source, "collect")
+    records = list(trainer.steps())
+    assert [epoch for _, epoch, _ in draws] == [0] * 5 + [1] * 5
+    assert all(record.metrics["kl_old"] == 0 for record in records)
+    assert not trainer.source.log
+    texts = [{sample["prompt"]: sample["response"] for record in part for sample in record.samples}
+             for part in (records[:5], records[5:])]
+    shared = set(texts[0]) & set(texts[1])
+    assert shared
+    assert any(texts[0][prompt] != texts[1][prompt] for prompt in shared)
+
+
+def test_every_seed_epoch_prompt_and_draw_has_a_stream_of_its_own(world, tmp_path):
+    def draw(seed, epoch):
+        source = trainer_of(tmp_path, world, settings_of("rloo"), "rloo", seed=seed).source
+        examples = sorted(source.examples, key=lambda example: example.id)[:1] * 2
+        return [group.texts for group in source.collect(examples, epoch, Clock())]
+
+    first = draw(0, 0)
+    assert first[0] == first[1]  # the same prompt
+    assert len(set(first[0])) == 4  # four draws
+    assert draw(0, 0) == first
+    assert draw(0, 1)[0] != first[0]
+    assert draw(1, 0)[0] != first[0]
+
+
+def test_sampler_and_trainer_meet_at_any_temperature(world, tmp_path):
+    for mode, temperature in (("sample", 0.7), ("greedy", 0.7), ("sample", 1.0)):
+        settings = settings_of("topr", sampling={"mode": mode, "temperature": temperature}, baseline="none",
+                               inner_updates=2)
+        record = next(trainer_of(tmp_path, world, settings, "topr").steps())
+        assert record.metrics["sampler_gap"] < 1e-5
+
+
+def test_the_running_reward_is_that_of_the_past(world, tmp_path):
+    trainer = trainer_of(tmp_path, world, settings_of("topr", baseline="running_mean"), "topr")
+    batches, records = watched(trainer), list(trainer.steps())
+    rewards = [record.metrics["reward"] for record in records]
+    assert [batch.running_reward for batch in batches] == pytest.approx(
+        [sum(rewards[:step]) / max(1, step) for step in range(len(rewards))])
+    assert [batch.progress for batch in batches] == pytest.approx([step / len(rewards) for step in range(len(rewards))])
+
+
+# ---------------------------------------------------------------------------- records
+
+
+def expected_metrics(settings, name, step):
+    source = algorithms.get(name).SOURCE
+    needs = algorithms.needs(algorithms.get(name), settings)
+    fields = set(ALWAYS)
+    if source == "rollouts":
+        fields |= ROLLOUTS | {"sampler_gap", "pg_loss", "clip_fraction"}
+    if "old" in needs:
+        fields |= {"kl_old"}
+    if "ref" in needs or (settings.kl_ref_every and step % settings.kl_ref_every == 0):
+        fields |= REFERENCE
+    return fields | {"topr": {"weight_mean", "tau"}, "dpo": {"margin", "accuracy"}}.get(name, set())
+
+
+@pytest.mark.parametrize("name", algorithms.names())
+def test_a_run_records_what_it_promises(world, folders, tmp_path, name):
+    settings = settings_of(name, epochs=1, kl_ref_every=0 if name == "sft" else 2)
+    here = place(tmp_path)
+    totals = train(here, world, settings, name, **folders[name])
+    rows = {file: [json.loads(line) for line in (here.out / f"{file}.jsonl").read_text().splitlines()]
+            for file in ("metrics", "timings", "samples")}
+    assert [row["step"] for row in rows["metrics"]] == list(range(totals["steps"]))
+    for row in rows["metrics"]:
+        known = expected_metrics(settings, name, row["step"])
+        assert known <= set(row)
+        if name in ("sft", "dpo", "rloo", "topr"):
+            assert set(row) == known
+        assert all(isinstance(value, int | float) for value in row.values())
+    scored = {"seconds_reward"} if algorithms.get(name).SOURCE == "rollouts" else set()
+    for row in rows["timings"]:
+        assert set(row) == {"step", "seconds_generate", "seconds_forward", "seconds_update"} | scored
+    assert totals["tokens"] == sum(row["tokens"] for row in rows["metrics"])
+    assert totals["processes"] == 1
+    assert all(f"seconds_{phase}" in totals for phase in ("generate", "forward", "update"))
+    if algorithms.get(name).SOURCE == "rollouts":
+        assert all(set(row) == {"step", "prompt", "response", "reward", "valid", "format"} for row in rows["samples"])
+        assert len(rows["samples"]) == totals["steps"] * settings.group_size
+        for row in rows["metrics"]:
+            assert row["reward"] == pytest.approx(row["reward_format"] + row["reward_valid"])
+            assert row["valid_rate"] == pytest.approx((1 + row["reward_valid"]) / 2)
+    assert (here.out / "model" / "model.safetensors").exists()
+
+
+def test_the_norm_is_taken_before_clipping(world, tmp_path):
+    norms = [next(trainer_of(tmp_path, world, settings_of("rloo", optimizer={"clip_norm": clip}), "rloo").steps())
+             .metrics["grad_norm"] for clip in (1e-3, 1e3)]
+    assert norms[0] == pytest.approx(norms[1])
+    assert norms[0] > 1e-3
+
+
+def test_a_gradient_that_is_no_number_stops_the_run(world, tmp_path):
+    trainer = trainer_of(tmp_path, world, settings_of("sft"), "sft")
+    with torch.no_grad():
+        trainer.parameters[0].fill_(float("nan"))
+    with pytest.raises(RuntimeError, match="non-finite"):
+        next(trainer.steps())
+
+
+@pytest.mark.parametrize(("schedule", "expected"), [
+    ("constant", [0.5, 1, 1, 1, 1, 1, 1, 1, 1, 1]), ("linear", [0.5, 1, 1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8])])
+def test_the_recorded_rate_is_the_one_used(world, tmp_path, schedule, expected):
+    settings = settings_of("sft", epochs=2, optimizer={"schedule": schedule, "warmup_steps": 2})
+    trainer = trainer_of(tmp_path, world, settings, "sft")
+    used = []
+    trainer.optimizer.register_step_pre_hook(lambda optimizer, *_: used.append(optimizer.param_groups[0]["lr"]))
+    recorded = [record.metrics["lr"] for record in trainer.steps()]
+    assert recorded == used == pytest.approx([1e-3 * factor for factor in expected])
+
+
+def test_every_optimiser_setting_arrives():
+    weight = torch.nn.Parameter(torch.ones(1))
+    config = Optimizer(lr=0.5, beta1=0.7, beta2=0.8, weight_decay=0.3, clip_norm=1.0, schedule="constant", warmup_steps=0)
+    optimizer = build_optimizer([weight], config, 2.0)
+    group = optimizer.param_groups[0]
+    assert (group["lr"], group["betas"], group["weight_decay"]) == (1.0, (0.7, 0.8), 0.3)
+    assert build_schedule(optimizer, config, 5).get_last_lr() == [1.0]
+
+
+# ---------------------------------------------------------------------------- data
+
+
+def test_a_method_takes_the_number_of_rows_it_states(world, tmp_path):
+    trainer = trainer_of(tmp_path, world, settings_of("sft"), "sft")  # 1000 prompts times 0.02
+    assert len(trainer.source.groups) == 20
+    assert len(trainer_of(tmp_path, world, settings_of("topr"), "topr").source.examples) == 10
+    for name, split in (("sft", "demonstrations_train has 24"), ("rloo", "train split has 64")):
+        with pytest.raises(UserError, match=f"data: .*{split}"):
+            trainer_of(tmp_path, world, settings_of(name, prompts=4000), name)
+
+
+def test_an_epoch_shows_each_row_once_in_its_own_order(world, tmp_path):
+    source = trainer_of(tmp_path, world, settings_of("sft", batch_prompts=3, epochs=2), "sft").source
+    epochs = [[tuple(row) for step in range(7) for row in source.batch(step + 7 * epoch, Clock()).rows.completions]
+              for epoch in (0, 1)]
+    assert source.total_steps == 14
+    assert epochs[0] != epochs[1]
+    assert sorted(epochs[0]) == sorted(epochs[1]) == sorted(tuple(group.completions[0]) for group in source.groups)
+
+
+def test_cut_demonstrations_count_as_truncated(world, tmp_path):
+    settings = settings_of("sft", batch_prompts=20, mask_truncated=True)
+
+    def cut_at(limit):
+        task = world.config.task.model_copy(update={"max_tokens_demonstration": limit})
+        return trainer_of(tmp_path, replace(world, config=world.config.model_copy(update={"task": task})), settings, "sft")
+
+    groups = cut_at(48).source.groups
+    lengths = sorted(len(group.prompts[0]) + len(group.completions[0]) for group in groups)
+    trainer = cut_at(lengths[10])
+    batches = watched(trainer)
+    next(trainer.steps())
+    masked = int((batches[0].mask_NT.sum(1) == 0).sum())
+    assert masked == sum(length > lengths[10] for length in lengths) > 0
+    with pytest.raises(UserError, match="no prompt of 20 demonstrations is shorter than 8 tokens"):
+        cut_at(8)
