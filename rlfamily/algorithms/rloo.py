@@ -18,21 +18,13 @@ from pydantic import Field
 
 from rlfamily import core
 from rlfamily.algorithms import LossBatch, LossOutput, Source
-from rlfamily.algorithms.settings import LeaveOneOutGuard, Strict
+from rlfamily.algorithms.settings import Kl, LeaveOneOutGuard
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 NEEDS: frozenset[str] = frozenset({"old", "ref"})
 SOURCE: Source = "rollouts"
-
-
-class Kl(Strict):
-    """Pull towards the initial policy. k1 in the loss has zero expected gradient: only noise."""
-
-    coef: float = Field(ge=0)
-    form: Literal["k1", "k2", "k3"]
-    place: Literal["loss", "reward"]
 
 
 class Config(LeaveOneOutGuard):
@@ -50,9 +42,7 @@ class Config(LeaveOneOutGuard):
 
 def unneeded(config: Config) -> frozenset[str]:
     """The reference serves the KL only; the behaviour policy, the ratio and a KL in the reward."""
-    uses_ref = config.kl.coef > 0
-    uses_old = config.ratio == "sequence" or (uses_ref and config.kl.place == "reward")
-    return NEEDS - ({"ref"} if uses_ref else set()) - ({"old"} if uses_old else set())
+    return NEEDS - ({"old"} if config.ratio == "sequence" else set()) - config.kl.needs
 
 
 def loss(batch: LossBatch, config: Config) -> LossOutput:
@@ -66,10 +56,21 @@ def loss(batch: LossBatch, config: Config) -> LossOutput:
         rewards_N=batch.rewards_N,
         row_weight_N=batch.row_weight_N,
     )
-    advantage_N = core.group_leave_one_out(_penalised_rewards(batch, config), batch.group_size)
+    rewards_N = core.penalised_rewards(
+        config.kl, batch.rewards_N, batch.old_logp_NT, batch.ref_logp_NT, batch.mask_NT
+    )
+    advantage_N = core.group_leave_one_out(rewards_N, batch.group_size)
     objective_N, clipped_N = _objective(batch, config, advantage_N)
     nonempty_N = core.nonempty_weights(batch.mask_NT, None)
     pg_loss = -core.expectation_over_rows(nonempty_N * objective_N, batch.row_weight_N)
+    kl_loss = core.kl_in_loss(
+        config.kl,
+        batch.logp_NT,
+        batch.ref_logp_NT,
+        batch.mask_NT,
+        batch.row_weight_N,
+        core.seq_sum_batch_mean,
+    )
 
     metrics = {
         "pg_loss": pg_loss,
@@ -80,7 +81,7 @@ def loss(batch: LossBatch, config: Config) -> LossOutput:
             batch.logp_NT, batch.mask_NT, batch.old_logp_NT, batch.ref_logp_NT, batch.row_weight_N
         ),
     }
-    return LossOutput(pg_loss + _kl_loss(batch, config), core.to_floats(metrics))
+    return LossOutput(pg_loss + kl_loss, core.to_floats(metrics))
 
 
 def _objective(batch: LossBatch, config: Config, advantage_N: Tensor) -> tuple[Tensor, Tensor]:
@@ -93,26 +94,3 @@ def _objective(batch: LossBatch, config: Config, advantage_N: Tensor) -> tuple[T
     full_N = ratio_N * advantage_N
     clipped_N = ratio_N.clamp(1 - config.clip, 1 + config.clip) * advantage_N
     return full_N.minimum(clipped_N), (clipped_N < full_N).to(full_N.dtype)
-
-
-def _penalised_rewards(batch: LossBatch, config: Config) -> Tensor:
-    if config.kl.coef == 0 or config.kl.place == "loss":
-        return batch.rewards_N
-    old_logp_NT = core.require(batch.old_logp_NT, "old_logp_NT").detach()
-    return batch.rewards_N - config.kl.coef * _kl(batch, config, old_logp_NT)
-
-
-def _kl_loss(batch: LossBatch, config: Config) -> Tensor:
-    if config.kl.coef == 0 or config.kl.place == "reward":
-        return batch.logp_NT.new_zeros(())
-    return config.kl.coef * core.expectation_over_rows(
-        _kl(batch, config, batch.logp_NT), batch.row_weight_N
-    )
-
-
-def _kl(batch: LossBatch, config: Config, logp_NT: Tensor) -> Tensor:
-    """sum_t k(log pi - log ref) of each response, (N,)."""
-    log_ratio_NT = core.log_ratios(
-        logp_NT, core.require(batch.ref_logp_NT, "ref_logp_NT"), batch.mask_NT
-    )
-    return core.kl_per_token(log_ratio_NT, config.kl.form).sum(1)

@@ -15,7 +15,16 @@ if TYPE_CHECKING:
     from rlfamily.core.advantages import group_center as group_center
     from rlfamily.core.advantages import group_leave_one_out as group_leave_one_out
     from rlfamily.core.advantages import group_zscore as group_zscore
+    from rlfamily.core.divergences import kl_in_loss as kl_in_loss
+    from rlfamily.core.divergences import kl_in_reward as kl_in_reward
     from rlfamily.core.divergences import kl_per_token as kl_per_token
+    from rlfamily.core.divergences import penalised_rewards as penalised_rewards
+    from rlfamily.core.gae import at_last_token as at_last_token
+    from rlfamily.core.gae import generalized_advantages as generalized_advantages
+    from rlfamily.core.gae import masked as masked
+    from rlfamily.core.gae import step_starts as step_starts
+    from rlfamily.core.gae import sums_to_go as sums_to_go
+    from rlfamily.core.gae import whiten as whiten
     from rlfamily.core.logprobs import sequence_logprobs as sequence_logprobs
     from rlfamily.core.logprobs import token_entropies as token_entropies
     from rlfamily.core.logprobs import token_logprobs as token_logprobs
@@ -26,7 +35,14 @@ if TYPE_CHECKING:
     from rlfamily.core.metrics import kl_metrics as kl_metrics
     from rlfamily.core.metrics import to_floats as to_floats
     from rlfamily.core.preferences import bradley_terry_nll as bradley_terry_nll
+    from rlfamily.core.prefixes import Prefixes as Prefixes
+    from rlfamily.core.prefixes import draw_variance as draw_variance
+    from rlfamily.core.prefixes import drawn_counts as drawn_counts
+    from rlfamily.core.prefixes import step_prefixes as step_prefixes
+    from rlfamily.core.prefixes import token_prefixes as token_prefixes
+    from rlfamily.core.prefixes import whole_prefixes as whole_prefixes
     from rlfamily.core.ratios import bounded_exp as bounded_exp
+    from rlfamily.core.ratios import bounded_exponents as bounded_exponents
     from rlfamily.core.ratios import clipped_exp as clipped_exp
     from rlfamily.core.ratios import log_ratios as log_ratios
     from rlfamily.core.ratios import scheduled as scheduled
@@ -36,10 +52,12 @@ if TYPE_CHECKING:
     from rlfamily.core.reductions import token_mean as token_mean
     from rlfamily.core.shapes import check as check
     from rlfamily.core.shapes import require as require
+    from rlfamily.core.surrogate import clipped_surrogate as clipped_surrogate
+    from rlfamily.core.surrogate import clipped_value_error as clipped_value_error
 
 _EXPORTS = {
     "advantages": ("group_center", "group_leave_one_out", "group_zscore"),
-    "divergences": ("kl_per_token",),
+    "divergences": ("kl_in_loss", "kl_in_reward", "kl_per_token", "penalised_rewards"),
     "logprobs": ("sequence_logprobs", "token_entropies", "token_logprobs"),
     "masking": (
         "expectation_over_rows",
@@ -49,9 +67,26 @@ _EXPORTS = {
     ),
     "metrics": ("kl_metrics", "to_floats"),
     "preferences": ("bradley_terry_nll",),
-    "ratios": ("bounded_exp", "clipped_exp", "log_ratios", "scheduled"),
+    "prefixes": (
+        "Prefixes",
+        "draw_variance",
+        "drawn_counts",
+        "step_prefixes",
+        "token_prefixes",
+        "whole_prefixes",
+    ),
+    "ratios": ("bounded_exp", "bounded_exponents", "clipped_exp", "log_ratios", "scheduled"),
     "reductions": ("fixed_len", "seq_mean_batch_mean", "seq_sum_batch_mean", "token_mean"),
     "shapes": ("check", "require"),
+    "gae": (
+        "at_last_token",
+        "generalized_advantages",
+        "masked",
+        "step_starts",
+        "sums_to_go",
+        "whiten",
+    ),
+    "surrogate": ("clipped_surrogate", "clipped_value_error"),
 }
 _MODULE_OF = {name: module for module, names in _EXPORTS.items() for name in names}
 

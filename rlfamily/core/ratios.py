@@ -36,6 +36,15 @@ def bounded_exp(x: Tensor) -> Tensor:
     return (x - excess).exp()
 
 
+def bounded_exponents(x: Tensor) -> tuple[Tensor, Tensor]:
+    """x less one number for all, so that the largest is at most 20, and that number, 0 or more.
+
+    Exponentials keep their proportions, which bounding each by itself would not.
+    """
+    excess = (x.max() - MAX_EXPONENT).clamp(min=0)
+    return x - excess, excess
+
+
 def scheduled(start: float, end: float, schedule: Schedule, progress: float) -> float:
     """Value at `progress` in [0, 1] on the way from `start` to `end`; `exp` is geometric."""
     if schedule == "linear":

@@ -28,7 +28,7 @@ def test_every_method_has_a_yaml_and_every_yaml_a_method() -> None:
 def test_the_yaml_validates_and_the_module_is_complete(name: str) -> None:
     module = get(name)
     assert config(name).optimizer.lr > 0
-    assert module.NEEDS.issubset({"old", "ref", "value"})
+    assert module.NEEDS.issubset({"old", "ref", "value", "steps", "generator"})
     assert module.SOURCE in {"demonstrations", "pairs", "rollouts"}
     assert module.__doc__ and module.loss.__doc__
 
@@ -63,6 +63,14 @@ def test_no_number_has_a_default_in_code(name: str) -> None:
         ("dpo", {"group_size": 3}, "group_size"),
         ("dpo", {"beta": 0.0}, "beta"),
         ("rloo", {"clip": 1.5}, "clip"),
+        ("gnivo", {"sampled_t": 0}, "sampled_t"),
+        ("gnivo", {"sampled_t": "20"}, "sampled_t"),
+        ("gnivo", {"alpha": 0.0}, "alpha"),
+        ("gnivo", {"group_size": 1}, "group_size"),
+        ("gnivo", {"variant": "step_level", "t_mode": "max_new_tokens"}, "t_mode"),
+        ("grpo", {"group_size": 1}, "group_size"),
+        ("sft_winning", {"group_size": 1}, "group_size"),
+        ("online_dpo", {"group_size": 4}, "group_size"),
         ("sft", {"epochs": "3"}, "epochs"),
         ("sft", {"beta": 0.1}, "beta"),
     ],

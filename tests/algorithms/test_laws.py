@@ -11,25 +11,48 @@ from torch import Tensor
 from world import build, close, config, grad, loss_grad, policy_gradient, rollouts
 
 from rlfamily import core
-from rlfamily.algorithms import LossBatch, get
+from rlfamily.algorithms import LossBatch, get, names
 
 KL_LOSS = {"coef": 0.3, "form": "k3", "place": "loss"}
 KL_REWARD = {"coef": 0.3, "form": "k2", "place": "reward"}
-VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "sft": ("sft", {}),
-    "dpo": ("dpo", {}),
-    "rloo": ("rloo", {}),
+NO_KL = {"coef": 0.0, "form": "k3", "place": "loss"}
+# every method as shipped, and settings that use what the shipped ones leave out
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in names()} | {
     "rloo, sequence ratio": ("rloo", {"ratio": "sequence"}),
     "rloo, kl in loss": ("rloo", {"kl": KL_LOSS}),
     "rloo, kl in reward": ("rloo", {"kl": KL_REWARD}),
-    "topr": ("topr", {}),
     "topr, report": ("topr", {"weights": "report", "baseline": "none"}),
     "topr, tapered token": ("topr", {"weights": "tapered", "ratio": "token"}),
     "topr, length-normalised": ("topr", {"ratio": "length_norm", "baseline": "running_mean"}),
+    "gnivo, without kl": ("gnivo", {"kl": NO_KL}),
+    "gnivo, one step": ("gnivo", {"variant": "one_step", "kl": NO_KL}),
+    "gnivo, steps": ("gnivo", {"variant": "step_level", "kl": NO_KL}),
+    "gnivo, max length": ("gnivo", {"t_mode": "max_new_tokens", "max_length": 9, "kl": NO_KL}),
+    "gnivo, unnormalised": ("gnivo", {"weights": "unnormalised", "kl": NO_KL}),
+    "gnivo, shifted": ("gnivo", {"weights": "unnormalised", "shift": "running_mean", "kl": NO_KL}),
+    "gnivo, batch norm": ("gnivo", {"weights": "batch_norm", "kl": KL_REWARD}),
+    "gnivo, two draws": ("gnivo", {"sampled_t": 2}),
+    "grpo, per response": ("grpo", {"reduction": "seq_mean", "scale_rewards": "none"}),
+    "grpo, fixed length": ("grpo", {"reduction": "fixed_len", "kl": KL_REWARD}),
+    "sft winning, no ties": ("sft_winning", {"skip_ties": True, "kl": KL_REWARD}),
+    "online dpo, old": ("online_dpo", {"dpo_ref": "old", "skip_ties": True, "kl": NO_KL}),
 }
 BASELINES = ["rloo", "rloo, sequence ratio", "rloo, kl in reward", "topr", "topr, tapered token"]
+SHIFT_FREE = [
+    *BASELINES,
+    *(v for v, (name, _) in VARIANTS.items() if name in {"grpo", "sft_winning", "online_dpo"}),
+    *(v for v, (name, own) in VARIANTS.items() if name == "gnivo" and own.get("weights") != "unnormalised"),
+]
+# the loss of a batch is the mean of those of its groups
+ADDITIVE = [
+    *(v for v, (name, _) in VARIANTS.items() if name in {"sft", "dpo", "rloo", "topr"}),
+    *(v for v, (_, own) in VARIANTS.items() if own.get("kl") == NO_KL and v != "gnivo, two draws"),
+    "grpo, per response",
+    "grpo, fixed length",
+]
 WORLD = build(vocab=3, length=3, eos=True)
-BATCH_FIELDS = ("logp_NT", "mask_NT", "rewards_N", "old_logp_NT", "ref_logp_NT", "row_weight_N")
+TOKEN_FIELDS = ("logp_NT", "old_logp_NT", "ref_logp_NT", "values_NT", "old_values_NT")
+BATCH_FIELDS = (*TOKEN_FIELDS, "mask_NT", "rewards_N", "row_weight_N", "step_ends_NS")
 
 every_variant = pytest.mark.parametrize("variant", VARIANTS)
 
@@ -39,8 +62,8 @@ def some_batch(rows: int = 6, dtype: torch.dtype = torch.float64, shift: float =
     the first token.
     """
     generator = torch.Generator().manual_seed(0)
-    old_NT, ref_NT, move_NT = (
-        -torch.rand(rows, 4, generator=generator, dtype=dtype) for _ in range(3)
+    old_NT, ref_NT, move_NT, values_NT, old_values_NT = (
+        -torch.rand(rows, 4, generator=generator, dtype=dtype) for _ in range(5)
     )
     length_N1 = torch.tensor([4, 2, 1, 3, 2, 4])[:rows, None]
     logp_NT = old_NT + 0.3 * move_NT
@@ -52,6 +75,9 @@ def some_batch(rows: int = 6, dtype: torch.dtype = torch.float64, shift: float =
         2,
         old_NT,
         ref_NT,
+        values_NT.requires_grad_(),
+        old_values_NT,
+        torch.tensor([[1, 3, 4], [2, 2, 2], [1, 1, 1], [1, 3, 3], [1, 2, 2], [2, 4, 4]])[:rows],
         row_weight_N=torch.tensor([1.0, 1.0, 2.0, 2.0, 0.5, 0.5], dtype=dtype)[:rows],
         progress=0.5,
         running_reward=0.25,
@@ -64,7 +90,8 @@ def select(batch: LossBatch, index_N: Tensor) -> LossBatch:
 
 def value_and_grad(variant: str, batch: LossBatch) -> tuple[Tensor, Tensor, dict[str, float]]:
     name, changes = VARIANTS[variant]
-    out = get(name).loss(batch, config(name, **changes))
+    chance = torch.Generator().manual_seed(0)
+    out = get(name).loss(replace(batch, generator=chance), config(name, **changes))
     return out.loss.detach(), grad(out.loss, batch.logp_NT), out.metrics
 
 
@@ -75,8 +102,7 @@ def test_X1_pads_are_inert(variant: str, garbage: float) -> None:
     loss, gradient, metrics = value_and_grad(variant, batch)
     pads_NT = batch.mask_NT == 0
     dirty = {
-        name: getattr(batch, name).detach().masked_fill(pads_NT, garbage)
-        for name in ("logp_NT", "old_logp_NT", "ref_logp_NT")
+        name: getattr(batch, name).detach().masked_fill(pads_NT, garbage) for name in TOKEN_FIELDS
     }
     dirty["logp_NT"].requires_grad_()
     other_loss, other_gradient, other_metrics = value_and_grad(variant, replace(batch, **dirty))
@@ -115,8 +141,8 @@ def test_X3_dropping_eos_changes_the_objective(name: str) -> None:
 
 
 BETWEEN, WITHIN = [2, 3, 0, 1, 4, 5], [1, 0, 2, 3, 5, 4]
-# in a preference pair the order is the label
-ORDERS = [(variant, BETWEEN) for variant in VARIANTS] + [
+# in a preference pair the order is the label; chance falls on one group after the other
+ORDERS = [(v, BETWEEN) for v in VARIANTS if v != "gnivo, two draws"] + [
     (v, WITHIN) for v in VARIANTS if v != "dpo"
 ]
 
@@ -131,7 +157,7 @@ def test_row_order_is_irrelevant(variant: str, order: list[int]) -> None:
     close(other_gradient, gradient[index_N])
 
 
-@every_variant
+@pytest.mark.parametrize("variant", ADDITIVE)
 def test_micro_batches_of_whole_groups_add_up(variant: str) -> None:
     batch = some_batch()
     loss, gradient, _ = value_and_grad(variant, batch)
@@ -148,7 +174,8 @@ def test_micro_batches_of_whole_groups_add_up(variant: str) -> None:
     close(torch.cat(parts), gradient)
 
 
-@every_variant
+# a group's twin is another group, and has chances of its own
+@pytest.mark.parametrize("variant", [v for v in VARIANTS if v not in {"gnivo, batch norm", "gnivo, two draws"}])
 def test_a_weight_of_two_is_the_group_twice(variant: str) -> None:
     batch = some_batch()
     doubled = replace(batch, row_weight_N=torch.tensor([1.0, 1, 2, 2, 1, 1], dtype=torch.float64))
@@ -161,7 +188,7 @@ def test_a_weight_of_two_is_the_group_twice(variant: str) -> None:
     assert found[2] == pytest.approx(expected[2])
 
 
-@pytest.mark.parametrize("variant", BASELINES)
+@pytest.mark.parametrize("variant", SHIFT_FREE)
 def test_a_constant_added_to_all_rewards_changes_nothing(variant: str) -> None:
     batch = some_batch()
     close(
@@ -217,10 +244,11 @@ def test_gradients_reach_only_the_policy(variant: str) -> None:
     batch = some_batch()
     leaves = {
         name: getattr(batch, name).clone().requires_grad_()
-        for name in ("old_logp_NT", "ref_logp_NT", "rewards_N")
+        for name in ("old_logp_NT", "ref_logp_NT", "rewards_N", "old_values_NT")
     }
     name, changes = VARIANTS[variant]
-    loss = get(name).loss(replace(batch, **leaves), config(name, **changes)).loss
+    chance = torch.Generator().manual_seed(0)
+    loss = get(name).loss(replace(batch, **leaves, generator=chance), config(name, **changes)).loss
     assert loss.shape == () and loss.requires_grad
     assert not any(grad(loss, leaf).any() for leaf in leaves.values())
 
@@ -235,8 +263,15 @@ def test_metrics_have_the_recorded_names(variant: str) -> None:
         "topr": {"pg_loss", "weight_mean", "clip_fraction", "tau"},
         "dpo": {"margin", "accuracy"},
         "sft": set(),
+        "grpo": {"pg_loss", "advantage_abs", "clip_fraction"},
+        "gnivo": {"pg_loss", "log_ratio_abs", "t_draw_variance", "weight_shift", "weight_entropy",
+                  "weight_max", "weight_scale_log_range"},
+        "sft_winning": {"pg_loss", "tie_fraction", "reward_gain"},
+        "online_dpo": {"pg_loss", "margin", "log_ratio_gap", "accuracy", "tie_fraction"},
     }
-    assert set(metrics) - {"kl_old", "kl_ref_k1", "kl_ref_k3"} == own[VARIANTS[variant][0]]
+    name = VARIANTS[variant][0]
+    if name in own:
+        assert set(metrics) - {"kl_old", "kl_ref_k1", "kl_ref_k3"} == own[name]
 
 
 @every_variant

@@ -19,6 +19,7 @@ from world import close, loss_grad, rows
 
 from rlfamily import core
 from rlfamily.algorithms import LossBatch, LossOutput, dpo, rloo, sft, topr
+from rlfamily.core import divergences
 
 Patch = pytest.MonkeyPatch
 Mutant = Callable[[Patch], None]
@@ -103,7 +104,7 @@ def kl_in_the_other_place(patch: Patch) -> None:
 def kl_of_the_other_form(patch: Patch) -> None:
     right: Callable[[Tensor, str], Tensor] = core.kl_per_token  # type: ignore[assignment]
     other = {"k1": "k2", "k2": "k3", "k3": "k2"}
-    patch.setattr(core, "kl_per_token", lambda x, form: right(x, other[form]))
+    patch.setattr(divergences, "kl_per_token", lambda x, form: right(x, other[form]))
 
 
 def unmasked(logp_NT: Tensor, other_NT: Tensor, mask_NT: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -120,6 +121,47 @@ def test_kl_metrics_hand_worked() -> None:
     )
     assert core.kl_metrics(new, tensor([1, 1], [1, 0]), None, None, None) == {}
     assert core.to_floats({}) == {}
+
+
+def test_a_kl_stands_in_the_loss_or_in_the_reward() -> None:
+    new, old, ref, mask = tensor([-1, -2], [-1, 5]), tensor([-2, -2], [-3, 7]), tensor([-1, -1], [-1, 9]), tensor([1, 1], [1, 0])
+    in_loss, in_reward, none = (
+        SimpleNamespace(coef=coef, form="k1", place=place) for coef, place in ((0.5, "loss"), (0.5, "reward"), (0.0, "reward"))
+    )
+    # new - ref: 0, -1, 0 over three tokens; over two rows
+    assert core.kl_in_loss(in_loss, new, ref, mask, None, core.token_mean).item() == pytest.approx(-0.5 / 3)
+    assert core.kl_in_loss(in_loss, new, ref, mask, None, core.seq_sum_batch_mean).item() == pytest.approx(-0.25)
+    assert core.kl_in_loss(in_reward, new, None, mask, None, core.token_mean) == 0
+    # old - ref: -1, -1 | -2
+    assert core.kl_in_reward(in_reward, old, ref, mask).tolist() == [[-0.5, -0.5], [-1, 0]]
+    assert core.penalised_rewards(in_reward, tensor(1, 1), old, ref, mask).tolist() == [2, 2]
+    for pull in (in_loss, none):
+        assert core.penalised_rewards(pull, tensor(1, 1), None, None, mask).tolist() == [1, 1]
+    with pytest.raises(ValueError, match="ref_logp_NT"):
+        core.penalised_rewards(in_reward, tensor(1, 1), old, None, mask)
+
+
+def test_bounded_exponents_keep_their_differences() -> None:
+    x, excess = core.bounded_exponents(tensor(5, 500, 495))
+    assert x.tolist() == [-475, 20, 15] and excess == 480
+    x, excess = core.bounded_exponents(tensor(5, -3))
+    assert x.tolist() == [5, -3] and excess == 0
+
+
+def test_prefixes_hand_worked() -> None:
+    # lengths 3 and 1: at t = 2 and 3 the second stays as it is
+    lr, mask = tensor([1, 2, 4, 0], [8, 0, 0, 0]), tensor([1, 1, 1, 0], [1, 0, 0, 0])
+    found = core.token_prefixes(lr, mask, 2, None)
+    assert found.log_ratio_BKQ.tolist() == [[[1, 3, 7, 7], [8, 8, 8, 8]]]
+    assert found.count_BQ.tolist() == [[1, 1, 1, 0]] and found.total_B.tolist() == [3]
+    assert core.token_prefixes(lr, mask, 2, 10).count_BQ.tolist() == [[1, 1, 8, 0]]
+    whole = core.whole_prefixes(lr, mask, 2)
+    assert whole.log_ratio_BKQ.tolist() == [[[7], [8]]] and whole.width_BKQ.tolist() == [[[3], [1]]]
+    steps = core.step_prefixes(lr, mask, torch.tensor([[2, 3, 3], [1, 1, 1]]), 2)
+    assert steps.log_ratio_BKQ.tolist() == [[[3, 7, 7], [8, 8, 8]]] and steps.count_BQ.tolist() == [[1, 1, 0]]
+    assert steps.width_BKQ.tolist() == [[[2, 1, 0], [1, 0, 0]]]
+    with pytest.raises(ValueError, match="whole groups of 3"):
+        core.token_prefixes(lr, mask, 3, None)
 
 
 def test_bradley_terry() -> None:
