@@ -1,0 +1,262 @@
+"""Mathematical reasoning in labelled steps with a boxed answer (GN-IVO sec. 4.1 and app. C.1).
+
+Two sources behind one interface: `generated` arithmetic, a stand-in with one level of difficulty for each benchmark
+(no network), and the public data (`hub`): MATH to train on, five benchmarks to test on. Files and formats are those of
+`rlfamily.tasks.Task.build`. A test example names its benchmark in meta, a generated one also its level.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from rlfamily.algorithms.settings import Strict
+from rlfamily.errors import UserError
+from rlfamily.records import write_jsonl
+from rlfamily.rewards import correctness
+from rlfamily.tasks import Demonstration, Example, TaskConfig, hub
+from rlfamily.tasks.math_answers import equivalent, last_boxed
+from rlfamily.tasks.math_problems import SIGNS, Generator, Problem, Step, solve
+
+PLACE = "{problem}"  # in a template; replaced as it stands, since LaTeX is full of other braces
+
+
+class Level(Strict):
+    """A difficulty, standing in for `benchmark`: `operations` on numbers up to `max_operand`, `test` problems.
+
+    A share `tricky` of its problems has another answer when worked from left to right.
+    """
+
+    benchmark: str
+    operations: int = Field(gt=0)
+    max_operand: int = Field(gt=0)
+    tricky: float = Field(ge=0, le=1)
+    test: int = Field(gt=0)
+
+
+class Generated(Strict):
+    """Problems made here. The splits share none; corpus lines avoid them all and may repeat one.
+
+    Values lie in [0, max_value]. Training, validation and corpus take the levels in turn. A corpus line has neither
+    labels nor a box with probability `corpus_plain_fraction`; a tricky one is worked from left to right with
+    probability `corpus_error_fraction`, so that the base model knows both ways, and rewards can teach which is right.
+    """
+
+    kind: Literal["generated"]
+    seed: int = Field(ge=0)
+    max_value: int = Field(gt=0)
+    levels: list[Level] = Field(min_length=1)
+    train: int = Field(gt=0)
+    validation: int = Field(gt=0)
+    corpus: int = Field(gt=0)
+    corpus_plain_fraction: float = Field(ge=0, le=1)
+    corpus_error_fraction: float = Field(ge=0, le=1)
+
+
+class ProblemSet(hub.HubDataset):
+    """A split of a dataset with the columns of its problems and answers.
+
+    An answer is text, a number, or a list of either; with `boxed`, it is the last box in a worked solution.
+    """
+
+    split: str
+    problem: str
+    answer: str
+    boxed: bool
+
+
+class Benchmark(ProblemSet):
+    """Problems to test on, under the name that the tables use."""
+
+    name: str
+
+
+class Hub(Strict):
+    """The public data. `validation` problems are drawn from the training set with `seed`, the others train.
+
+    Left out: problems whose solution has no complete box, repeated ones, those of a benchmark, and `shown` ones (the
+    template's examples). Benchmarks keep every row that has an answer.
+    """
+
+    kind: Literal["hub"]
+    seed: int = Field(ge=0)
+    training: ProblemSet
+    shown: list[str]
+    validation: int = Field(gt=0)
+    benchmarks: list[Benchmark] = Field(min_length=1)
+
+
+class Data(Strict):
+    """All that the files of the task depend on. `template` holds the place of the problem once."""
+
+    kind: str
+    template: str
+    source: Generated | Hub = Field(discriminator="kind")
+
+    @field_validator("template")
+    @classmethod
+    def _check_template(cls, template: str) -> str:
+        if template.count(PLACE) != 1:
+            raise ValueError(f"must hold {PLACE} once")
+        return template
+
+
+class Config(Data, TaskConfig):
+    """Settings of the task: its data, and how it is trained and evaluated on."""
+
+    kind: Literal["math"]
+    reward: correctness.Config
+
+    @model_validator(mode="after")
+    def _check_sizes(self) -> Config:
+        if isinstance(self.source, Generated):
+            test = sum(level.test for level in self.source.levels)
+            if self.eval_prompts > test:
+                raise ValueError(f"eval_prompts={self.eval_prompts} but the levels have {test} test problems: "
+                                 "lower the first or raise one of task.source.levels[].test")
+        return self
+
+
+def build(data: Mapping[str, Any], out: Path) -> dict[str, Any]:
+    """Write the task's files into `out` and return their counts. See `rlfamily.tasks.Task.build`."""
+    settings = Data.model_validate(data)
+    for split in ("demonstrations_train", "demonstrations_validation"):
+        _write(out / f"{split}.jsonl", [])  # the paper fine-tunes on none
+    if isinstance(settings.source, Generated):
+        return _build_generated(settings, settings.source, out)
+    return _build_hub(settings, settings.source, out)
+
+
+def score(response: str, meta: Mapping[str, Any]) -> dict[str, float]:
+    """`format`: the response has an answer in a box; `valid`: that equals meta `answer`."""
+    answer = last_boxed(response)
+    if answer is None:
+        return {"format": 0.0, "valid": 0.0}
+    return {"format": 1.0, "valid": float(equivalent(meta["answer"], answer))}
+
+
+# ---------------------------------------------------------------------------- generated problems
+
+
+def render_solution(steps: Sequence[Step], labelled: bool) -> str:
+    """Labelled steps, one a line, and the answer in a box; or plain equations and the answer after the word `so`."""
+    if not labelled:
+        return f"{' , '.join(map(str, steps))} so {steps[-1].value}"
+    lines = [f"step{place}: {step}" for place, step in enumerate(steps, start=1)]
+    return " \n ".join([*lines, f"\\boxed{{ {steps[-1].value} }}"])
+
+
+def _build_generated(data: Data, source: Generated, out: Path) -> dict[str, Any]:
+    generator = Generator(source.max_value, source.seed)
+    taken: set[Problem] = set()
+
+    def examples(split: str, levels: Iterable[int], named: bool) -> Iterator[Example]:
+        for place, index in enumerate(levels):
+            level = source.levels[index]
+            problem = generator.new(level.operations, level.max_operand, level.tricky, taken)
+            taken.add(problem)
+            meta = {"answer": str(solve(problem, left_to_right=False)[-1].value), "level": index + 1}
+            name = {"benchmark": level.benchmark} if named else {}
+            yield Example(f"{split}-{place}", _prompt(data, str(problem)), meta | name)
+
+    # Held-out splits first: they stay the same when more training data is asked for.
+    turns = {split: [place % len(source.levels) for place in range(getattr(source, split))]
+             for split in ("validation", "train", "corpus")}
+    test = _interleaved([level.test for level in source.levels])
+    for split, levels in (("test", test), ("validation", turns["validation"]), ("train", turns["train"])):
+        _write(out / f"{split}.jsonl", examples(split, levels, named=split == "test"))
+    _write(out / "corpus.jsonl", _corpus(data, source, generator, turns["corpus"], taken))
+    (out / "vocabulary.json").write_text(json.dumps(_vocabulary(data, source)))
+    return {"train": source.train, "validation": source.validation, "test": len(test), "corpus": source.corpus}
+
+
+def _interleaved(counts: Sequence[int]) -> list[int]:
+    """Each index as often as its count says, so mixed that every beginning has about the same shares."""
+    places = [((turn + 0.5) / count, index) for index, count in enumerate(counts) for turn in range(count)]
+    return [index for _, index in sorted(places)]
+
+
+def _corpus(
+    data: Data, source: Generated, generator: Generator, levels: Iterable[int], taken: set[Problem]
+) -> Iterator[Demonstration]:
+    """Text for a base model: other problems, with repeats, in two styles, some worked in the wrong order."""
+    rng = generator.random
+    for place, index in enumerate(levels):
+        level = source.levels[index]
+        problem = generator.new(level.operations, level.max_operand, level.tricky, taken)
+        mistaken = generator.mistaken(problem) if rng.random() < source.corpus_error_fraction else None
+        labelled = rng.random() >= source.corpus_plain_fraction
+        solution = render_solution(mistaken or solve(problem, left_to_right=False), labelled)
+        yield Demonstration(f"corpus-{place}", _prompt(data, str(problem)), solution)
+
+
+def _vocabulary(data: Data, source: Generated) -> list[str]:
+    """Every word that can occur in any file, numbers up to the largest one included."""
+    longest = max(level.operations for level in source.levels)
+    largest = max(source.max_value, *(level.max_operand for level in source.levels))
+    words = {*data.template.replace(PLACE, "").split(), *SIGNS, "=", ",", "so", "\n", "\\boxed{", "}"}
+    labels = [f"step{place}:" for place in range(1, longest + 1)]
+    return [*sorted(words), *labels, *map(str, range(largest + 1))]
+
+
+# ---------------------------------------------------------------------------- public datasets
+
+
+def _build_hub(data: Data, source: Hub, out: Path) -> dict[str, Any]:
+    test = [(benchmark.name, problem, answer) for index, benchmark in enumerate(source.benchmarks)
+            for problem, answer in _rows(benchmark, f"task.source.benchmarks[{index}]")]
+    rows = _rows(source.training, "task.source.training")
+    held_out = {*source.shown, *(problem for _, problem, _ in test)}
+    training = [(problem, answer) for problem, answer in dict(rows).items() if problem not in held_out]
+    if len(training) <= source.validation:
+        raise UserError(f"task.source.validation={source.validation}, but '{source.training.path}' holds "
+                        f"{len(training)} problems to train on: lower it")
+    random.Random(source.seed).shuffle(training)
+    splits = {"validation": training[:source.validation], "train": training[source.validation:]}
+    for split, chosen in splits.items():
+        _write(out / f"{split}.jsonl", (Example(f"{split}-{place}", _prompt(data, problem), {"answer": answer})
+                                        for place, (problem, answer) in enumerate(chosen)))
+    _write(out / "test.jsonl", (
+        Example(f"test-{place}", _prompt(data, problem), {"answer": answer, "benchmark": name})
+        for place, (name, problem, answer) in enumerate(test)))
+    counts = {split: len(chosen) for split, chosen in splits.items()} | Counter(name for name, _, _ in test)
+    revisions = {f"{name}_revision": hub.resolved_revision(dataset) for name, dataset in
+                 [("training", source.training), *((each.name, each) for each in source.benchmarks)]}
+    return {**counts, "test": len(test), **revisions}
+
+
+def _rows(source: ProblemSet, key: str) -> list[tuple[str, str]]:
+    """Problem and answer of each row that has both."""
+    rows = hub.load(source, source.split, (source.problem, source.answer), key)
+    pairs = [(str(row[source.problem]).strip(), _answer(row[source.answer], source.boxed)) for row in rows]
+    found = [(problem, answer) for problem, answer in pairs if problem and answer]
+    if not found:
+        raise UserError(f"{key}.answer: no row of '{source.path}' has an answer in column '{source.answer}' "
+                        f"(boxed={str(source.boxed).lower()})")
+    return found
+
+
+def _answer(value: Any, boxed: bool) -> str | None:
+    """The answer as the inside of a box: several are joined by commas, dollar signs around one are left out."""
+    if boxed:
+        return last_boxed(str(value))
+    values = value if isinstance(value, list) else [value]
+    return ", ".join(str(each).strip().strip("$").strip() for each in values if each is not None)
+
+
+# ---------------------------------------------------------------------------- rows
+
+
+def _prompt(data: Data, problem: str) -> str:
+    return data.template.replace(PLACE, problem)
+
+
+def _write(path: Path, rows: Iterable[Example | Demonstration]) -> None:
+    write_jsonl(path, (asdict(row) for row in rows))

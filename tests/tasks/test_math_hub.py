@@ -1,0 +1,151 @@
+"""The public data's formats, in small local folders written here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import datasets
+import huggingface_hub
+import pyarrow
+import pyarrow.parquet
+import pytest
+import yaml
+
+from rlfamily import tasks
+from rlfamily.errors import UserError
+from rlfamily.tasks import math
+
+CONTENT = yaml.safe_load((Path(__file__).resolve().parents[2] / "conf" / "task" / "math.yaml").read_text())
+
+
+@pytest.fixture(autouse=True)
+def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+
+
+def worked(problem: str, solution: str) -> dict[str, str]:
+    return {"problem": problem, "level": "Level 5", "type": "Algebra", "solution": solution}
+
+
+MATH = [worked(f"What is {i} + {i}?", f"Twice {i} is $\\boxed{{{2 * i}}}$.") for i in range(10)]
+MATH += [
+    worked("What is 3 + 3?", "Repeated: $\\boxed{6}$."),
+    worked("Which fraction?", "First $\\boxed{1}$, no: $\\boxed{\\frac{1}{2}}$."),
+    worked("No box?", "The answer is 5."),
+    worked("Old box?", "The answer is $\\boxed 5$."),
+    worked("Also in AMC?", "$\\boxed{27}$"),
+    worked(CONTENT["source"]["shown"][0], "$24 = \\boxed{24}$"),
+]
+# The columns and types of the public files.
+BENCHMARKS: dict[str, list[dict[str, Any]]] = {
+    "AMC2023": [{"id": 0, "question": "Also in AMC?", "answer": "27.0", "url": "u"},
+                {"id": 1, "question": "Second?", "answer": "36.0", "url": "u"}],
+    "Minerva Math": [{"question": "Which wavelength?", "answer": "4.5e-7"},
+                     {"question": "Equation?", "answer": "m \\frac{dv}{dt} + b v = f"}],
+    "Olympiad-Bench": [{"id": 1606, "question": "How many?", "final_answer": ["$2$"], "is_multiple_answer": False},
+                       {"id": 1607, "question": "Which two?", "final_answer": ["$-1$", "$\\frac{1}{2}$"],
+                        "is_multiple_answer": True},
+                       {"id": 1608, "question": "How many?", "final_answer": ["2"], "is_multiple_answer": False}],
+    "AIME2024": [{"id": 60, "problem": "Morning coffee?", "solution": "\\boxed{204}", "url": "u"}],
+    "AIME2025": [{"problem": "Bases?", "answer": "70", "id": "0"}],
+}
+GOLD = {"AMC2023": ["27.0", "36.0"], "Minerva Math": ["4.5e-7", "m \\frac{dv}{dt} + b v = f"],
+        "Olympiad-Bench": ["2", "-1, \\frac{1}{2}", "2"], "AIME2024": ["204"], "AIME2025": ["70"]}
+
+
+def write_parquet(folder: Path, split: str, rows: list[dict[str, Any]]) -> None:
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "data" / f"{split}-00000-of-00001.parquet")
+
+
+def write_json(folder: Path, split: str, rows: list[dict[str, Any]]) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.fixture(params=[write_parquet, write_json])
+def data(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
+    """The shipped settings, with the datasets' paths replaced by small folders in the hub's format."""
+    request.param(tmp_path / "math", "train", MATH)
+    source = json.loads(json.dumps(CONTENT["source"])) | {"validation": 3}
+    source["training"]["path"] = str(tmp_path / "math")
+    for benchmark in source["benchmarks"]:
+        benchmark["path"] = str(tmp_path / benchmark["name"])
+        request.param(tmp_path / benchmark["name"], "test", BENCHMARKS[benchmark["name"]])
+    return math.Config.model_validate({**CONTENT, "source": source}).data_settings()
+
+
+def test_benchmarks_keep_every_row_in_order_under_their_names(data: dict[str, Any], tmp_path: Path) -> None:
+    summary = math.build(data, tmp_path)
+    test = tasks.read_examples(tmp_path / "test.jsonl")
+    assert [example.id for example in test] == [f"test-{place}" for place in range(9)]
+    found: dict[str, list[str]] = {}
+    for example in test:
+        found.setdefault(example.meta["benchmark"], []).append(example.meta["answer"])
+    assert found == GOLD and list(found) == list(GOLD)
+    assert {name: summary[name] for name in GOLD} == {name: len(rows) for name, rows in GOLD.items()}
+    assert summary["test"] == 9 and summary["AIME2024_revision"] == "local folder"
+
+
+def test_training_problems_are_solvable_distinct_and_not_held_out(data: dict[str, Any], tmp_path: Path) -> None:
+    summary = math.build(data, tmp_path)
+    splits = [tasks.read_examples(tmp_path / f"{name}.jsonl") for name in ("train", "validation")]
+    answers = {example.prompt.split("Problem: ")[-1].split("\n")[0]: example.meta["answer"]
+               for example in splits[0] + splits[1]}
+    assert answers == {f"What is {i} + {i}?": str(2 * i) for i in range(10)} | {"Which fraction?": "\\frac{1}{2}"}
+    assert [len(split) for split in splits] == [8, 3] == [summary["train"], summary["validation"]]
+    assert all(set(example.meta) == {"answer"} for example in splits[0])
+
+
+def test_prompt_is_the_papers_template(data: dict[str, Any], tmp_path: Path) -> None:
+    math.build(data, tmp_path)
+    prompt = tasks.read_examples(tmp_path / "test.jsonl")[1].prompt
+    assert prompt.startswith("Solve the following math problem step by step.\n- Write each reasoning step clearly, "
+                             "starting with labels step1, step2, step3, ...\n")
+    assert "- Conclude with the final answer inside LaTeX \\boxed{}.\nFormat example:\nstep1: Restate" in prompt
+    assert prompt.endswith("\n\nProblem: Second?\nAssistant:")
+    assert prompt.count("Problem: ") == prompt.count("Assistant:") == 3  # two examples and the problem
+    examples = prompt.split("\n\nProblem: ")[1:3]
+    assert [example.split("\n")[0] for example in examples] == CONTENT["source"]["shown"]  # left out of training
+    for example, gold in zip(examples, ("24", "16"), strict=True):
+        assert math.score(example, {"answer": gold}) == {"format": 1.0, "valid": 1.0}
+
+
+def test_gold_answers_pass_their_own_check(data: dict[str, Any], tmp_path: Path) -> None:
+    math.build(data, tmp_path)
+    for example in tasks.read_examples(tmp_path / "test.jsonl"):
+        response = f"step1: so \\boxed{{{example.meta['answer']}}}"
+        assert math.score(response, example.meta) == {"format": 1.0, "valid": 1.0}, example
+    amc = tasks.read_examples(tmp_path / "test.jsonl")[0]
+    assert [math.score(f"\\boxed{{{answer}}}", amc.meta)["valid"] for answer in ("27", "28")] == [1.0, 0.0]
+
+
+def test_the_split_depends_on_the_seed_alone(data: dict[str, Any], tmp_path: Path) -> None:
+    contents = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        (tmp_path / name).mkdir()
+        math.build({**data, "source": {**data["source"], "seed": seed}}, tmp_path / name)
+        contents.append((tmp_path / name / "train.jsonl").read_bytes())
+    assert contents[0] == contents[1] != contents[2]
+
+
+def refusal(data: dict[str, Any], out: Path, **source: Any) -> str:
+    with pytest.raises(UserError) as error:
+        math.build({**data, "source": {**data["source"], **source}}, out)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_errors_are_one_line_that_says_what_to_do(data: dict[str, Any], tmp_path: Path) -> None:
+    source = data["source"]
+    assert "holds 11 problems to train on: lower it" in refusal(data, tmp_path, validation=11)
+    swapped = [source["benchmarks"][0] | {"answer": "solution"}]
+    assert refusal(data, tmp_path, benchmarks=swapped).startswith("task.source.benchmarks[0].path: dataset")
+    boxless = [source["benchmarks"][0] | {"boxed": True}]
+    assert "has an answer in column 'answer' (boxed=true)" in refusal(data, tmp_path, benchmarks=boxless)
+    away = source["training"] | {"path": "nobody/nothing"}
+    assert "task.source.training.path=/some/folder" in refusal(data, tmp_path, training=away)
