@@ -1,0 +1,160 @@
+"""Judges: which of two responses to one prompt is better (GN-IVO Table 3). `pairwise` asks in both orders and counts.
+
+The file system is the registry: `get("openai")` imports `rlfamily/judges/openai.py`, which offers a `load`. Nothing
+here imports torch or a client library before a judge is loaded.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, cast
+
+from pydantic import Field
+
+from rlfamily.algorithms.settings import Strict
+from rlfamily.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    import torch
+
+_NOT_JUDGES = {"__init__", "pairwise", "prompts", "cache"}
+
+Answer = Literal["first", "second", "tie", "unreadable"]
+
+
+class JudgeSettings(Strict):
+    """What every judge's settings hold.
+
+    `criterion` is the question put to the judge; `prompt_file` (a path, or null) replaces our whole prompt. A judge
+    whose answers cannot be read in more than `max_unreadable` of the questions is refused.
+    """
+
+    criterion: str
+    prompt_file: str | None
+    max_unreadable: float = Field(ge=0, le=1)
+
+    @property
+    def name(self) -> str:
+        """How tables call this judge."""
+        raise NotImplementedError
+
+    def identity(self) -> dict[str, Any]:
+        """What an answer depends on besides the text of the question: part of the name of a cached answer."""
+        raise NotImplementedError
+
+
+class OpenAiJudge(JudgeSettings):
+    """A chat model behind an OpenAI-compatible endpoint; its key is OPENAI_API_KEY of the environment.
+
+    `base_url` null is the library's own default. `temperature` and `max_output_tokens` null leave the setting out of
+    the request. A failing call is repeated `retries` times with growing waits; `parallel` calls are out at once.
+    Prices are dollars per million tokens, 0 when not known; they serve the estimate only.
+    """
+
+    kind: Literal["openai"]
+    model: str
+    base_url: str | None
+    temperature: float | None = Field(ge=0)
+    max_output_tokens: int | None = Field(gt=0)
+    retries: int = Field(ge=0)
+    timeout_seconds: float = Field(gt=0)
+    parallel: int = Field(gt=0)
+    price_input: float = Field(ge=0)
+    price_output: float = Field(ge=0)
+
+    @property
+    def name(self) -> str:
+        """The model's name, with its endpoint when it is not the default one."""
+        return self.model if self.base_url is None else f"{self.model} at {self.base_url}"
+
+    def identity(self) -> dict[str, Any]:
+        """The model, its endpoint, and how it is sampled."""
+        return self.model_dump(include={"kind", "model", "base_url", "temperature", "max_output_tokens"})
+
+
+class CausalLmJudge(JudgeSettings):
+    """A local causal language model: the most probable of the three answers, read from one forward pass.
+
+    `path` and `revision` as for any hub model; `batch` questions are read together.
+    """
+
+    kind: Literal["causal_lm"]
+    path: str
+    revision: str
+    batch: int = Field(gt=0)
+
+    @property
+    def name(self) -> str:
+        """The model's hub id or folder name."""
+        return self.path if self.revision == "main" else f"{self.path}@{self.revision}"
+
+    def identity(self) -> dict[str, Any]:
+        """The model at its revision."""
+        return self.model_dump(include={"kind", "path", "revision"})
+
+
+class StandInJudge(JudgeSettings):
+    """Not a language model: compares the hidden gold rewards of a stand-in task, with noise and a band of ties.
+
+    `noise` is the standard deviation of what is added to the difference of the golds, fixed by `seed` and the question;
+    differences within `tie_band` are ties.
+    """
+
+    kind: Literal["stand_in"]
+    seed: int = Field(ge=0)
+    noise: float = Field(ge=0)
+    tie_band: float = Field(ge=0)
+
+    @property
+    def name(self) -> str:
+        """Says that it is a stand-in."""
+        return f"stand-in judge (hidden gold reward, noise {self.noise:g})"
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that decides an answer."""
+        return self.model_dump(include={"kind", "seed", "noise", "tie_band"})
+
+
+JudgeConfig = Annotated[OpenAiJudge | CausalLmJudge | StandInJudge, Field(discriminator="kind")]
+
+
+@dataclass(frozen=True)
+class Question:
+    """Two responses to compare, in the order shown. `gold` holds their hidden rewards, for the stand-in alone."""
+
+    text: str
+    gold: tuple[float, float] | None
+
+
+class Judge(Protocol):
+    """Anything that answers questions."""
+
+    def answers(self, questions: Sequence[Question]) -> Iterator[tuple[int, Answer]]:
+        """Yield (index of the question, answer) as answers come, in any order, each index once.
+
+        Raises UserError when the judge cannot be reached.
+        """
+        ...
+
+
+class JudgeModule(Protocol):
+    """What a module in this folder offers."""
+
+    def load(self, config: Any, model: Path | None, device: torch.device | None) -> Judge:
+        """Make the judge; `model` and `device` are for judges that run here. Raises UserError when it cannot be had."""
+        ...
+
+
+def names() -> list[str]:
+    """Every judge that has a file here, sorted."""
+    return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in _NOT_JUDGES)
+
+
+def get(kind: str) -> JudgeModule:
+    """Return the module of judge `kind`. Raises UserError naming the nearest judge when there is none."""
+    if kind not in names():
+        raise UserError(f"task.judge.kind: no judge '{kind}' in rlfamily/judges{nearest(kind, names())}")
+    return cast(JudgeModule, importlib.import_module(f"rlfamily.judges.{kind}"))

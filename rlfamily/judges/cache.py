@@ -1,0 +1,44 @@
+"""Answers by content: a question asked once of one judge is never asked again, and old tables replay without a network.
+
+<results>/judge_cache/<k[:2]>/<k>.json, where k hashes the judge's identity and the question.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast, get_args
+
+from blake3 import blake3
+
+from rlfamily.judges import Answer, Question
+from rlfamily.records import write_atomic
+
+FOLDER = "judge_cache"
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Answers of one judge. Unreadable answers are kept as well: asking again would cost again."""
+
+    root: Path
+    identity: dict[str, Any]
+
+    def get(self, question: Question) -> Answer | None:
+        """The answer given before; None when there is none, or its file is damaged."""
+        try:
+            answer = json.loads(self._path(question).read_text())["answer"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return cast(Answer, answer) if answer in get_args(Answer) else None
+
+    def put(self, question: Question, answer: Answer) -> None:
+        """Keep an answer, with all that it depends on, for people to read."""
+        content = {"judge": self.identity, "question": question.text, "gold": question.gold, "answer": answer}
+        write_atomic(self._path(question), json.dumps(content, indent=1, sort_keys=True))
+
+    def _path(self, question: Question) -> Path:
+        content = json.dumps([self.identity, question.text, question.gold], sort_keys=True)
+        key = blake3(content.encode()).hexdigest()
+        return self.root / FOLDER / key[:2] / f"{key}.json"

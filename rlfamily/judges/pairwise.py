@@ -1,0 +1,115 @@
+"""Win, tie or loss of our response against theirs: asked in both orders, a win only when both orders say so.
+
+A judge that always prefers one place answers the two orders differently, and so counts as nothing but ties.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from rlfamily.errors import UserError
+from rlfamily.judges import Answer, Judge, JudgeSettings, OpenAiJudge, Question, prompts
+from rlfamily.judges.cache import Cache
+
+CHARACTERS_PER_TOKEN = 4  # English text, roughly: for the estimate alone
+ANSWER_TOKENS = 5  # [[A]]
+_OURS: dict[Answer, str] = {"first": "ours", "second": "theirs", "tie": "tie", "unreadable": "unreadable"}
+_THEIRS: dict[Answer, str] = {"first": "theirs", "second": "ours", "tie": "tie", "unreadable": "unreadable"}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One prompt with both responses, and their hidden gold rewards where the task has them."""
+
+    item: int
+    prompt: str
+    ours: str
+    theirs: str
+    gold: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """`first`, `second`: whom the judge preferred (ours, theirs, tie, unreadable) when ours, or theirs, stood first."""
+
+    item: int
+    first: str
+    second: str
+
+    @property
+    def outcome(self) -> str:
+        """win, loss, or tie when the two orders disagree."""
+        return {"ours": "win", "theirs": "loss"}.get(self.first, "tie") if self.first == self.second else "tie"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What it will cost to ask, before anything is asked. `dollars` is None when no price is known."""
+
+    calls: int
+    cached: int
+    tokens_in: int
+    tokens_out: int
+    dollars: float | None
+
+    def __str__(self) -> str:
+        price = "price not known" if self.dollars is None else f"about ${self.dollars:.2f}"
+        return (f"{self.calls} calls ({self.cached} answers known), about {self.tokens_in} tokens in and "
+                f"{self.tokens_out} out, {price}")
+
+
+def questions(pair: Pair, template: str) -> tuple[Question, Question]:
+    """The pair as two questions: ours first, then theirs first."""
+    turned = None if pair.gold is None else (pair.gold[1], pair.gold[0])
+    return (Question(prompts.render(template, pair.prompt, pair.ours, pair.theirs), pair.gold),
+            Question(prompts.render(template, pair.prompt, pair.theirs, pair.ours), turned))
+
+
+def estimate(missing: Sequence[Question], cached: int, config: JudgeSettings) -> Estimate:
+    """Calls, tokens and dollars of asking what is missing. Judges that run here cost nothing."""
+    tokens_in = sum(len(question.text) for question in missing) // CHARACTERS_PER_TOKEN
+    tokens_out, dollars = ANSWER_TOKENS * len(missing), None if missing else 0.0
+    if not isinstance(config, OpenAiJudge):
+        dollars = 0.0
+    elif config.price_input or config.price_output:
+        dollars = (tokens_in * config.price_input + tokens_out * config.price_output) / 1e6
+    return Estimate(len(missing), cached, tokens_in, tokens_out, dollars)
+
+
+def judge_pairs(
+    pairs: Sequence[Pair], config: JudgeSettings, cache: Cache | None, load: Callable[[], Judge],
+    announce: Callable[[Estimate], None], progress: Callable[[int, int], None],
+) -> list[Judgement]:
+    """One judgement per pair, in order. `load` is called only when something must be asked.
+
+    Equal responses are a tie that nobody is asked about. Every answer is kept as soon as it is there, so that a failure
+    loses none. `announce` is given the estimate before the first call; `progress`, questions answered and in all.
+    Raises UserError when the judge cannot be had, or too many of its answers cannot be read.
+    """
+    text = prompts.template(config.prompt_file, config.criterion)
+    asked = [pair for pair in pairs if pair.ours != pair.theirs]
+    every = [question for pair in asked for question in questions(pair, text)]
+    known = {} if cache is None else {
+        question: answer for question in every if (answer := cache.get(question)) is not None}
+    missing = [question for question in dict.fromkeys(every) if question not in known]
+    announce(estimate(missing, len(known), config))
+    if missing:
+        for count, (index, answer) in enumerate(load().answers(missing), 1):
+            known[missing[index]] = answer
+            if cache is not None:
+                cache.put(missing[index], answer)
+            progress(count, len(missing))
+    _refuse_unreadable([known[question] for question in every], config)
+    found = {}
+    for pair in asked:
+        first, second = questions(pair, text)
+        found[pair.item] = Judgement(pair.item, _OURS[known[first]], _THEIRS[known[second]])
+    return [found.get(pair.item, Judgement(pair.item, "tie", "tie")) for pair in pairs]
+
+
+def _refuse_unreadable(answers: list[Answer], config: JudgeSettings) -> None:
+    unreadable = answers.count("unreadable")
+    if unreadable > config.max_unreadable * len(answers):
+        raise UserError(f"judge {config.name}: {unreadable} of {len(answers)} answers are none of [[A]], [[B]], [[C]]: "
+                        "use another model, or allow longer answers (task.judge.max_output_tokens)")

@@ -1,0 +1,135 @@
+"""The judge stage, and the local language model as a judge."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import TypeAdapter
+from test_judge_pairwise import STAND_IN
+
+from rlfamily.errors import UserError
+from rlfamily.judges import CausalLmJudge, JudgeConfig, Question, get
+from rlfamily.records import read_jsonl, write_jsonl
+from rlfamily.stages.kinds import judge
+from rlfamily.stages.worker import StageContext
+
+LOCAL = {"kind": "causal_lm", "criterion": "better?", "prompt_file": None, "max_unreadable": 0.0, "path": "judge",
+         "revision": "main", "batch": 3}
+
+
+def scores(folder: Path, golds: list[float], **changes) -> Path:
+    folder.mkdir(parents=True)
+    rows = [{"mode": mode, "item": item, "draw": 0, "prompt": f"q{item}", "response": f"{mode} answer {gold}",
+             "reward": 0.0, "gold": gold} | changes for mode in ("greedy", "sample") for item, gold in enumerate(golds)]
+    write_jsonl(folder / "scores.jsonl", rows)
+    return folder
+
+
+def context(root: Path, inputs: dict[str, Path], config: dict) -> StageContext:
+    work, out = root / "artifacts" / "work" / "key", root / "out"
+    for folder in (work, out):
+        folder.mkdir(parents=True)
+    hardware = {"kind": "cpu", "slots": 0, "processes": 1, "micro_batch": 8, "rollout_batch": 8, "checkpoint_seconds": 9.0,
+                "wandb": "off", "wandb_folder": str(root)}
+    return StageContext("key", "label", {"judge": config, "task": {"kind": "helpful"}}, inputs, work, out, hardware)
+
+
+def test_rows_of_the_stand_in(tmp_path) -> None:
+    inputs = {"ours": scores(tmp_path / "a", [1.0, 0.0, 0.5]), "theirs": scores(tmp_path / "b", [0.0, 1.0, 0.5])}
+    stage = context(tmp_path, inputs, STAND_IN)
+    summary = judge.run(stage)
+    rows = list(read_jsonl(stage.out / "judgements.jsonl"))
+    assert [(row["win"], row["tie"], row["loss"]) for row in rows] == [(1, 0, 0), (0, 0, 1), (0, 1, 0)]
+    assert [(row["item"], row["first"], row["second"]) for row in rows] == [
+        (0, "ours", "ours"), (1, "theirs", "theirs"), (2, "tie", "tie")]
+    assert all("stand-in" in row["judge"] for row in rows)
+    assert summary["pairs"] == 3 and summary["calls"] == 4 and summary["orders_disagree"] == 0
+    assert not (tmp_path / "judge_cache").exists()
+
+
+def test_rows_on_different_prompts_are_refused(tmp_path) -> None:
+    ours = scores(tmp_path / "a", [1.0, 0.0])
+    for name, other in (("b", scores(tmp_path / "b", [1.0])), ("c", scores(tmp_path / "c", [1.0, 0.0], prompt="other"))):
+        with pytest.raises(UserError, match="different prompts"):
+            judge.run(context(tmp_path / f"at_{name}", {"ours": ours, "theirs": other}, STAND_IN))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A tiny Llama with a byte tokenizer, in a hub artifact's layout."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("hub") / "model"
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({letter: index for index, letter in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(vocab_size=len(alphabet), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+                         num_attention_heads=2, max_position_embeddings=1400, initializer_range=0.5)
+    LlamaForCausalLM(config).save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+def load(model: Path, **changes):
+    import torch
+
+    config = TypeAdapter(JudgeConfig).validate_python(LOCAL | changes)
+    assert isinstance(config, CausalLmJudge)
+    return get("causal_lm").load(config, model, torch.device("cpu"))
+
+
+def test_the_local_model_is_read_at_the_last_position_whatever_the_batch(model) -> None:
+    import torch
+
+    questions = [Question("x" * length + str(length), None) for length in (5, 40, 11, 200, 80, 3, 60, 24)]
+    alone = dict(load(model, batch=1).answers(questions))
+    assert alone == dict(load(model, batch=3).answers(questions)) == dict(load(model, batch=8).answers(questions))
+    assert len(set(alone.values())) > 1, "a judge that always says the same shows nothing"
+    local = load(model)
+    for index, question in enumerate(questions):
+        ids = local.tokenizer(question.text + "\n[[")["input_ids"]
+        logits = local.model(input_ids=torch.tensor([ids])).logits[0, -1].tolist()
+        best = max(zip("ABC", ("first", "second", "tie"), strict=True),
+                   key=lambda pair: logits[local.tokenizer.encode(pair[0])[0]])
+        assert alone[index] == best[1]
+
+
+def test_a_chat_template_is_used(model) -> None:
+    local = load(model)
+    local.tokenizer.chat_template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
+    assert local.tokenizer.decode(local._ids("hi")) == "<user>hi<assistant>[["
+
+
+def test_a_question_too_long_for_the_model_is_unreadable(model) -> None:
+    answers = dict(load(model).answers([Question("x" * 2000, None), Question("y", None)]))
+    assert answers[0] == "unreadable" and answers[1] != "unreadable"
+
+
+def test_the_local_judge_as_a_stage(tmp_path, model) -> None:
+    inputs = {"ours": scores(tmp_path / "a", [1.0, 0.0, 0.5]), "theirs": scores(tmp_path / "b", [0.0, 1.0, 0.7]),
+              "judge": model.parent}
+    stage = context(tmp_path, inputs, LOCAL)
+    assert judge.run(stage)["calls"] == 6
+    assert len(list((tmp_path / "judge_cache").rglob("*.json"))) == 6
+    rows = list(read_jsonl(stage.out / "judgements.jsonl"))
+    assert all(row["win"] + row["tie"] + row["loss"] == 1 and row["judge"] == "judge" for row in rows)
+
+
+def test_a_tokenizer_without_the_letters_is_refused(tmp_path, model) -> None:
+    import shutil
+
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    folder = tmp_path / "model"
+    shutil.copytree(model, folder)
+    tokenizer = Tokenizer(models.WordLevel({"<unk>": 0, "word": 1}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>").save_pretrained(folder)
+    with pytest.raises(UserError, match="does not tell A, B and C apart"):
+        load(folder)
