@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
-from rlfamily.algorithms.settings import AlgorithmSettings, RewardModelSettings
+from rlfamily.algorithms.settings import AlgorithmSettings, PairTraining
 from rlfamily.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -31,8 +31,9 @@ class LossBatch:
     group_size    K; preference pairs are groups of two, chosen first
     old_logp_NT   behaviour policy (for logged data: as logged), no gradient
     ref_logp_NT   frozen initial policy, no gradient
-    values_NT     value of the state before each token
-    step_ends_NS  exclusive token index of the end of each reasoning step
+    values_NT     value of the state before each token, gradient flows
+    old_values_NT  values_NT of the policy that generated the batch, no gradient; None while that is the present one
+    step_ends_NS  exclusive token index of the end of each reasoning step; rows with fewer steps repeat their length
     row_weight_N  multiplies a row's contribution to the expectation that the loss estimates: an expectation over rows
                   is sum(w*x)/sum(w), None meaning equal weights (a token mean weights numerator and denominator
                   alike). A batch of all sequences (or all groups, every row of a group carrying the group's
@@ -49,6 +50,7 @@ class LossBatch:
     old_logp_NT: Tensor | None = None
     ref_logp_NT: Tensor | None = None
     values_NT: Tensor | None = None
+    old_values_NT: Tensor | None = None
     step_ends_NS: Tensor | None = None
     row_weight_N: Tensor | None = None
     generator: Generator | None = None
@@ -88,7 +90,7 @@ def get(name: str) -> Algorithm:
     return cast(Algorithm, importlib.import_module(f"rlfamily.algorithms.{name}"))
 
 
-def needs(algorithm: Algorithm, config: AlgorithmSettings | RewardModelSettings) -> frozenset[str]:
+def needs(algorithm: Algorithm, config: AlgorithmSettings | PairTraining) -> frozenset[str]:
     """The forwards this configuration really uses: NEEDS, less what its own `unneeded(config)` rules out."""
     unneeded = getattr(algorithm, "unneeded", None)
     return algorithm.NEEDS - (unneeded(config) if unneeded else frozenset())

@@ -14,9 +14,9 @@ class Strict(BaseModel):
 
 
 class Optimizer(Strict):
-    """AdamW and its schedule. The learning rate is multiplied by the model's `lr_multiplier`."""
+    """AdamW and its schedule. The rate is multiplied by the model's `lr_multiplier`; 0 is a negative control."""
 
-    lr: float = Field(gt=0)
+    lr: float = Field(ge=0)
     beta1: float = Field(ge=0, lt=1)
     beta2: float = Field(ge=0, lt=1)
     weight_decay: float = Field(ge=0)
@@ -32,16 +32,32 @@ class Sampling(Strict):
     temperature: float = Field(gt=0)
 
 
+class Kl(Strict):
+    """Pull towards the initial policy. k1 in the loss has zero expected gradient: only noise."""
+
+    coef: float = Field(ge=0)
+    form: Literal["k1", "k2", "k3"]
+    place: Literal["loss", "reward"]
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The forwards it uses: the reference, and the behaviour policy where it is part of the reward."""
+        if self.coef == 0:
+            return frozenset()
+        return frozenset({"ref", "old"} if self.place == "reward" else {"ref"})
+
+
 class AlgorithmSettings(Strict):
     """Common part of every algorithm's Config.
 
     `prompts` is the report's sample size (scaled by the task's `prompt_fraction`); a step takes `batch_prompts`
     of them with `group_size` responses each. `epochs` passes are made; with `resample_each_epoch` false the
-    later passes reuse the logged responses of the first with their behaviour log-probs.
+    later passes reuse the logged responses of the first with their behaviour log-probs. `reward` is the task's own,
+    a Bradley-Terry model fitted to preferences that the task's reward labels, or noise (a negative control).
     """
 
     warm_start: Literal["base", "sft"]
-    reward: Literal["verifiable", "reward_model"]
+    reward: Literal["task", "reward_model", "random"]
     prompts: int = Field(gt=0)
     batch_prompts: int = Field(gt=0)
     group_size: int = Field(gt=0)
@@ -54,11 +70,9 @@ class AlgorithmSettings(Strict):
     sampling: Sampling
 
 
-class RewardModelSettings(Strict):
-    """Bradley-Terry training: `prompts` pairs drawn at `temperature`, `batch_pairs` a step, `epochs` passes."""
+class PairTraining(Strict):
+    """Bradley-Terry training: `batch_pairs` preference pairs a step, `epochs` passes."""
 
-    prompts: int = Field(gt=0)
-    temperature: float = Field(gt=0)
     batch_pairs: int = Field(gt=0)
     epochs: int = Field(gt=0)
     optimizer: Optimizer
@@ -77,6 +91,13 @@ class RewardModelSettings(Strict):
     def mask_truncated(self) -> bool:
         """Every pair counts."""
         return False
+
+
+class RewardModelSettings(PairTraining):
+    """A reward model for one policy: its `prompts` pairs are that policy's own, drawn at `temperature`."""
+
+    prompts: int = Field(gt=0)
+    temperature: float = Field(gt=0)
 
 
 class LeaveOneOutGuard(AlgorithmSettings):

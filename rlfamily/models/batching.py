@@ -25,15 +25,20 @@ class Rows:
 
 @dataclass(frozen=True)
 class Padded:
-    """ids_NL and attention_NL cover prompt and completion (L = P + T); mask_NT covers the completion alone."""
+    """ids_NL and attention_NL cover prompt and completion (L = P + T); mask_NT covers the completion alone.
+
+    `min_new_tokens` says how the rows were drawn: EOS was excluded from the distribution of that many first tokens.
+    """
 
     ids_NL: Tensor
     attention_NL: Tensor
     positions_NL: Tensor
     mask_NT: Tensor
+    min_new_tokens: int = 0
 
     def __getitem__(self, part: slice) -> Padded:
-        return Padded(self.ids_NL[part], self.attention_NL[part], self.positions_NL[part], self.mask_NT[part])
+        return Padded(self.ids_NL[part], self.attention_NL[part], self.positions_NL[part], self.mask_NT[part],
+                      self.min_new_tokens)
 
     @property
     def completion_ids_NT(self) -> Tensor:
@@ -45,10 +50,12 @@ class Forward(NamedTuple):
     """`leaf` is what the loss is a function of: logp_NT of a policy, score_N of a reward model.
 
     `entropy_N` is the mean token entropy of each row, for the record; zeros where there is no distribution.
+    `values_NT` is a critic's estimate at the state before each token, 0 on pads; None without a value head.
     """
 
     leaf: Tensor
     entropy_N: Tensor
+    values_NT: Tensor | None = None
 
 
 def mask_of(completions: Sequence[Tokens], width: int) -> Tensor:

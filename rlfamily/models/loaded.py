@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
@@ -27,6 +28,10 @@ class Loaded:
     def eos_id(self) -> int:
         """Id that ends a response."""
         return int(self.tokenizer.eos_token_id)
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """The parameters that training changes, by name, in a fixed order."""
+        return {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
 
     def autocast(self) -> torch.autocast:
         """bf16 arithmetic on fp32 master weights, or plain fp32."""

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from rlfamily import core
@@ -32,6 +32,29 @@ class Policy(Loaded):
 
     token_level = True
 
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dtype: str, device: torch.device
+    ) -> None:
+        super().__init__(model, tokenizer, dtype, device)
+        self.value_head: nn.Linear | None = None
+
+    def add_value_head(self) -> None:
+        """Put a critic on the backbone: V(state) = w . hidden + b, in fp32, starting at V = 0.
+
+        Zero weights need no seed and start as "nothing known"; trl draws them at random. No dropout (trl: 0.1), as a
+        value, like a log-prob, must not depend on chance. Adapters leave it whole and `save` leaves it out.
+        """
+        width = self.model.get_output_embeddings().in_features
+        head = nn.Linear(width, 1, device=self.device, dtype=torch.float32)
+        nn.init.zeros_(head.weight)
+        nn.init.zeros_(head.bias)
+        self.value_head = head
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """The model's trainable parameters, then the value head's."""
+        head = self.value_head.named_parameters() if self.value_head is not None else ()
+        return super().trainable() | {f"value_head.{name}": weight for name, weight in head}
+
     def logits(self, rows: Padded) -> Tensor:
         """logits_NTV of each completion token: positions P-1 .. P+T-2 of the sequence."""
         width = rows.mask_NT.shape[1]
@@ -46,13 +69,28 @@ class Policy(Loaded):
         return output.logits[:, :-1]
 
     def evaluate(self, rows: Padded, temperature: float) -> Forward:
-        """Completion log-probs (with gradient, fp32, 0 on pads) and the mean token entropy of each row."""
-        logits_NTV = self.logits(rows)
+        """Completion log-probs (with gradient, fp32, 0 on pads) and the mean token entropy of each row.
+
+        They are of the distribution that tokens are drawn from: tempered, and without EOS among a row's first
+        `rows.min_new_tokens` tokens. With a value head, the values come from the same pass through the backbone.
+        """
+        with _captured_input(self.model.get_output_embeddings()) as captured:
+            logits_NTV = self.logits(rows)
+        if rows.min_new_tokens:  # in place: a copy of the V axis would cost more than everything else here
+            logits_NTV[:, :rows.min_new_tokens, self.eos_id] = -torch.inf
         mask_NT = rows.mask_NT.to(self.device)
         logp_NT = core.token_logprobs(logits_NTV, rows.completion_ids_NT.to(self.device), mask_NT, temperature)
         with torch.no_grad():
             entropy_NT = core.token_entropies(logits_NTV, mask_NT, temperature)
-        return Forward(logp_NT, entropy_NT.sum(1) / mask_NT.sum(1).clamp(min=1))
+        entropy_N = entropy_NT.sum(1) / mask_NT.sum(1).clamp(min=1)
+        return Forward(logp_NT, entropy_N, self._values(captured[0], mask_NT))
+
+    def _values(self, hidden_NLD: Tensor, mask_NT: Tensor) -> Tensor | None:
+        """Value of the state before each token, from the hidden state that its logits are made of."""
+        if self.value_head is None:
+            return None
+        values_NT: Tensor = self.value_head(hidden_NLD[:, :-1].float()).squeeze(-1)  # outside autocast: fp32
+        return torch.where(mask_NT > 0, values_NT, torch.zeros_like(values_NT))
 
     @contextlib.contextmanager
     def initial(self) -> Iterator[None]:
@@ -71,6 +109,17 @@ class Policy(Loaded):
         model = copy.deepcopy(self.model).merge_and_unload() if self.adapted else self.model
         model.save_pretrained(folder, safe_serialization=True)
         self.tokenizer.save_pretrained(folder)
+
+
+@contextlib.contextmanager
+def _captured_input(module: nn.Module) -> Iterator[list[Tensor]]:
+    """Inside, every call of `module` leaves its input in the list."""
+    captured: list[Tensor] = []
+    handle = module.register_forward_pre_hook(lambda _, inputs: captured.append(inputs[0]))
+    try:
+        yield captured
+    finally:
+        handle.remove()
 
 
 def load(folder: Path, finetuning: Finetuning, device: torch.device, trainable: bool) -> Policy:

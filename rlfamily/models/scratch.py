@@ -7,29 +7,45 @@ from collections.abc import Iterable
 import torch
 from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import WordLevel
-from tokenizers.trainers import WordLevelTrainer
-from transformers import PreTrainedModel, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
-from rlfamily.models import ScratchModel
+from rlfamily.errors import UserError
+from rlfamily.models import ScratchShape
 
 PAD, UNKNOWN, END = "<pad>", "<unk>", "<eos>"
+CLASSES = {"qwen2": (Qwen2Config, Qwen2ForCausalLM), "llama": (LlamaConfig, LlamaForCausalLM)}
 
 
-def train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
-    """Learn a vocabulary of whitespace-separated words, so that every number is one token."""
-    tokenizer = Tokenizer(WordLevel(unk_token=UNKNOWN))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    # Sorted by frequency then word inside the library: the vocabulary depends on the corpus alone.
-    tokenizer.train_from_iterator(texts, WordLevelTrainer(special_tokens=[PAD, UNKNOWN, END], show_progress=False))
+def train_tokenizer(words: Iterable[str]) -> PreTrainedTokenizerFast:
+    """A tokenizer with one token for each word; text is split at single spaces, so that "\\n" can be a word.
+
+    The ids depend on the set of words alone. Decoding joins words with " ". Raises UserError for a word that
+    splitting could never give.
+    """
+    vocabulary = sorted(set(words) - {PAD, UNKNOWN, END})
+    for word in vocabulary:
+        if not word or " " in word:
+            raise UserError(f"vocabulary: {word!r} is no word: words are what lies between single spaces")
+    ids = {word: index for index, word in enumerate([PAD, UNKNOWN, END, *vocabulary])}
+    tokenizer = Tokenizer(WordLevel(ids, unk_token=UNKNOWN))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "removed")
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token=PAD, unk_token=UNKNOWN, eos_token=END, clean_up_tokenization_spaces=False
     )
 
 
-def build_model(config: ScratchModel, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
-    """Return a randomly initialised `Qwen2ForCausalLM` with tied embeddings; `config.seed` fixes the weights."""
+def build_model(config: ScratchShape, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
+    """Return a randomly initialised causal model with tied embeddings; `config.seed` fixes the weights."""
+    config_class, model_class = CLASSES[config.architecture]
     torch.manual_seed(config.seed)
-    return Qwen2ForCausalLM(Qwen2Config(
+    return model_class(config_class(
         vocab_size=len(tokenizer),
         hidden_size=config.hidden_size,
         intermediate_size=config.intermediate_size,
@@ -37,6 +53,7 @@ def build_model(config: ScratchModel, tokenizer: PreTrainedTokenizerFast) -> Pre
         num_attention_heads=config.heads,
         num_key_value_heads=config.kv_heads,
         max_position_embeddings=config.max_positions,
+        initializer_range=config.initializer_range,
         tie_word_embeddings=True,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,

@@ -12,12 +12,14 @@ from typing import Protocol
 class SamplingParams:
     """How to draw: `temperature` divides the logits; `greedy` takes the likeliest token, at any temperature.
 
-    `max_total_tokens` bounds prompt and response together, as the report counts them.
+    `max_total_tokens` bounds prompt and response together, as the report counts them; a response cannot end before it
+    has `min_new_tokens` tokens, its end included or not.
     """
 
     greedy: bool
     temperature: float
     max_total_tokens: int
+    min_new_tokens: int = 0
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ def collect(
     group_size: int, params: SamplingParams, seed_of: Callable[[Example, int], int],
 ) -> list[Group]:
     """Draw `group_size` responses for each example; draw k of an example uses the stream `seed_of(example, k)`."""
-    prompts = [encode_prompt(tokenizer, example.prompt) for example in examples]
+    prompts = [encode_example(tokenizer, example) for example in examples]
     drawn = engine.generate(
         [prompt for prompt in prompts for _ in range(group_size)], params,
         [seed_of(example, draw) for example in examples for draw in range(group_size)],
@@ -38,6 +38,19 @@ def collect(
     spans = [slice(index * group_size, (index + 1) * group_size) for index in range(len(examples))]
     return [Group(example, prompt, drawn[span], texts[span], parts[span])
             for example, prompt, span in zip(examples, prompts, spans, strict=True)]
+
+
+def encode_example(tokenizer: PreTrainedTokenizerBase, example: Example) -> list[int]:
+    """Token ids of what the policy is given: the chat in meta["messages"] when its tokenizer has a chat template.
+
+    Otherwise, and for tasks without a chat, the prompt as it is.
+    """
+    messages = example.meta.get("messages")
+    if not messages or not tokenizer.chat_template:
+        return encode_prompt(tokenizer, example.prompt)
+    # As text first: transformers 5 returns a mapping of tensors when asked for tokens.
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return encode_prompt(tokenizer, str(text))
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

@@ -80,6 +80,8 @@ class _Decoding:
     def choose(self, logits_NV: Tensor) -> None:
         """Append one token to every running row: inverse-CDF sampling with the row's own uniforms, or argmax."""
         step = len(self.ids[self.rows[0]])
+        if step < self.params.min_new_tokens:
+            logits_NV[:, self.policy.eos_id] = -torch.inf  # before the softmax: log-probs are of what is drawn from
         logps_NV = torch.log_softmax(logits_NV.float() / self.params.temperature, -1)
         if self.params.greedy:
             token_N = logps_NV.argmax(-1)

@@ -17,7 +17,7 @@ def save(path: Path, trainer: Trainer, extra: dict[str, Any]) -> None:
     """Write weights, optimiser, schedule, data state and every random stream; the old file stays until it is done."""
     name, keys, *rest = numpy.random.get_state()
     content = {
-        "model": {name: value for name, value in trainer.learner.model.named_parameters() if value.requires_grad},
+        "model": trainer.learner.trainable(),
         "optimizer": trainer.optimizer.state_dict(),
         "schedule": trainer.schedule.state_dict(),
         "source": trainer.source.state(),
@@ -40,7 +40,7 @@ def save(path: Path, trainer: Trainer, extra: dict[str, Any]) -> None:
 def restore(path: Path, trainer: Trainer) -> dict[str, Any]:
     """Bring the trainer to the state of the file; returns what was saved as `extra`. Loads tensors and plain data."""
     content = torch.load(path, map_location="cpu", weights_only=True)
-    parameters = dict(trainer.learner.model.named_parameters())
+    parameters = trainer.learner.trainable()
     with torch.no_grad():
         for name, value in content["model"].items():
             parameters[name].copy_(value)

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import torch
 from torch import nn
+from transformers import PreTrainedTokenizerBase
 
 from rlfamily.models.batching import Forward, Padded
 
@@ -16,11 +17,16 @@ class Learner(Protocol):
 
     model: nn.Module
     device: torch.device
+    tokenizer: PreTrainedTokenizerBase
     token_level: bool
 
     @property
     def pad_id(self) -> int:
         """Id used for padding."""
+        ...
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """The parameters that training changes, by name, in a fixed order."""
         ...
 
     def evaluate(self, rows: Padded, temperature: float) -> Forward:

@@ -1,15 +1,15 @@
 """The training loop: a generator of step records, blind to the algorithm it runs.
 
-The loss is differentiated with respect to the log-probs of the whole batch, and that gradient is then pushed through
-the model micro-batch by micro-batch, process by process. Any loss, whatever it normalises over, therefore gives the
-same update however the rows are split.
+The loss is differentiated with respect to the log-probs (and the critic's values) of the whole batch, and those
+gradients are then pushed through the model micro-batch by micro-batch, process by process. Any loss, whatever it
+normalises over, therefore gives the same update however the rows are split.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -17,9 +17,11 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from rlfamily.algorithms import Algorithm, LossBatch, LossOutput, needs
-from rlfamily.algorithms.settings import AlgorithmSettings, RewardModelSettings
+from rlfamily.algorithms.settings import AlgorithmSettings, PairTraining
 from rlfamily.models.batching import Forward, Padded, pad
 from rlfamily.models.policy import Policy
+from rlfamily.rollout import stream_seed
+from rlfamily.rollout.steps import step_ends
 from rlfamily.trainer.clock import Clock
 from rlfamily.trainer.learner import Learner
 from rlfamily.trainer.metrics import reference_metrics, samples, step_metrics
@@ -37,26 +39,44 @@ class StepRecord:
     samples: list[dict[str, Any]] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Old:
+    """What stays as it is while a batch is reused: log-probs of behaviour and reference, first values, step ends."""
+
+    logp_NT: Tensor
+    ref_logp_NT: Tensor | None
+    values_NT: Tensor | None
+    step_ends_NS: Tensor | None
+
+
 @dataclass
 class Trainer:
-    """Everything a run needs, already built. `reference` is the frozen initial policy, None when nobody asks."""
+    """Everything a run needs, already built. `reference` is the frozen initial policy, None when nobody asks.
+
+    `temperature` and `min_new_tokens` are those that the rows were drawn with; `seed` fixes what chance a loss uses.
+    """
 
     learner: Learner
     reference: Policy | None
     source: Source
     algorithm: Algorithm
-    settings: AlgorithmSettings | RewardModelSettings
+    settings: AlgorithmSettings | PairTraining
     temperature: float
     lr_multiplier: float
     micro_batch: int
     accelerator: Accelerator
+    seed: int
+    min_new_tokens: int
 
     def __post_init__(self) -> None:
-        self.parameters = [p for p in self.learner.model.parameters() if p.requires_grad]
+        self.needs = needs(self.algorithm, self.settings)
+        if "value" in self.needs:
+            assert isinstance(self.learner, Policy)
+            self.learner.add_value_head()
+        self.parameters = list(self.learner.trainable().values())
         self.optimizer = build_optimizer(self.parameters, self.settings.optimizer, self.lr_multiplier)
         self.schedule = build_schedule(
             self.optimizer, self.settings.optimizer, self.source.total_steps * self.settings.inner_updates)
-        self.needs = needs(self.algorithm, self.settings)
         self.step = 0
         self.reward_sum, self.reward_count = 0.0, 0
 
@@ -74,31 +94,32 @@ class Trainer:
         clock = Clock()
         batch = self.source.batch(self.step, clock)
         clock.lap("seconds_generate")
-        padded = pad(batch.rows, self.learner.pad_id)
+        padded = replace(pad(batch.rows, self.learner.pad_id), min_new_tokens=self.min_new_tokens)
         ref_logp_NT, forward = self._reference_logp(padded), self._forward(padded)
         # Unless logged before, the behaviour policy is the one of this moment: its log-probs are the first forward's.
         logged_NT = self._logged(batch, padded)
-        old_logp_NT = forward.leaf.detach() if logged_NT is None else logged_NT
+        old = Old(forward.leaf.detach() if logged_NT is None else logged_NT, ref_logp_NT,
+                  None if forward.values_NT is None else forward.values_NT.detach(), self._step_ends(batch))
         clock.lap("seconds_forward")
         lr = float(self.schedule.get_last_lr()[0])
         for update in range(self.settings.inner_updates):
             forward = forward if update == 0 else self._forward(padded)
-            loss_batch = self._loss_batch(batch, padded, forward, old_logp_NT, ref_logp_NT)
+            loss_batch = self._loss_batch(batch, padded, forward, old, update)
             output, norm = self._update(padded, loss_batch, forward)
         clock.lap("seconds_update")
-        metrics = step_metrics(batch, old_logp_NT, forward, output, norm) | reference_metrics(loss_batch, ref_logp_NT)
+        metrics = step_metrics(batch, old.logp_NT, forward, output, norm) | reference_metrics(loss_batch, ref_logp_NT)
         metrics |= {"step": self.step, "epoch": self.step // self.source.steps_per_epoch, "progress": self.progress,
                     "lr": lr}
-        self.source.log_behaviour(self.step, batch, old_logp_NT)
+        self.source.log_behaviour(self.step, batch, old.logp_NT)
         self.reward_sum += sum(batch.rewards)
         self.reward_count += len(batch.rewards)
         self.step += 1
         return StepRecord(self.step - 1, metrics, clock.laps, samples(batch, self.step - 1))
 
     def _loss_batch(
-        self, batch: TrainBatch, padded: Padded, forward: Forward, old_logp_NT: Tensor, ref_logp_NT: Tensor | None
+        self, batch: TrainBatch, padded: Padded, forward: Forward, old: Old, update: int
     ) -> LossBatch:
-        """What the loss sees: the forward as a leaf of its own, and of the rest only what NEEDS names."""
+        """What the loss sees: the forward as leaves of its own, and of the rest only what NEEDS names."""
         leaf = forward.leaf.detach().requires_grad_()
         mask_NT = padded.mask_NT.to(self.learner.device)
         if self.settings.mask_truncated and batch.truncated:
@@ -108,21 +129,40 @@ class Trainer:
         return LossBatch(
             logp_NT=logp_NT, mask_NT=mask_NT, rewards_N=rewards if self.learner.token_level else leaf,
             group_size=batch.group_size,
-            old_logp_NT=old_logp_NT if "old" in self.needs else None,
-            ref_logp_NT=ref_logp_NT if "ref" in self.needs else None,
+            old_logp_NT=old.logp_NT if "old" in self.needs else None,
+            ref_logp_NT=old.ref_logp_NT if "ref" in self.needs else None,
+            values_NT=None if forward.values_NT is None else forward.values_NT.detach().requires_grad_(),
+            old_values_NT=old.values_NT, step_ends_NS=old.step_ends_NS,
+            generator=self._generator(update) if "generator" in self.needs else None,
             progress=self.progress, running_reward=self.reward_sum / max(1, self.reward_count),
         )
+
+    def _generator(self, update: int) -> torch.Generator:
+        """A stream for this update alone, so that a resumed run draws what an unbroken one does; on the CPU."""
+        return torch.Generator().manual_seed(stream_seed(self.seed, "loss", self.step, update))
+
+    def _step_ends(self, batch: TrainBatch) -> Tensor | None:
+        """step_ends_NS of the responses as generated; a row with fewer steps repeats its length."""
+        if "steps" not in self.needs:
+            return None
+        ends = [step_ends(self.learner.tokenizer, ids) for ids in batch.rows.completions]
+        width = max(map(len, ends))
+        rows = [row + [len(ids)] * (width - len(row)) for row, ids in zip(ends, batch.rows.completions, strict=True)]
+        return torch.tensor(rows, device=self.learner.device)
 
     def _update(self, padded: Padded, batch: LossBatch, forward: Forward) -> tuple[LossOutput, float]:
         """One optimiser step; returns the loss and the gradient norm before clipping."""
         output = self.algorithm.loss(batch, self.settings)
-        leaf = batch.logp_NT if self.learner.token_level else batch.rewards_N
-        (gradient,) = torch.autograd.grad(output.loss, leaf)
+        leaves = [batch.logp_NT if self.learner.token_level else batch.rewards_N]
+        if batch.values_NT is not None:
+            leaves.append(batch.values_NT)
+        gradients = torch.autograd.grad(output.loss, leaves, materialize_grads=True)
         if forward.leaf.requires_grad:
-            torch.autograd.backward(forward.leaf, gradient)
+            torch.autograd.backward(_outputs(forward), gradients)
         else:
-            for span in self._spans(len(gradient)):
-                torch.autograd.backward(self.learner.evaluate(padded[span], self.temperature).leaf, gradient[span])
+            for span in self._spans(len(padded.ids_NL)):
+                part = self.learner.evaluate(padded[span], self.temperature)
+                torch.autograd.backward(_outputs(part), [gradient[span] for gradient in gradients])
         return output, self._apply_gradients()
 
     def _apply_gradients(self) -> float:
@@ -130,7 +170,7 @@ class Trainer:
             if parameter.grad is None:  # a process without rows still takes part in the sum
                 parameter.grad = torch.zeros_like(parameter)
             if self.accelerator.num_processes > 1:
-                parameter.grad = self.accelerator.reduce(parameter.grad, reduction="sum")
+                parameter.grad = self._sum(parameter.grad)
         norm = torch.nn.utils.clip_grad_norm_(
             self.parameters, self.settings.optimizer.clip_norm, error_if_nonfinite=True)
         self.optimizer.step()
@@ -152,15 +192,25 @@ class Trainer:
         if len(spans) == 1 and self.accelerator.num_processes == 1:
             return self.learner.evaluate(padded, self.temperature)
         device = self.learner.device
-        shape = padded.mask_NT.shape if self.learner.token_level else (rows,)
-        full = Forward(torch.zeros(shape, device=device), torch.zeros(rows, device=device))
+        leaf = torch.zeros(padded.mask_NT.shape if self.learner.token_level else (rows,), device=device)
+        full = Forward(leaf, torch.zeros(rows, device=device),
+                       torch.zeros_like(leaf) if "value" in self.needs else None)
         with torch.no_grad():
             for span in spans:
                 part = self.learner.evaluate(padded[span], self.temperature)
                 full.leaf[span], full.entropy_N[span] = part.leaf, part.entropy_N
-        if self.accelerator.num_processes > 1:  # rows of other processes are zeros here: a sum gathers them
-            return Forward(*(self.accelerator.reduce(tensor, reduction="sum") for tensor in full))
-        return full
+                if full.values_NT is not None and part.values_NT is not None:
+                    full.values_NT[span] = part.values_NT
+        if self.accelerator.num_processes == 1:
+            return full
+        # rows of other processes are zeros here: a sum gathers them
+        return Forward(self._sum(full.leaf), self._sum(full.entropy_N),
+                       None if full.values_NT is None else self._sum(full.values_NT))
+
+    def _sum(self, tensor: Tensor) -> Tensor:
+        """The sum over all processes."""
+        found: Tensor = self.accelerator.reduce(tensor, reduction="sum")
+        return found
 
     def _reference_logp(self, padded: Padded) -> Tensor | None:
         every = self.settings.kl_ref_every
@@ -177,3 +227,8 @@ class Trainer:
             return None
         width = padded.mask_NT.shape[1]
         return torch.tensor([row + [0.0] * (width - len(row)) for row in batch.old_logp], device=self.learner.device)
+
+
+def _outputs(forward: Forward) -> list[Tensor]:
+    """What carries a gradient into the learner."""
+    return [forward.leaf] if forward.values_NT is None else [forward.leaf, forward.values_NT]

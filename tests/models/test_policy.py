@@ -115,24 +115,60 @@ def test_the_same_seed_builds_the_same_model(world):
     assert any(not torch.equal(first[name], other[name]) for name in first)
 
 
+@pytest.mark.parametrize(("architecture", "kind"), [("qwen2", "Qwen2ForCausalLM"), ("llama", "LlamaForCausalLM")])
+def test_both_architectures_are_built_and_come_back(world, tmp_path, architecture, kind):
+    tokenizer = world.policy().tokenizer
+    model = scratch.build_model(world.config.model.model_copy(update={"architecture": architecture}), tokenizer)
+    assert type(model).__name__ == kind
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    model.eval()
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    again = policy.load(tmp_path, world.finetuning, CPU, trainable=True)
+    assert type(again.model).__name__ == kind
+    assert torch.equal(logits(again), logits(policy.Policy(model, tokenizer, "fp32", CPU)))
+    assert again.tokenizer.get_vocab() == tokenizer.get_vocab()
+    again.add_value_head()
+    assert again.evaluate(pad(ROWS, 0), 1.0).values_NT.shape == (3, 4)
+
+
 # ---------------------------------------------------------------------------- tokenizers
 
 
-def test_the_word_level_tokenizer_comes_back_as_it_was(world, tmp_path):
+def test_the_word_level_tokenizer_comes_back_as_it_was(world):
     """Loading by the model's class would put Qwen2's own byte-level tokenizer in its place."""
-    words = (world.data / "vocabulary.txt").read_text().split()
+    words = json.loads((world.data / "vocabulary.json").read_text())
     tokenizer = scratch.train_tokenizer(words)
     loaded = world.policy().tokenizer
     texts = [text for row in read_jsonl(world.data / "corpus.jsonl") for text in (row["prompt"], row["completion"])][:200]
     for text in [*texts, *words]:
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         assert loaded(text, add_special_tokens=False)["input_ids"] == ids
-        assert len(ids) == len(text.split())
+        assert len(ids) == len(text.split(" "))
         assert tokenizer.unk_token_id not in ids
         assert loaded.decode(ids) == tokenizer.decode(ids) == text
     assert loaded.get_vocab() == tokenizer.get_vocab()
     for name in ("pad_token_id", "eos_token_id", "unk_token_id"):
         assert getattr(loaded, name) == getattr(tokenizer, name) is not None
+
+
+def test_words_lie_between_single_spaces(tmp_path):
+    words = ["step1:", "\n", "2", "\\boxed{", "}", "don't", "é", "a\tb", "two\nlines"]
+    tokenizer = scratch.train_tokenizer([*words, "2"])
+    assert len(tokenizer) == 3 + len(words)
+    text = "step1: 2 \n don't \n \n \\boxed{ é } a\tb two\nlines \n"
+    ids = tokenizer(text)["input_ids"]
+    assert len(ids) == len(text.split(" "))
+    assert tokenizer.unk_token_id not in ids
+    assert tokenizer.decode(ids) == text
+    assert tokenizer.decode([*ids, tokenizer.eos_token_id], skip_special_tokens=True) == text
+    assert tokenizer("2 unknown 2")["input_ids"] == [ids[1], tokenizer.unk_token_id, ids[1]]
+    assert tokenizer.get_vocab() == scratch.train_tokenizer(reversed(words)).get_vocab()
+    tokenizer.save_pretrained(tmp_path)
+    assert PreTrainedTokenizerFast.from_pretrained(tmp_path)(text)["input_ids"] == ids
+    for word in ("two words", ""):
+        with pytest.raises(UserError, match="vocabulary: .* is no word"):
+            scratch.train_tokenizer([word])
 
 
 @pytest.fixture(scope="module")
@@ -219,7 +255,7 @@ def test_adapters_alone_are_trained_and_merge_on_saving(world, tmp_path):
     learner.save(tmp_path)
     merged = policy.load(tmp_path, world.finetuning, CPU, trainable=False)
     assert not merged.adapted
-    torch.testing.assert_close(logits(merged), adapted, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(logits(merged), adapted, atol=1e-4, rtol=1e-4)
     assert not list(tmp_path.glob("adapter*"))
     # Saving is no end: the adapters are still there and still apart.
     assert {name for name, parameter in learner.model.named_parameters() if parameter.requires_grad} == trained

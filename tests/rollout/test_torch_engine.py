@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -163,6 +164,34 @@ def test_a_limit_only_cuts(policy, prompts, seeds):
     for short, long in zip(engine.generate(prompts, SamplingParams(False, 1.0, 14), seeds),
                            engine.generate(prompts, SAMPLED, seeds), strict=True):
         assert short.ids == long.ids[:len(short.ids)]
+
+
+@pytest.mark.parametrize("greedy", [False, True])
+def test_a_response_cannot_end_too_early(policy, prompts, seeds, greedy):
+    engine = TorchEngine(policy, 3)
+    free = engine.generate(prompts, SamplingParams(greedy, 1.0, 40), seeds)
+    least = max(len(row.ids) for row in free if not row.truncated)  # so that every row is held up
+    held = engine.generate(prompts, SamplingParams(greedy, 1.0, 40, least), seeds)
+    assert all(len(row.ids) > least or row.truncated for row in held)
+    assert all(policy.eos_id not in row.ids[:-1] for row in held)
+    for row, other in zip(held, free, strict=True):
+        assert row.ids != other.ids or other.truncated
+    rows = replace(pad(Rows(prompts, [row.ids for row in held]), policy.pad_id), min_new_tokens=least)
+    with torch.no_grad():
+        logp_NT = policy.evaluate(rows, 1.0).leaf
+    for row, logp_T in zip(held, logp_NT.tolist(), strict=True):
+        assert logp_T[:len(row.ids)] == pytest.approx(row.logps, abs=1e-5)
+
+
+def test_the_end_is_excluded_and_the_rest_scaled_up(policy, prompts):
+    """The distribution of the first token, drawn from by inversion."""
+    params = SamplingParams(False, 1.0, 40, 1)
+    logits_V = next_logits(policy, prompts[0], []).clone()
+    logits_V[policy.eos_id] = -torch.inf
+    (row,) = TorchEngine(policy, 1).generate([prompts[0]], params, [11])
+    uniform = torch.rand(1, generator=torch.Generator().manual_seed(11), dtype=torch.float64)
+    assert row.ids[0] == int((logits_V.double().softmax(-1).cumsum(-1) < uniform).sum())
+    assert row.logps[0] == pytest.approx(float(logits_V.log_softmax(-1)[row.ids[0]]), abs=1e-5)
 
 
 def test_pad_may_be_eos(world, policy, prompts, seeds):

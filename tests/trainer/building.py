@@ -4,29 +4,72 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, get_args
 
 from small import World, place
 
 from rlfamily import algorithms
+from rlfamily.algorithms.settings import Kl, LeaveOneOutGuard
 from rlfamily.config import algorithm_settings
+from rlfamily.errors import UserError
 from rlfamily.models import Finetuning
 from rlfamily.trainer import jobs
 
-# Every method as shipped, and settings that use what the shipped ones leave out.
-VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in algorithms.names()} | {
-    "rloo, clipped, KL in the loss": ("rloo", {"ratio": "sequence", "kl": {"coef": 0.1, "form": "k3", "place": "loss"}}),
-    "rloo, KL in the reward": ("rloo", {"kl": {"coef": 0.1, "form": "k1", "place": "reward"}}),
+KL = {"coef": 0.1, "form": "k1", "place": "reward"}
+# Combinations worth a name; a method needs none here to be tested, see `alternatives`.
+COMBINED: dict[str, tuple[str, dict[str, Any]]] = {
+    "rloo, clipped, KL in the loss": ("rloo", {"ratio": "sequence", "kl": KL | {"form": "k3", "place": "loss"}}),
     "topr, tapered, per token": ("topr", {"weights": "tapered", "ratio": "token"}),
     "topr, running mean, length normalised": ("topr", {"baseline": "running_mean", "ratio": "length_norm"}),
+    "oreo_online, step, direct": ("oreo_online", {"level": "step", "policy_loss": "direct"}),
 }
 
 
+def alternatives(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each setting of a method's own that has a closed set of values, at each value that is not the shipped one."""
+    shipped = algorithm_settings(name)
+    own = set(type(shipped).model_fields) - set(LeaveOneOutGuard.model_fields)
+    for key in sorted(own):
+        value = getattr(shipped, key)
+        if isinstance(value, Kl):
+            parts = value.model_dump() | {"coef": 0.1}
+            choices = [parts | {"form": "k1", "place": "reward"}, parts | {"form": "k3", "place": "loss"}]
+        elif isinstance(value, bool):
+            choices = [not value]
+        else:
+            choices = [choice for choice in get_args(type(shipped).model_fields[key].annotation) if isinstance(choice, str)]
+        for choice in choices:
+            if choice != value and _valid(name, {key: choice}):
+                text = f"{choice['form']} in the {choice['place']}" if isinstance(choice, dict) else str(choice)
+                yield f"{name}, {key} {text}", {key: choice}
+
+
+def _valid(name: str, changes: dict[str, Any]) -> bool:
+    try:
+        algorithm_settings(name, **changes)
+    except (ValueError, UserError):
+        return False
+    return True
+
+
+# Every method as shipped and some combinations; and with every alternative of each.
+SHIPPED: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in algorithms.names()} | COMBINED
+VARIANTS = SHIPPED | {variant: (name, changes) for name in algorithms.names() for variant, changes in alternatives(name)}
+
+
+VARIED = {"reward": "random"}  # the small policy may fail everywhere, and equal rewards teach nothing
+ROUNDING = 1e-4  # of log-probs in fp32, with and without a cache
+
+
 def settings_of(name: str, **changes: Any) -> Any:
-    """The shipped settings at a learning rate that a small model feels, with top-level changes."""
-    optimizer = algorithm_settings(name).optimizer.model_dump() | {"lr": 1e-3} | changes.pop("optimizer", {})
-    return algorithm_settings(name, optimizer=optimizer, **changes)
+    """The shipped settings at a size and learning rate for a small model, with top-level changes."""
+    shipped = algorithm_settings(name)
+    optimizer = shipped.optimizer.model_dump() | {"lr": 1e-3} | changes.pop("optimizer", {})
+    small = {"prompts": min(shipped.prompts, 1000), "batch_prompts": min(shipped.batch_prompts, 4)}
+    return algorithm_settings(name, optimizer=optimizer, **small | changes)
 
 
 def finetuning_of(world: World, finetune: str = "full") -> Finetuning:
@@ -53,6 +96,19 @@ def trainer_of(folder: Path, world: World, settings: Any, name: str, micro_batch
 
     train(Catching(**vars(place(folder, micro_batch=micro_batch))), world, settings, name, **options)
     return caught[0]
+
+
+def watched(trainer: Any) -> list[Any]:
+    """Every LossBatch that the algorithm is given, in order."""
+    seen: list[Any] = []
+    real = trainer.algorithm
+
+    def loss(batch: Any, config: Any) -> Any:
+        seen.append(batch)
+        return real.loss(batch, config)
+
+    trainer.algorithm = SimpleNamespace(loss=loss)
+    return seen
 
 
 def job(folder: Path, world: World, settings: Any, name: str, die_at: int | None = None, **options: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -49,8 +50,8 @@ def drawn(world):
             rows = engine.generate(prompts, SamplingParams(False, 1.0, 30), list(range(len(prompts))))
             known[group_size] = TrainBatch(
                 Rows(prompts, [row.ids for row in rows]), group_size,
-                rewards=[(-2.0, 2.0, 0.0, 2.0, 0.0)[n % 5] for n in range(len(rows))], formats=[1.0] * len(rows),
-                valids=[-1.0] * len(rows), truncated=[n == 1 for n in range(len(rows))],
+                rewards=[(-2.0, 2.0, 0.0, 2.0, 0.0)[n % 5] for n in range(len(rows))], parts=[{}] * len(rows),
+                truncated=[n == 1 for n in range(len(rows))],
                 sampler_logp=[row.logps for row in rows], old_logp=[row.logps for row in rows],
                 prompt_texts=[""] * len(rows), texts=[""] * len(rows))
         return known[group_size]
@@ -64,16 +65,26 @@ class Ladder:
     def __init__(self, world, folders, folder, drawn, variant, **changes):
         self.name, own = VARIANTS[variant]
         self.settings = settings_of(self.name, optimizer={"lr": 3e-5}, **own | changes)
-        self.make = lambda micro_batch: trainer_of(folder, world, self.settings, self.name, micro_batch,
-                                                   **folders[self.name])
+        self.needs = algorithms.needs(algorithms.get(self.name), self.settings)
         source = algorithms.get(self.name).SOURCE
         batch = drawn({"demonstrations": 1, "pairs": 2, "rollouts": self.settings.group_size}[source])
         self.batch = batch if source == "rollouts" else TrainBatch(batch.rows, batch.group_size)
+        self.trainer = trainer_of(folder, world, self.settings, self.name, **folders[self.name])
+        self.initial = [weight.detach().clone() for weight in self.trainer.learner.model.parameters()]
+
+    @functools.cached_property
+    def expected(self):
+        """One pass over the whole batch, padded as little as possible."""
+        return self.update()
 
     def update(self, batch=None, micro_batch=512):
-        """loss, norm, clipped gradients and weights of one step."""
-        trainer = self.make(micro_batch)
-        trainer.source = OneBatch(batch or self.batch)
+        """loss, norm, clipped gradients and weights of one step, always from the same weights."""
+        trainer = self.trainer
+        with torch.no_grad():
+            for weight, initial in zip(trainer.learner.model.parameters(), self.initial, strict=True):
+                weight.copy_(initial)
+        trainer.micro_batch, trainer.source = micro_batch, OneBatch(batch or self.batch)
+        trainer.__post_init__()  # anew: optimiser, schedule, value head
         generator = torch.Generator().manual_seed(1)
         gradients = []
         with torch.no_grad():
@@ -82,18 +93,26 @@ class Ladder:
         trainer.optimizer.register_step_pre_hook(
             lambda *_: gradients.append([parameter.grad.clone() for parameter in trainer.parameters]))
         (record,) = trainer.steps()
-        return SimpleNamespace(metrics=record.metrics, gradients=gradients[0],
-                               weights=[parameter.detach() for parameter in trainer.parameters])
+        return SimpleNamespace(metrics=record.metrics, gradients=[part for update in gradients for part in update],
+                               weights=[parameter.detach().clone() for parameter in trainer.parameters])
 
 
-@pytest.fixture(params=list(VARIANTS))
-def ladder(request, world, folders, tmp_path, drawn):
-    return Ladder(world, folders, tmp_path, drawn, request.param)
+def steps_of(tokenizer, ids):
+    """The world's responses have no labels: cut them after the second and then every fourth token."""
+    return sorted({*range(2, len(ids), 4), len(ids)})
+
+
+@pytest.fixture(params=list(VARIANTS), scope="module")
+def ladder(request, world, folders, tmp_path_factory, drawn):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "step_ends", steps_of)
+        yield Ladder(world, folders, tmp_path_factory.mktemp("ladder"), drawn, request.param)
 
 
 def same(actual, expected):
-    for name in ("loss", "grad_norm"):
-        assert actual.metrics[name] == pytest.approx(expected.metrics[name], rel=1e-5, abs=1e-5), name
+    # a loss may be what is left of sums a hundred times as large: fp32 keeps 1e-4 of it, and 1e-5 of a norm
+    for name, rounding in (("loss", 1e-4), ("grad_norm", 1e-5)):
+        assert actual.metrics[name] == pytest.approx(expected.metrics[name], rel=1e-5, abs=rounding), name
     assert expected.metrics["grad_norm"] > 1e-3
     for ours, theirs in zip(actual.gradients, expected.gradients, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-4)
@@ -102,39 +121,38 @@ def same(actual, expected):
 
 
 def test_micro_batches(ladder):
-    expected = ladder.update()
-    for micro_batch in (1, 2, 3, len(ladder.batch.rows) - 1):
+    for micro_batch in (1, 3, len(ladder.batch.rows) - 1):
         actual = ladder.update(micro_batch=micro_batch)
-        same(actual, expected)
-        assert actual.metrics == pytest.approx(expected.metrics, rel=1e-4, abs=1e-5)
+        same(actual, ladder.expected)
+        assert actual.metrics == pytest.approx(ladder.expected.metrics, rel=1e-4, abs=1e-4)
 
 
-@pytest.mark.parametrize(("left", "right", "filler"), [(3, 0, 0), (0, 4, 0), (5, 7, 2)])
-def test_padding(ladder, monkeypatch, left, right, filler):
-    expected = ladder.update()
-
+@pytest.mark.parametrize(("left", "right", "filler", "micro_batch"), [(3, 0, 0, 512), (5, 7, 2, 2)])
+def test_padding(ladder, monkeypatch, left, right, filler, micro_batch):
     def wide(rows, pad_id):
         plain = pad(rows, filler)
         attention = torch.nn.functional.pad(plain.attention_NL, (left, right))
         return Padded(torch.nn.functional.pad(plain.ids_NL, (left, right), value=filler), attention, positions(attention),
                       torch.nn.functional.pad(plain.mask_NT, (0, right)))
 
+    expected = ladder.expected
     monkeypatch.setattr(loop, "pad", wide)
-    same(ladder.update(), expected)
-    same(ladder.update(micro_batch=2), expected)
+    same(ladder.update(micro_batch=micro_batch), expected)
 
 
 def test_order_of_groups(ladder):
+    if "generator" in ladder.needs:
+        pytest.skip("a group's chance is that of its place in the batch")
     size, batch = ladder.batch.group_size, ladder.batch
     order = [place * size + row for place in (2, 0, 1) for row in range(size)]
 
     def shuffled(values):
         return [values[row] for row in order] if values else []
 
-    lists = ("rewards", "formats", "valids", "truncated", "sampler_logp", "old_logp", "prompt_texts", "texts")
+    lists = ("rewards", "parts", "truncated", "sampler_logp", "old_logp", "prompt_texts", "texts")
     moved = replace(batch, rows=Rows(shuffled(batch.rows.prompts), shuffled(batch.rows.completions)),
                     **{name: shuffled(getattr(batch, name)) for name in lists})
-    same(ladder.update(moved), ladder.update())
+    same(ladder.update(moved), ladder.expected)
 
 
 @pytest.mark.parametrize("variant", [name for name in VARIANTS if "," not in name])

@@ -23,8 +23,9 @@ from rlfamily.rewards.verifiable import Verifiable
 from rlfamily.rollout.collect import encode_prompt
 from rlfamily.stages.kinds import train as train_stage
 from rlfamily.stages.worker import StageContext
-from rlfamily.tasks import read_demonstrations, read_examples
+from rlfamily.tasks import countdown, read_demonstrations, read_examples
 from rlfamily.trainer import evaluation, jobs
+from rlfamily.trainer import preference as preference_job
 
 CPU = torch.device("cpu")
 
@@ -48,7 +49,7 @@ def configured(world, **changes):
 @pytest.fixture(scope="module")
 def scores(world, tmp_path_factory):
     here = place(tmp_path_factory.mktemp("score"))
-    summary = evaluation.write_scores(here, world.data, world.base, frozen(world))
+    summary = evaluation.write_scores(here, world.data, world.base, {}, frozen(world))
     return here.out / "scores.jsonl", summary
 
 
@@ -68,32 +69,37 @@ def test_scores_are_the_checkers(world, scores):
     examples = read_examples(world.data / "test.jsonl")
     for row in rows_of(scores[0]):
         verdict = tasks.get("countdown").score(row["response"], examples[row["item"]].meta)
-        assert (row["valid"], row["format"]) == (int(verdict.valid), int(verdict.format))
+        assert (row["valid"], row["format"]) == (verdict["valid"], verdict["format"])
         assert row["reward"] == 2 * (row["valid"] + row["format"]) - 2
-        assert type(row["valid"]) is type(row["format"]) is int
         assert type(row["truncated"]) is bool
 
 
 @pytest.mark.parametrize("hardware", [{"rollout_batch": 3}, {"rollout_batch": 1}])
 def test_scores_do_not_depend_on_hardware(world, tmp_path, scores, hardware):
     here = place(tmp_path, **hardware)
-    evaluation.write_scores(here, world.data, world.base, frozen(world))
+    evaluation.write_scores(here, world.data, world.base, {}, frozen(world))
     assert (here.out / "scores.jsonl").read_bytes() == scores[0].read_bytes()
 
 
 def test_all_cells_meet_the_same_chance(world, tmp_path, scores):
     """Draw k of a puzzle uses one stream whatever else is asked: more draws or items leave the first ones alone."""
     here = place(tmp_path)
-    evaluation.write_scores(here, world.data, world.base, configured(world, eval_draws=3, eval_prompts=12))
+    evaluation.write_scores(here, world.data, world.base, {}, configured(world, eval_draws=3, eval_prompts=12))
     more = {(row["mode"], row["item"], row["draw"]): row for row in rows_of(here.out / "scores.jsonl")}
     assert all(more[row["mode"], row["item"], row["draw"]] == row for row in rows_of(scores[0]))
 
 
 def test_the_gate_counts_solved_puzzles(world, tmp_path, monkeypatch):
-    monkeypatch.setattr(Verifiable, "score", lambda self, examples, responses: [
-        RewardParts(0.0, 1.0, 1.0 if example.id.endswith(("0", "1")) else -1.0) for example in examples])
-    rate = evaluation.valid_rate(place(tmp_path), world.data, world.base, world.finetuning, world.limits)
-    assert rate == 2 / 8
+    easy = {tuple(example.meta["nums"]) for example in read_examples(world.data / "validation.jsonl")[:2]}
+    monkeypatch.setattr(countdown, "score", lambda response, meta: {"valid": float(tuple(meta["nums"]) in easy)})
+    assert evaluation.gate_value(place(tmp_path), world.data, world.base, world.finetuning, world.limits) == 2 / 8
+
+
+def test_a_gate_names_a_part_of_the_score(world, tmp_path):
+    limits = world.limits
+    limits["pretrain"]["gate"]["part"] = "vald"
+    with pytest.raises(UserError, match=r"task.pretrain.gate.part: the task's score has no 'vald' \(did you mean 'valid'\?\)"):
+        evaluation.gate_value(place(tmp_path), world.data, world.base, world.finetuning, limits)
 
 
 # ---------------------------------------------------------------------------- preference pairs
@@ -112,17 +118,17 @@ def test_pairs_are_ordered_by_the_reward_and_ties_are_dropped(world, pairs, tmp_
         assert policy.tokenizer.decode(row["chosen_ids"], skip_special_tokens=True) == row["chosen"]
     here = place(tmp_path)
     config = frozen(world, prompts=3000, temperature=1.0, seed=0)
-    summary = evaluation.write_pairs(here, world.data, world.base, config)
+    summary = evaluation.write_pairs(here, world.data, world.base, {}, config)
     assert summary == {"prompts": 60, "pairs": len(rows), "ties": 60 - len(rows)}
     assert (here.out / "pairs.jsonl").read_bytes() == (pairs / "pairs.jsonl").read_bytes()
-    evaluation.write_pairs(here, world.data, world.base, config | {"seed": 1})
+    evaluation.write_pairs(here, world.data, world.base, {}, config | {"seed": 1})
     assert (here.out / "pairs.jsonl").read_bytes() != (pairs / "pairs.jsonl").read_bytes()
 
 
 def test_nothing_but_ties_is_an_error(world, tmp_path, monkeypatch):
-    monkeypatch.setattr(Verifiable, "score", lambda self, examples, responses: [RewardParts(0.0, 1.0, 1.0)] * len(responses))
+    monkeypatch.setattr(Verifiable, "score", lambda self, examples, responses: [RewardParts(0.0, {})] * len(responses))
     with pytest.raises(UserError, match="pairs: all 60 pairs are ties, nothing to prefer"):
-        evaluation.write_pairs(place(tmp_path), world.data, world.base, frozen(world, prompts=3000, temperature=1.0, seed=0))
+        evaluation.write_pairs(place(tmp_path), world.data, world.base, {}, frozen(world, prompts=3000, temperature=1.0, seed=0))
 
 
 def test_groups_of_pairs_have_the_chosen_response_first(pairs):
@@ -185,7 +191,7 @@ def judge(world, preference, tmp_path_factory):
     here = place(tmp_path_factory.mktemp("judge"))
     settings = world.config.task.reward_model.model_copy(update={"epochs": 8})
     settings = settings.model_copy(update={"optimizer": settings.optimizer.model_copy(update={"lr": 3e-3})})
-    totals = jobs.train_reward_model(here, world.data, world.base, preference[0], settings, finetuning_of(world), 48, 0)
+    totals = preference_job.train_on_own_pairs(here, world.data, world.base, preference[0], settings, finetuning_of(world), 48, 0)
     return here, totals
 
 
@@ -216,7 +222,7 @@ def test_training_may_take_its_reward_from_it(world, judge, tmp_path):
     here = place(tmp_path)
     train(here, world, settings_of("rloo", reward="reward_model"), "rloo", reward=judge[0].out / "model")
     metrics = rows_of(here.out / "metrics.jsonl")
-    assert all(row["reward"] != row["reward_format"] + row["reward_valid"] for row in metrics)
+    assert all(row["reward"] != row["mean_true_reward"] for row in metrics)
     samples = rows_of(here.out / "samples.jsonl")
     model = reward_model.load(judge[0].out / "model", world.finetuning, CPU, trainable=False)
     (score,) = model.score_texts([samples[0]["prompt"]], [samples[0]["response"]], 1)
@@ -231,7 +237,7 @@ def test_a_learned_reward_keeps_the_verdicts(world, judge):
     texts = [shown["completion"], "nothing"]
     learned = LearnedReward(model, verifier, 8).score([example] * 2, texts)
     plain = verifier.score([example] * 2, texts)
-    assert [(part.format, part.valid) for part in learned] == [(part.format, part.valid) for part in plain]
+    assert [part.parts for part in learned] == [part.parts | {"true_reward": part.reward} for part in plain]
     assert len({part.reward for part in learned}) == 2
     assert LearnedReward(model, verifier, 8).score([], []) == []
 
@@ -239,23 +245,28 @@ def test_a_learned_reward_keeps_the_verdicts(world, judge):
 # ---------------------------------------------------------------------------- a train stage, over several processes
 
 
+PLACED = {"topr": {}, "ppo": {}, "oreo_online": {"level": "step"}, "gnivo": {"sampled_t": 3}}
+
+
 @pytest.mark.slow
-def test_two_processes_equal_one(world, tmp_path):
+@pytest.mark.parametrize("name", PLACED)
+def test_two_processes_equal_one(world, tmp_path, name):
     """Three prompts a step do not divide by two, and the last step has one prompt: a process may have no row."""
     results = {}
     for processes in (1, 2):
         here = place(tmp_path / str(processes), processes=processes)
-        settings = settings_of("topr", batch_prompts=3, kl_ref_every=3, optimizer={"lr": 1e-4})
-        config = {"algorithm": "topr", "settings": settings.model_dump(mode="json"), "seed": 0,
+        settings = settings_of(name, prompts=500, batch_prompts=3, kl_ref_every=3, optimizer={"lr": 1e-4},
+                               warm_start="base", epochs=1, **PLACED[name])
+        config = {"algorithm": name, "settings": settings.model_dump(mode="json"), "seed": 0,
                   "finetuning": finetuning_of(world).model_dump(), "task": world.limits}
         context = StageContext("key", "label", config, {"data": world.data, "policy": world.base.parent}, here.work,
                                here.out, here.hardware)
         totals = train_stage.run(context)
         assert totals["processes"] == processes
-        assert json.loads((here.work / "progress.json").read_text())["step"] == totals["steps"] == 8
+        assert json.loads((here.work / "progress.json").read_text())["step"] == totals["steps"] == 4
         results[processes] = here.out
     ours, theirs = (rows_of(results[n] / "metrics.jsonl") for n in (1, 2))
-    assert len(ours) == 8
+    assert len(ours) == 4
     for row, other in zip(ours, theirs, strict=True):
         assert other == pytest.approx(row, abs=1e-5, rel=1e-5)
     assert (results[1] / "samples.jsonl").read_bytes() == (results[2] / "samples.jsonl").read_bytes()

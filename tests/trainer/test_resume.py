@@ -21,6 +21,9 @@ RUNS = {
     "rloo": ("rloo", "full", {"kl": {"coef": 0.1, "form": "k3", "place": "loss"}, "inner_updates": 2}),
     "rloo, adapters": ("rloo", "lora", {"kl_ref_every": 2}),
     "topr, replay": ("topr", "full", {"epochs": 2, "resample_each_epoch": False}),
+    "ppo": ("ppo", "full", {"inner_updates": 2}),
+    "ppo, adapters": ("ppo", "lora", {}),
+    "oreo_online, steps": ("oreo_online", "full", {"level": "step", "inner_updates": 2}),
     "topr, running mean": ("topr", "full", {"epochs": 2, "resample_each_epoch": True, "baseline": "running_mean"}),
 }
 TRUTH = ("metrics.jsonl", "samples.jsonl", "model/model.safetensors")

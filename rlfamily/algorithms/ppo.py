@@ -1,0 +1,86 @@
+"""Proximal policy optimisation with a critic per token (Schulman et al. 2017; GN-IVO sec. 4, App. D: TRL's trainer).
+
+    r_t = -coef k(log pi_old - log pi_ref)_t, and R on the last token        all detached
+    delta_t = r_t + gamma V_{t+1} - V_t    A_t = delta_t + gamma lam A_{t+1}    ret_t = A_t + V_t
+    L_policy = token mean of max(-A rho, -A clip(rho, 1-c, 1+c))    rho_t = pi/pi_old of the token
+    L_value  = token mean of max((V - ret)^2, (V_old + clip(V - V_old, -cv, cv) - ret)^2) / 2
+    L = L_policy + vf_coef L_value
+
+A and ret are computed from the values that the batch began with and stay while it is reused; A is whitened over the
+tokens of the batch when `whiten` is on. Against GRPO: one response per prompt, and a learned value of every state
+instead of the group's other rewards.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from rlfamily import core
+from rlfamily.algorithms import LossBatch, LossOutput, Source
+from rlfamily.algorithms.settings import AlgorithmSettings, Kl
+
+NEEDS: frozenset[str] = frozenset({"old", "ref", "value"})
+SOURCE: Source = "rollouts"
+
+
+class Config(AlgorithmSettings):
+    """`value_clip` .inf is the plain squared error; `inner_updates` are PPO's epochs over a batch."""
+
+    clip: float = Field(gt=0, lt=1)
+    value_clip: float = Field(gt=0)
+    vf_coef: float = Field(ge=0)
+    gamma: float = Field(ge=0, le=1)
+    lam: float = Field(ge=0, le=1)
+    whiten: bool
+    kl: Kl
+
+
+def unneeded(config: Config) -> frozenset[str]:
+    """The reference serves the KL only."""
+    return frozenset({"ref"}) - config.kl.needs
+
+
+def loss(batch: LossBatch, config: Config) -> LossOutput:
+    """Clipped policy loss plus clipped value loss, means over all tokens of the batch.
+
+    Rows emptied by mask_truncated take no part.
+    """
+    core.check(
+        logp_NT=batch.logp_NT,
+        mask_NT=batch.mask_NT,
+        values_NT=batch.values_NT,
+        old_values_NT=batch.old_values_NT,
+        rewards_N=batch.rewards_N,
+        row_weight_N=batch.row_weight_N,
+    )
+    mask_NT, weight_N = batch.mask_NT, batch.row_weight_N
+    values_NT = core.masked(core.require(batch.values_NT, "values_NT"), mask_NT)
+    old_values_NT = values_NT if batch.old_values_NT is None else batch.old_values_NT
+    old_values_NT = core.masked(old_values_NT.detach(), mask_NT)
+    kl_NT = core.kl_in_reward(config.kl, batch.old_logp_NT, batch.ref_logp_NT, mask_NT)
+    token_rewards_NT = core.at_last_token(batch.rewards_N.detach(), mask_NT) - kl_NT
+    advantages_NT = core.generalized_advantages(
+        token_rewards_NT, old_values_NT, mask_NT, config.gamma, config.lam
+    )
+    returns_NT = advantages_NT + old_values_NT
+    value_error_NT = core.clipped_value_error(values_NT, old_values_NT, returns_NT, config.value_clip)
+    value_loss = core.token_mean(value_error_NT, mask_NT, weight_N)
+    if config.whiten:
+        advantages_NT = core.whiten(advantages_NT, mask_NT, weight_N)
+    old_logp_NT = core.require(batch.old_logp_NT, "old_logp_NT")
+    log_ratio_NT = core.log_ratios(batch.logp_NT, old_logp_NT, mask_NT)
+    policy_NT, clipped_NT = core.clipped_surrogate(log_ratio_NT, advantages_NT, config.clip)
+    pg_loss = core.token_mean(policy_NT, mask_NT, weight_N)
+    kl_loss = core.kl_in_loss(
+        config.kl, batch.logp_NT, batch.ref_logp_NT, mask_NT, weight_N, core.token_mean
+    )
+
+    metrics = {
+        "pg_loss": pg_loss,
+        "value_loss": value_loss,
+        "value_mean": core.token_mean(values_NT, mask_NT, weight_N),
+        "clip_fraction": core.token_mean(clipped_NT, mask_NT, weight_N),
+        **core.kl_metrics(batch.logp_NT, mask_NT, old_logp_NT, batch.ref_logp_NT, weight_N),
+    }
+    total = pg_loss + config.vf_coef * value_loss + kl_loss
+    return LossOutput(total, core.to_floats(metrics))

@@ -1,0 +1,74 @@
+"""Forwards beyond plain log-probs: an end that could not be drawn, and the value head."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from rlfamily.models.batching import Rows, pad
+
+ROWS = Rows([[5, 6, 7], [8, 9], [10]], [[11, 12], [13], [14, 15, 16, 2]])
+
+
+def test_tokens_that_could_not_be_the_end_have_log_probs_without_it(world):
+    learner = world.policy()
+    rows = replace(pad(ROWS, learner.pad_id), min_new_tokens=2)
+    with torch.no_grad():
+        logits_NTV = learner.logits(rows)
+        forward = learner.evaluate(rows, 0.7)
+    logits_NTV[:, :2, learner.eos_id] = -torch.inf
+    logp_NTV = (logits_NTV / 0.7).log_softmax(-1)
+    expected_NT = logp_NTV.gather(2, rows.completion_ids_NT.unsqueeze(2)).squeeze(2)
+    real_NT = rows.mask_NT > 0
+    torch.testing.assert_close(forward.leaf[real_NT], expected_NT[real_NT], atol=1e-6, rtol=0)
+    assert forward.entropy_N.isfinite().all()
+    assert rows[1:].min_new_tokens == 2
+    loose = learner.evaluate(pad(ROWS, learner.pad_id), 0.7).leaf
+    assert (forward.leaf[:, :2] > loose[:, :2]).any()
+    torch.testing.assert_close(forward.leaf[:, 2:], loose[:, 2:].detach(), atol=1e-6, rtol=0)
+
+
+# ---------------------------------------------------------------------------- value head
+
+
+@pytest.mark.parametrize("finetune", ["full", "lora"])
+def test_a_value_is_read_at_the_state_before_its_token(world, finetune):
+    learner = world.policy(trainable=True, finetune=finetune)
+    learner.add_value_head()
+    with torch.no_grad():
+        assert not learner.evaluate(pad(ROWS, learner.pad_id), 1.0).values_NT.any()  # it starts at 0
+        learner.value_head.weight.normal_(generator=torch.Generator().manual_seed(0))
+        learner.value_head.bias.fill_(0.5)
+        values_NT = learner.evaluate(pad(ROWS, learner.pad_id), 1.0).values_NT
+        for n, (prompt, completion) in enumerate(zip(ROWS.prompts, ROWS.completions, strict=True)):
+            output = learner.model(torch.tensor([[*prompt, *completion]]), output_hidden_states=True)
+            value_L = learner.value_head(output.hidden_states[-1][0]).squeeze(-1)
+            for t in range(len(completion)):
+                assert float(values_NT[n, t]) == pytest.approx(float(value_L[len(prompt) - 1 + t]), abs=1e-5)
+            assert not values_NT[n, len(completion):].any()
+
+
+def test_a_value_head_changes_no_log_prob_and_costs_no_pass(world, monkeypatch):
+    learner, rows = world.policy(trainable=True), pad(ROWS, 0)
+    plain, calls = learner.evaluate(rows, 1.0), []
+    assert plain.values_NT is None
+    learner.add_value_head()
+    real = learner.model.model.forward
+    monkeypatch.setattr(learner.model.model, "forward", lambda *args, **kwargs: calls.append(1) or real(*args, **kwargs))
+    assert torch.equal(learner.evaluate(rows, 1.0).leaf, plain.leaf)
+    assert len(calls) == 1
+    assert not learner.model.get_output_embeddings()._forward_pre_hooks
+
+
+def test_values_are_fp32_under_bf16(world):
+    learner = world.policy(trainable=True, dtype="bf16")
+    learner.add_value_head()
+    with torch.no_grad():
+        learner.value_head.weight.fill_(1.0)
+    forward = learner.evaluate(pad(ROWS, learner.pad_id), 1.0)
+    assert forward.values_NT.dtype == torch.float32
+    forward.values_NT.sum().backward()
+    assert learner.value_head.weight.grad.dtype == torch.float32
+    assert learner.model.get_input_embeddings().weight.grad.any()

@@ -1,0 +1,116 @@
+"""What a loss is given beside log-probs: values of a critic that is trained with the policy, step ends, chance."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from building import ROUNDING, VARIED, settings_of, trainer_of, watched
+from safetensors.torch import load_file
+
+from rlfamily.trainer import loop
+
+
+def head_of(trainer):
+    return {name: value.detach().clone() for name, value in trainer.learner.trainable().items() if "value_head" in name}
+
+
+@pytest.mark.parametrize("finetune", ["full", "lora"])
+def test_the_critic_is_trained_with_the_policy_and_left_out_of_its_folder(world, tmp_path, finetune):
+    trainer = trainer_of(tmp_path, world, settings_of("ppo"), "ppo", finetune=finetune)
+    batches = watched(trainer)
+    before = head_of(trainer)
+    assert set(before) == {"value_head.weight", "value_head.bias"}
+    assert not any(value.any() for value in before.values())
+    list(trainer.steps())
+    assert all(value.any() for value in head_of(trainer).values())
+    assert all(value.dtype == torch.float32 for value in head_of(trainer).values())
+    assert not batches[0].values_NT.any()
+    assert batches[-1].values_NT.any()
+    assert not batches[-1].values_NT[batches[-1].mask_NT == 0].any()
+    trainer.learner.save(tmp_path / "saved")
+    assert not [name for name in load_file(tmp_path / "saved" / "model.safetensors") if "value" in name]
+
+
+def test_the_critics_error_reaches_the_backbone(world, tmp_path):
+    """A policy loss without a gradient: what moves the weights is the value loss alone."""
+    settings = settings_of("dro_online", kl={"coef": 0.0, "form": "k1", "place": "reward"}, inner_updates=1, vf_coef=1.0)
+    trainer = trainer_of(tmp_path, world, settings, "dro_online")
+    with torch.no_grad():
+        trainer.learner.value_head.weight.fill_(0.1)
+    real = trainer.algorithm
+    trainer.algorithm = SimpleNamespace(loss=lambda batch, config: real.loss(
+        replace(batch, logp_NT=batch.logp_NT * 0 + batch.logp_NT.detach()), config))
+    weights = {name: value.detach().clone() for name, value in trainer.learner.trainable().items()}
+    next(trainer.steps())
+    moved = {name for name, value in trainer.learner.trainable().items() if not torch.equal(value, weights[name])}
+    assert "value_head.weight" in moved
+    assert any("layers.0" in name for name in moved)
+
+
+def test_the_first_values_stay_while_a_batch_is_reused(world, tmp_path):
+    for micro_batch in (3, 512):
+        trainer = trainer_of(tmp_path, world, settings_of("ppo", inner_updates=3, batch_prompts=4), "ppo", micro_batch)
+        batches, steps = watched(trainer), trainer.steps()
+        next(steps)
+        next(steps)
+        first, second, third = batches[3:]
+        torch.testing.assert_close(first.old_values_NT, first.values_NT)
+        assert torch.equal(first.old_values_NT, second.old_values_NT)
+        assert torch.equal(first.old_values_NT, third.old_values_NT)
+        assert (third.values_NT - third.old_values_NT).abs().max() > 1e-4
+        assert not third.old_values_NT.requires_grad
+
+
+def test_step_ends_are_those_of_the_generated_ids(world, tmp_path, monkeypatch):
+    seen = []
+
+    def ends(tokenizer, ids):
+        seen.append(ids)
+        return [1, len(ids)] if len(ids) > 4 else [len(ids)]
+
+    monkeypatch.setattr(loop, "step_ends", ends)
+    trainer = trainer_of(tmp_path, world, settings_of("oreo_online", level="step", batch_prompts=4), "oreo_online")
+    batches = watched(trainer)
+    next(trainer.steps())
+    lengths = batches[0].mask_NT.sum(1).long().tolist()
+    assert [len(ids) for ids in seen] == lengths  # once, however often the batch is reused
+    assert batches[0].step_ends_NS.tolist() == [[1, n] if n > 4 else [n, n] for n in lengths]
+    assert all(batch.step_ends_NS is batches[0].step_ends_NS for batch in batches)
+
+
+def chance(folder, world, seed, steps):
+    """What a loss draws at each update."""
+    trainer = trainer_of(folder, world, settings_of("rloo", inner_updates=2, **VARIED), "rloo", seed=seed)
+    trainer.needs |= {"generator"}
+    drawn, real = [], trainer.algorithm
+
+    def loss(batch, config):
+        assert batch.generator is not None
+        drawn.append(torch.rand(2, generator=batch.generator).tolist())
+        return real.loss(batch, config)
+
+    trainer.algorithm = SimpleNamespace(loss=loss)
+    trainer.step = steps
+    next(trainer.steps())
+    return drawn
+
+
+def test_chance_is_a_function_of_seed_step_and_update(world, tmp_path):
+    first = chance(tmp_path, world, 0, 1)
+    assert first == chance(tmp_path, world, 0, 1)
+    others = [chance(tmp_path, world, 1, 1), chance(tmp_path, world, 0, 2)]
+    drawn = [pair for part in (first, *others) for pair in part]
+    assert len({tuple(pair) for pair in drawn}) == 6
+
+
+def test_the_least_length_is_the_samplers_and_the_trainers(world, tmp_path):
+    limited = replace(world, config=world.config.model_copy(
+        update={"task": world.config.task.model_copy(update={"min_new_tokens": 25})}))
+    trainer = trainer_of(tmp_path, limited, settings_of("rloo", batch_prompts=4, inner_updates=2), "rloo")
+    record = next(trainer.steps())
+    assert record.metrics["sampler_gap"] < ROUNDING
+    free = next(trainer_of(tmp_path, world, settings_of("rloo", batch_prompts=4, inner_updates=2), "rloo").steps())
+    assert record.metrics["length"] >= 25 > free.metrics["length"]
