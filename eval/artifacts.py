@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,7 +16,8 @@ from rlfamily.errors import UserError, describe, nearest
 from rlfamily.experiment import EXPERIMENTS, Experiment
 from rlfamily.records import Index, Layout, Manifest, read_jsonl
 
-ROWS_FILE = {"train": "metrics.jsonl", "score": "scores.jsonl", "logprobs": "logprobs.jsonl"}
+ROWS_FILE = {"train": "metrics.jsonl", "score": "scores.jsonl", "logprobs": "logprobs.jsonl",
+             "judge": "judgements.jsonl", "theory": "theory.jsonl"}
 
 
 Item = TypeVar("Item", bound=BaseModel)
@@ -51,6 +52,7 @@ class Results:
     root: Path
     experiments: Path = EXPERIMENTS
     _rows: dict[tuple[str, str], list[dict[str, Any]]] = field(default_factory=dict)
+    _chosen: dict[tuple[Any, ...], list[dict[str, Any]]] = field(default_factory=dict)
     _indexes: dict[str, tuple[Index, Experiment]] = field(default_factory=dict)
     _published: dict[str, list[dict[str, str]]] = field(default_factory=dict)
     _manifests: dict[str, Manifest] = field(default_factory=dict)
@@ -93,16 +95,32 @@ class Results:
     def rows(self, key: str, file: str) -> list[dict[str, Any]]:
         """Rows of a committed artifact's jsonl file, without the long texts (see `texts`)."""
         if (key, file) not in self._rows:
-            self._rows[key, file] = [
-                {name: value for name, value in row.items() if name not in ("prompt", "response")}
-                for row in self.texts(key, file)
-            ]
+            path = self.layout.object(key) / file
+            lines = path.read_text().split("\n") if path.is_file() else []
+            rows = json.loads(f"[{','.join(filter(None, lines))}]")  # at once: half the time of line by line
+            for row in rows:
+                row.pop("prompt", None)
+                row.pop("response", None)
+            self._rows[key, file] = rows
         return self._rows[key, file]
+
+    def select(self, key: str, file: str, where: Mapping[str, object]) -> list[dict[str, Any]]:
+        """The rows with these values; each choice is made once."""
+        choice = (key, file, tuple(sorted(where.items())))
+        if choice not in self._chosen:
+            self._chosen[choice] = [row for row in self.rows(key, file)
+                                    if all(row.get(name) == value for name, value in where.items())]
+        return self._chosen[choice]
 
     def texts(self, key: str, file: str) -> Iterator[dict[str, Any]]:
         """Rows of an artifact's jsonl file as written; nothing when it has no such file."""
         path = self.layout.object(key) / file
         return read_jsonl(path) if path.is_file() else iter(())
+
+    def texts_at(self, key: str, file: str, positions: Iterable[int]) -> list[dict[str, Any]]:
+        """Some rows of an artifact's jsonl file as written, by their position in it."""
+        lines = [line for line in (self.layout.object(key) / file).read_text().split("\n") if line]
+        return [json.loads(lines[position]) for position in positions]
 
     def published_rows(self, file: str) -> list[dict[str, str]]:
         """Rows of experiments/published/<file>; none when `file` is empty. Raises UserError when it is missing."""

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 
 from eval.artifacts import Results
-from eval.entries import Unusable, read_rows
+from eval.series import Unusable, read_rows
 from eval.statistics import Floats
 from eval.tables import TableFrame, exact
 from rlfamily.experiment import Metric
 from rlfamily.records import CellEntry
 
-CURVE_COLUMNS = ["panel", "method", "task_or_benchmark", "seed", "step", "value", "smoothed"]
+CURVE_COLUMNS = ["panel", "model", "method", "task_or_benchmark", "seed", "step", "value", "smoothed"]
 HISTOGRAM_COLUMNS = ["panel", "method", "split", "low", "high", "count", "density"]
-INTERVAL_COLUMNS = ["panel", "method", "published", "reproduced", "ci_low", "ci_high", "scale"]
+INTERVAL_COLUMNS = ["panel", "model", "method", "published", "reproduced", "ci_low", "ci_high", "scale"]
 SMOOTH = 20
 BINS = 30
 TOKENS = {"completion_logp": "completion tokens", "all_logp": "all tokens"}
@@ -28,6 +28,7 @@ class Curve:
     """One run's values of one metric over training steps, and their running mean."""
 
     panel: str
+    model: str
     row: str
     column: str
     seed: int
@@ -60,16 +61,23 @@ def running_mean(values: Floats, window: int) -> Floats:
 
 
 def curves(results: Results, frame: TableFrame) -> list[Curve]:
-    """Every usable run's curve of every shown training metric."""
+    """Every usable run's curve of every shown training metric; a panel a metric, task and model."""
     cells = results.index(frame.name)[0].cells
     made = []
     for metric in frame.experiment.metrics:
         if metric.shown and metric.stage == "train":
-            made += [one for cell in cells if (one := _curve(results, cell, metric))]
+            made += [one for cell in cells
+                     if (one := _curve(results, cell, metric, panel(frame, cell.model, cell.column, metric.name)))]
     return made
 
 
-def _curve(results: Results, cell: CellEntry, metric: Metric) -> Curve | None:
+def panel(frame: TableFrame, model: str, column: str, metric: str) -> str:
+    """What a panel shows: the metric, and its task and model where there are several."""
+    return ", ".join(part for part, several in (
+        (model, len(frame.models) > 1), (column, len(frame.experiment.columns) > 1), (metric, True)) if several)
+
+
+def _curve(results: Results, cell: CellEntry, metric: Metric, panel: str) -> Curve | None:
     try:
         _, rows = read_rows(results, cell, metric)
     except Unusable:
@@ -77,13 +85,13 @@ def _curve(results: Results, cell: CellEntry, metric: Metric) -> Curve | None:
     values = np.array([row[metric.field] for row in rows], dtype=float)
     steps = np.array([row["step"] for row in rows], dtype=float)
     smoothed = running_mean(values, len(values) // SMOOTH)
-    return Curve(metric.name, cell.row, cell.column, cell.seed, steps, values, smoothed)
+    return Curve(panel, cell.model, cell.row, cell.column, cell.seed, steps, values, smoothed)
 
 
 def curve_rows(made: list[Curve]) -> list[dict[str, str]]:
     """Rows of a curve figure's csv."""
-    return [dict(zip(CURVE_COLUMNS, (one.panel, one.row, one.column, str(one.seed), exact(step), exact(value),
-                                     exact(smooth)), strict=True))
+    return [dict(zip(CURVE_COLUMNS, (one.panel, one.model, one.row, one.column, str(one.seed), exact(step),
+                                     exact(value), exact(smooth)), strict=True))
             for one in made
             for step, value, smooth in zip(one.steps, one.values, one.smoothed, strict=True)]
 
@@ -94,7 +102,7 @@ def histograms(results: Results, frame: TableFrame) -> list[Histogram]:
                            if metric.stage == "logprobs" and metric.shown)
     cells = results.index(frame.name)[0].cells
     made = []
-    for row in frame.experiment.rows:
+    for row in frame.rows:
         logprobs = _logprob_rows(results, [cell for cell in cells if cell.row == row])
         for name in fields:
             splits: dict[str, list[float]] = {}
@@ -132,15 +140,22 @@ def histogram_rows(made: list[Histogram]) -> list[dict[str, str]]:
 
 
 def interval_rows(results: Results, frame: TableFrame) -> list[dict[str, str]]:
-    """Rows of a table's interval plot, shown entries only; none as long as nothing has been measured."""
-    several = len(frame.experiment.columns) > 1
+    """Rows of a table's interval plot; none as long as nothing has been measured.
+
+    All shown entries; of a table with several tasks or models the first metric only, which is the paper's own.
+    """
+    if not frame.panels:
+        return []
+    wide = len(frame.experiment.columns) > 1 or len(frame.models) > 1
+    first = {frame.panels[0][1].name} if wide else {metric.name for _, metric in frame.panels}
     made = []
-    for column, metric in frame.panels:
-        panel = f"{column}: {metric.name}" if several else metric.name
-        for row in frame.experiment.rows:
-            entry, _ = frame.at(row, column, metric.name)
-            if entry.draws.size or entry.published:
-                made.append(dict(zip(INTERVAL_COLUMNS, (
-                    panel, row, entry.published.value if entry.published else "", exact(entry.value),
-                    exact(entry.low), exact(entry.high), frame.scale), strict=True)))
+    for model in frame.models:
+        for column, metric in (one for one in frame.panels if one[1].name in first):
+            for row in frame.rows:
+                entry, _ = frame.at(row, column, metric.name, model)
+                if entry.draws.size or entry.published:
+                    made.append(dict(zip(INTERVAL_COLUMNS, (
+                        panel(frame, model, column, metric.name), model, row,
+                        entry.published.value if entry.published else "", exact(entry.value), exact(entry.low),
+                        exact(entry.high), frame.scale), strict=True)))
     return made if any(row["reproduced"] for row in made) else []

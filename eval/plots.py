@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS = ["#2f6db5", "#d1662f", "#3a8f5c", "#8a5fa8", "#b8912b", "#c24d72", "#4aa3a8", "#7a7a7a"]
+FEW = 3  # methods that share a panel without hiding each other's runs
 STYLE = {
     "svg.hashsalt": "rlfamily", "svg.fonttype": "path", "font.size": 9.0, "axes.titlesize": 9.5,
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#e6e6e6",
@@ -100,16 +101,23 @@ def _grid(panels: int, across: int, height: float, share_y: bool) -> tuple[Figur
 
 
 def draw_curves(frame: TableFrame, made: list[Curve]) -> Figure:
-    """A panel a metric; per method a thick mean of the smoothed runs, over thin smoothed and faint raw runs."""
+    """A panel a metric, task and model; per method the mean of its smoothed runs, shaded by their standard deviation.
+
+    Where few methods share the panels, the runs themselves are drawn faintly below.
+    """
     panels = list(dict.fromkeys(one.panel for one in made))
     figure, axes = _grid(len(panels), min(2, len(panels)), 2.9, share_y=False)
     colours = _colours([one.row for one in made])
+    raw = len(colours) <= FEW
     for axis, panel in zip(axes, panels, strict=True):
         for row, colour in colours.items():
-            plot_curves(axis, [one for one in made if one.panel == panel and one.row == row], row, colour)
+            plot_curves(axis, [one for one in made if one.panel == panel and one.row == row], row, colour, raw)
         axis.set(title=panel, xlabel="training step")
         axis.margins(x=0.01)
-        axis.legend()
+        if raw:
+            axis.legend()
+    if not raw:  # one legend for all panels
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     figure.suptitle(_title(frame, figure.get_figwidth()), fontsize=10)
     return figure
 
@@ -125,14 +133,17 @@ def _title(frame: TableFrame, inches: float = 7.2) -> str:
     return "\n".join([*lines, "stand-in models and data"] if frame.banner else lines)
 
 
-def plot_curves(axis: Axes, made: list[Curve], label: str, colour: str) -> None:
-    """Draw one method's runs on an axis."""
-    for one in made:
+def plot_curves(axis: Axes, made: list[Curve], label: str, colour: str, raw: bool) -> None:
+    """Draw one method's runs on an axis: mean and shaded standard deviation over seeds; the runs too when `raw`."""
+    for one in made if raw else []:
         axis.plot(one.steps, one.values, color=colour, linewidth=0.4, alpha=0.22)
         axis.plot(one.steps, one.smoothed, color=colour, linewidth=0.7, alpha=0.55)
     if made:
         shortest = min(made, key=lambda one: len(one.steps))
-        mean = np.mean([one.smoothed[:len(shortest.steps)] for one in made], axis=0)
+        runs = np.array([one.smoothed[:len(shortest.steps)] for one in made])
+        mean, spread = runs.mean(axis=0), runs.std(axis=0, ddof=1 if len(made) > 1 else 0)
+        if len(made) > 1:
+            axis.fill_between(shortest.steps, mean - spread, mean + spread, color=colour, alpha=0.15, linewidth=0)
         seeds = f"{len(made)} seeds" if len(made) > 1 else f"seed {made[0].seed}"
         axis.plot(shortest.steps, mean, color=colour, linewidth=1.9, label=f"{label} ({seeds})")
 
@@ -171,7 +182,7 @@ def draw_intervals(frame: TableFrame, rows: list[dict[str, str]]) -> Figure:
             panels.append((f"{name} (paper)", chosen, ("published",)))
         panels.append((f"{name} (here)" if apart else name, chosen,
                        ("reproduced",) if apart else ("reproduced", "published")))
-    labels = list(frame.experiment.rows)
+    labels = frame.rows
     figure, axes = _grid(len(panels), min(3, len(panels)), 0.9 + 0.27 * len(labels), share_y=True)
     for axis, (name, chosen, what) in zip(axes, panels, strict=True):
         plot_intervals(axis, chosen, labels, what)

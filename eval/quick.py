@@ -8,11 +8,20 @@ from statistics import fmean
 
 from rlfamily.records import read_jsonl
 
+SKIPPED = ("item", "draw", "truncated", "length")
+
 
 def score_lines(path: Path) -> list[str]:
-    """Valid and format rate per decoding mode, one line each, e.g. "greedy   valid 0.402  format 1.000  (n 256)"."""
+    """Means per decoding mode, one line each, e.g. "greedy   reward 2.410  valid 0.402  format 1.000  (n 256)"."""
     rows = defaultdict(list)
     for row in read_jsonl(path):
         rows[row["mode"]].append(row)
-    return [f"{mode:<7} valid {fmean(row['valid'] for row in group):.3f}  "
-            f"format {fmean(row['format'] for row in group):.3f}  (n {len(group)})" for mode, group in rows.items()]
+    return [f"{mode:<7}  {_means(group)}  (n {len(group)})" for mode, group in rows.items()]
+
+
+def _means(rows: list[dict[str, object]]) -> str:
+    names = [name for name, value in rows[0].items() if name not in SKIPPED and isinstance(value, int | float)]
+    names.sort(key=lambda name: (name != "reward", name != "valid", name))
+    values = {name: [row[name] for row in rows if name in row] for name in names}
+    return "  ".join(f"{name} {fmean(value for value in found if isinstance(value, int | float)):.3f}"
+                     for name, found in values.items())

@@ -17,6 +17,7 @@ from eval.claims import ClaimResult
 from eval.html import linker, render
 from eval.produce import produce
 from eval.runs import Lineage, run_page
+from eval.samples import sample_pages
 from eval.tables import Book, TableFrame
 from rlfamily.errors import UserError
 from rlfamily.experiment import EXPERIMENTS
@@ -45,11 +46,12 @@ def publish(results_root: Path | str, experiments: Path = EXPERIMENTS) -> tuple[
     lineage = Lineage.of(results)
     _copy(results.layout, frames)
     _write_runs(results, lineage)
+    browsable = {frame.name for frame in frames if _write_samples(results, frame)}
     report = results.layout.report
     write_atomic(report / "index.html", render(
         "index.html", frames=frames, link=linker(results, "runs/"), figures=_figures(report), claims=_claims(frames),
         tally=_tally(frames), words=WORDS, lineage=lineage, short=short_place, suffixes=TABLE_SUFFIXES,
-        figure_suffixes=FIGURE_SUFFIXES))
+        figure_suffixes=FIGURE_SUFFIXES, browsable=browsable))
     return report / "index.html", {frame.name: frame for frame in frames}
 
 
@@ -77,7 +79,8 @@ def _claims(frames: list[TableFrame]) -> list[tuple[ClaimResult, list[str]]]:
 
 def _tally(frames: list[TableFrame]) -> dict[str, Counter[str]]:
     claims = [result for result, _ in _claims(frames)]
-    holes = Counter({"printed": sum(len(frame.experiment.rows) * len(frame.panels) for frame in frames)})
+    holes = Counter({"printed": sum(entry.metric.shown and entry.hole != verdicts.NOT_APPLICABLE
+                                    for frame in frames for entry in frame.entries)})
     holes["holes"] = sum(len(frame.holes) for frame in frames)
     return {
         "numbers": holes,
@@ -105,9 +108,18 @@ def _figures(report: Path) -> set[str]:
 
 
 def _write_runs(results: Results, lineage: Lineage) -> None:
-    folder = results.layout.report / "runs"
     pages = {f"{key}.html": run_page(results, lineage, key) for key in lineage.pages}
-    pages["index.html"] = render("runs.html", lineage=lineage)
+    _write_pages(results.layout.report / "runs", pages | {"index.html": render("runs.html", lineage=lineage)})
+
+
+def _write_samples(results: Results, frame: TableFrame) -> bool:
+    """Write the pages of an experiment of kind samples; False when there are none."""
+    pages = sample_pages(results, frame) if frame.experiment.kind == "samples" else {}
+    _write_pages(results.layout.report / "samples" / frame.name, pages)
+    return bool(pages)
+
+
+def _write_pages(folder: Path, pages: dict[str, str]) -> None:
     for stale in set(folder.glob("*.html")) - {folder / name for name in pages}:
         stale.unlink()
     for name, text in pages.items():

@@ -15,8 +15,8 @@ from eval.html import render
 from eval.sparklines import sparkline
 from rlfamily.records import CellEntry, Failure, Manifest
 
-CURVES = ["pg_loss", "loss", "valid_rate", "reward", "format_rate", "entropy", "weight_mean", "clip_fraction", "kl_old",
-          "kl_ref_k3", "grad_norm", "length", "truncated"]
+CURVES = ["pg_loss", "loss", "mean_valid", "reward", "mean_format", "entropy", "weight_mean", "clip_fraction", "kl_old",
+          "kl_ref_k3", "grad_norm", "length", "truncated", "mean_gold"]
 FIRST, LAST = 4, 8
 PER_MODE = 6
 
@@ -96,7 +96,7 @@ def run_page(results: Results, lineage: Lineage, key: str) -> str:
         "run.html", manifest=manifest, config=_pretty(manifest.config), versions=_pretty(manifest.versions),
         machine=_pretty(manifest.machine), hardware=_pretty(manifest.hardware), summary=_pretty(manifest.summary),
         curves=_curves(results, trained) if trained else [], trained=trained, costs=_costs(results, key),
-        scores=_scores(results, key), samples=_samples(results, key), **names)
+        scores=_scores(results, key), samples=_samples(results, key), score_fields=score_fields, **names)
 
 
 def _pretty(value: Any) -> str:
@@ -133,13 +133,20 @@ def _costs(results: Results, key: str) -> dict[str, float]:
 
 
 def _scores(results: Results, key: str) -> list[dict[str, Any]]:
-    """Mean valid, format and reward, a row a decoding mode."""
+    """Mean reward, its parts and length, a row a decoding mode."""
     modes: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in results.rows(key, "scores.jsonl"):
         modes[row["mode"]].append(row)
     return [{"mode": mode, "n": len(rows)} | {
-        name: float(np.mean([row[name] for row in rows])) for name in ("valid", "format", "reward", "length")}
+        name: float(np.mean([row[name] for row in rows])) for name in score_fields(rows)}
         for mode, rows in sorted(modes.items())]
+
+
+def score_fields(rows: list[dict[str, Any]]) -> list[str]:
+    """What was measured of every response: its reward first, then the parts of it, then its length."""
+    there = [name for name, value in rows[0].items() if name not in ("item", "draw", "step", "truncated")
+             and isinstance(value, int | float) and all(name in row for row in rows)]
+    return sorted(there, key=lambda name: (name != "reward", name == "length", name))
 
 
 def _samples(results: Results, key: str) -> list[dict[str, Any]]:
@@ -147,8 +154,9 @@ def _samples(results: Results, key: str) -> list[dict[str, Any]]:
     trained = list(results.texts(key, "samples.jsonl"))
     if trained:
         return trained if len(trained) <= FIRST + LAST else trained[:FIRST] + trained[-LAST:]
-    modes: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for row in results.texts(key, "scores.jsonl"):
+    modes: dict[str, list[int]] = defaultdict(list)
+    for position, row in enumerate(results.rows(key, "scores.jsonl")):
         if len(modes[row["mode"]]) < PER_MODE:
-            modes[row["mode"]].append(row)
-    return [row for mode in sorted(modes) for row in modes[mode]]
+            modes[row["mode"]].append(position)
+    chosen = [position for mode in sorted(modes) for position in modes[mode]]
+    return results.texts_at(key, "scores.jsonl", chosen) if chosen else []

@@ -9,7 +9,9 @@ so they are resampled in blocks.
 
 Limits, stated where the numbers are made: with one seed the interval holds item noise only; with S seeds a draw takes
 S-1 of them (Rao and Wu 1988), which makes the variance of the mean unbiased, but where seeds differ by more than
-their items do, three seeds give about the range of the three, which covers about 75 % rather than 95 %.
+their items do, three seeds give about the range of the three, which covers about 75 % rather than 95 %. The best of S
+seeds is resampled with S of S: a draw misses the best one in about a third of the cases, so the interval reaches from
+somewhat below the best seed to little above it. It says how lucky the best was, not how good another best would be.
 """
 
 from __future__ import annotations
@@ -58,8 +60,18 @@ def last(values_DI: Floats, times_DI: Floats) -> Floats:
     return np.take_along_axis(values_DI, latest_D1, axis=-1)[..., 0]
 
 
-REDUCE: dict[str, Statistic] = {"mean": mean, "std": std, "slope": slope, "last": last}
-LEAST_ITEMS = {"mean": 1, "std": 2, "slope": 8, "last": 1}
+def spread(means_DT: Floats) -> Floats:
+    """Standard deviation over the trials, with T-1 in the denominator."""
+    return np.asarray(means_DT.std(axis=-1, ddof=1))
+
+
+def trial_std(values_IT: Floats, times_I: Floats) -> Floats:
+    """Standard deviation over trials of the mean over items: how far single repetitions of the evaluation scatter."""
+    return spread(values_IT.mean(axis=0))
+
+
+REDUCE: dict[str, Statistic] = {"mean": mean, "std": std, "slope": slope, "last": last, "trial_std": trial_std}
+LEAST_ITEMS = {"mean": 1, "std": 2, "slope": 8, "last": 1, "trial_std": 2}
 
 
 def block_length(steps: int) -> int:
@@ -72,6 +84,23 @@ def item_draws(rng: np.random.Generator, items: int, draws: int, block: int) -> 
     starts_DB = rng.integers(items, size=(draws, -(-items // block)))
     runs_DBL = starts_DB[:, :, None] + np.arange(block)
     return np.asarray(runs_DBL.reshape(draws, -1)[:, :items] % items, dtype=np.int64)
+
+
+def block_means(rng: np.random.Generator, values_I: Floats, draws: int, block: int) -> Floats:
+    """Means [D] over the items that `item_draws` would take: sums over blocks are differences of running sums."""
+    items = len(values_I)
+    starts_DB = rng.integers(items, size=(draws, -(-items // block)))
+    running = np.concatenate([[0.0], np.cumsum(np.concatenate([values_I, values_I[:block]]))])
+    ends_DB = starts_DB + block
+    ends_DB[:, -1] += items - starts_DB.shape[1] * block  # the last block is cut to fit
+    return np.asarray((running[ends_DB] - running[starts_DB]).sum(axis=1) / items)
+
+
+def counts(indices_DI: Ints, items: int) -> Floats:
+    """How often each item is in each draw [D, I]: the mean over a draw's items is counts @ values / I."""
+    draws = len(indices_DI)
+    flat = indices_DI + np.arange(draws)[:, None] * items
+    return np.bincount(flat.ravel(), minlength=draws * items).reshape(draws, items).astype(float)
 
 
 def seed_weights(rng: np.random.Generator, seeds: int, draws: int) -> Floats:
@@ -90,6 +119,11 @@ def seed_statistics(
 def combine(statistics_DS: Floats, weights_DS: Floats) -> Floats:
     """Draws [D] of the mean over seeds, from each seed's resampled statistic and the resampled seeds' weights."""
     return (statistics_DS * weights_DS).sum(axis=1)
+
+
+def best(statistics_DS: Floats, chosen_DS: Ints) -> Floats:
+    """Draws [D] of the greatest over seeds, among each draw's resampled seeds."""
+    return np.asarray(np.take_along_axis(statistics_DS, chosen_DS, axis=1).max(axis=1))
 
 
 def interval(draws_D: Floats, level: float = LEVEL) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""A table as data: its entries, which of them are best beyond doubt, its claims and its ledger; and the csv of it."""
+"""A table as data: its entries, which are best or second best beyond doubt, its claims and its ledger; and its csv."""
 
 from __future__ import annotations
 
@@ -11,54 +11,79 @@ import numpy as np
 
 from eval import claims, deviations, verdicts
 from eval.artifacts import Results
-from eval.claims import Claim, ClaimResult, Unavailable
+from eval.checks import Unavailable
+from eval.claims import Claim, ClaimResult
+from eval.derived import derived, watched
 from eval.deviations import Deviation
 from eval.entries import Entry, entries
 from eval.statistics import probability
-from rlfamily.experiment import Experiment, Metric
+from rlfamily.experiment import Experiment, Quantity
 
 COLUMNS = ["table_id", "model", "method", "task_or_benchmark", "metric", "published", "published_std", "reproduced",
            "ci_low", "ci_high", "n", "seeds", "scale", "verdict", "run_ids", "note"]
 BEST = 0.95
+FIRST, SECOND = "best", "second"
 BANNER = ("Stand-in models and data (scale=tiny): absolute values are not comparable with the paper's; "
           "orderings and claims are.")
 
 
 @dataclass(frozen=True)
 class TableFrame:
-    """Everything printed about one experiment. `best` holds the positions in `entries` that survive the comparison."""
+    """Everything printed about one experiment. `ranks` holds, by position in `entries`, the marks that survive."""
 
     name: str
     experiment: Experiment
     scale: str
     entries: tuple[Entry, ...]
-    best: frozenset[int]
+    ranks: dict[int, str]
     claims: tuple[ClaimResult, ...]
     deviations: tuple[Deviation, ...]
 
     @property
     def banner(self) -> str:
         """What a reader must know first; empty at paper scale."""
-        runs_stand_ins = self.scale == "tiny" and self.experiment.kind != "settings"
+        runs_stand_ins = self.scale == "tiny" and self.experiment.kind not in ("settings", "theory")
         return BANNER if runs_stand_ins else ""
 
-    @property
-    def panels(self) -> list[tuple[str, Metric]]:
-        """(column, shown metric), in the order the paper's columns are read."""
-        return [(column, metric) for column in self.experiment.columns
+    @cached_property
+    def panels(self) -> list[tuple[str, Quantity]]:
+        """(column, shown quantity), in the order the paper's columns are read; without those that apply to no row."""
+        applies = {(entry.column, entry.metric.name) for entry in self.entries
+                   if entry.hole != verdicts.NOT_APPLICABLE or entry.published}
+        read: list[tuple[str, Quantity]] = [(column, metric) for column in self.experiment.columns
                 for metric in self.experiment.metrics if metric.shown]
+        read += [(one.column, one.quantity) for one in self.experiment.derived if one.shown]
+        return [(column, metric) for column, metric in read if (column, metric.name) in applies]
 
-    def at(self, row: str, column: str, metric: str) -> tuple[Entry, bool]:
-        """The entry at a place, and whether it is best beyond doubt. Raises KeyError when there is none."""
-        for position, entry in enumerate(self.entries):
-            if (entry.row, entry.column, entry.metric.name) == (row, column, metric):
-                return entry, position in self.best
-        raise KeyError((row, column, metric))
+    @property
+    def models(self) -> list[str]:
+        """Models, in the experiment's order."""
+        return list(self.experiment.backbones)
+
+    @cached_property
+    def rows(self) -> list[str]:
+        """The rows this table has: all but optional ones that nobody asked for."""
+        there = {entry.row for entry in self.entries}
+        return [row for row in self.experiment.rows if row in there]
+
+    @cached_property
+    def _places(self) -> dict[tuple[str, str, str, str], int]:
+        return {(one.model, one.row, one.column, one.metric.name): position
+                for position, one in enumerate(self.entries)}
+
+    def at(self, row: str, column: str, metric: str, model: str = "") -> tuple[Entry, str]:
+        """The entry at a place, and its mark: "best", "second" or "". `model` may be left out where there is one.
+
+        Raises KeyError when there is no such place.
+        """
+        position = self._places[model or self.models[0], row, column, metric]
+        return self.entries[position], self.ranks.get(position, "")
 
     @property
     def holes(self) -> list[Entry]:
-        """Shown entries without a number."""
-        return [entry for entry in self.entries if entry.hole and entry.metric.shown]
+        """Shown entries without a number, those apart that can have none."""
+        return [entry for entry in self.entries
+                if entry.hole and entry.hole != verdicts.NOT_APPLICABLE and entry.metric.shown]
 
 
 @dataclass
@@ -81,14 +106,17 @@ class Book:
     def entries(self, name: str) -> list[Entry]:
         """Entries of an experiment. Raises UserError when it has no index."""
         if name not in self._entries:
-            self._entries[name] = entries(self.results, *self.results.index(name))
+            index, experiment = self.results.index(name)
+            made = derived(self.results, index, experiment, entries(self.results, index, experiment))
+            self._entries[name] = watched(experiment, made)
         return self._entries[name]
 
     def frame(self, name: str) -> TableFrame:
         """The whole table of one experiment. Raises UserError when it has no index."""
         index, experiment = self.results.index(name)
         made = self.entries(name)
-        return TableFrame(name, experiment, index.scale, tuple(made), best(made), tuple(self.claims(name, index.scale)),
+        return TableFrame(name, experiment, index.scale, tuple(made), ranks(made, experiment),
+                          tuple(self.claims(name, index.scale)),
                           tuple(deviations.touching(self.ledger, name, index.scale)))
 
     def claims(self, name: str, scale: str) -> list[ClaimResult]:
@@ -107,19 +135,27 @@ class Book:
                 for claim in self.known_claims if name in claim.tables]
 
 
-def best(made: list[Entry]) -> frozenset[int]:
-    """Positions of the entries that beat every other row of their column and metric in 95 % of the paired draws."""
-    groups: dict[tuple[str, str], list[int]] = {}
+def ranks(made: list[Entry], experiment: Experiment) -> dict[int, str]:
+    """Marks by position, in each model, column and metric: best beats every other row in 95 % of the paired draws.
+
+    Second best beats every row but that one; without a best there is no second. Optional rows (variants, controls)
+    do not compete.
+    """
+    groups: dict[tuple[str, str, str], list[int]] = {}
     for position, entry in enumerate(made):
-        if entry.draws.size and entry.metric.better:
-            groups.setdefault((entry.column, entry.metric.name), []).append(position)
-    winners = set()
+        if entry.draws.size and entry.metric.better and not experiment.rows[entry.row].optional:
+            groups.setdefault((entry.model, entry.column, entry.metric.name), []).append(position)
+    marks: dict[int, str] = {}
     for group in groups.values():
-        for position in group:
-            rivals = [other for other in group if other != position]
-            if rivals and all(_beats(made[position], made[rival]) >= BEST for rival in rivals):
-                winners.add(position)
-    return frozenset(winners)
+        for mark in (FIRST, SECOND):
+            rivals = {position: [other for other in group if other != position] for position in group}
+            winner = next((position for position in group if rivals[position] and all(
+                _beats(made[position], made[rival]) >= BEST for rival in rivals[position])), None)
+            if winner is None:
+                break
+            marks[winner] = mark
+            group = rivals[winner]
+    return marks
 
 
 def _beats(entry: Entry, rival: Entry) -> float:
@@ -145,7 +181,7 @@ def _record(frame: TableFrame, entry: Entry) -> dict[str, str]:
              "" if entry.metric.shown else "used by claims only"]
     return {
         "table_id": frame.name,
-        "model": frame.experiment.model,
+        "model": entry.model,
         "method": entry.row,
         "task_or_benchmark": entry.column,
         "metric": entry.metric.name,

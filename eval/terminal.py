@@ -8,10 +8,12 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from eval.layout import Shown, sheet, verdict_text
-from eval.tables import TableFrame
+from eval.layout import Sheet, Shown, sheet, verdict_text
+from eval.tables import FIRST, SECOND, TableFrame
 
 WIDTH = 100
+MOST = 4  # panels side by side
+RANK = {FIRST: "bold", SECOND: "underline"}
 STYLE = {"supported": "green", "matches": "green", "contradicted": "red", "differs": "red", "failed": "bold red",
          "inconclusive": "yellow", "not run": "bold yellow",
          "not applicable": "dim"}
@@ -27,25 +29,36 @@ def show(frame: TableFrame, console: Console | None = None) -> None:
 def render(frame: TableFrame) -> RenderableType:
     """Everything `show` prints."""
     page = sheet(frame)
-    table = Table(title=escape(frame.experiment.title), box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False,
+    tables = [_table(part, "" if position else frame.experiment.title)
+              for position, part in enumerate(page.parts(MOST))]
+    below = [Text.from_markup(f"[bold yellow]{escape(frame.banner)}[/]")] if frame.banner else []
+    below += [Text(f"{mark} {note}", style="dim") for mark, note in page.notes]
+    return Group(*tables, *below, *_claims(frame), *_ledger(frame))
+
+
+def _table(part: Sheet, title: str) -> Table:
+    (block,) = part.blocks
+    table = Table(title=escape(title) or None, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False,
                   caption=None, title_style="bold")
-    table.add_column("method", overflow="fold", min_width=12)
-    for heading in page.headings:
-        table.add_column(escape(heading), justify="right", overflow="fold")
-    for line in page.lines:
+    table.add_column(escape(block.label) or "method", overflow="fold", min_width=12)
+    for group in part.groups:
+        for metric in group.metrics:
+            table.add_column(escape(f"{group.label}\n{metric}" if group.label else metric), justify="right",
+                             overflow="fold")
+    for line in block.lines:
         protocol = f"\n[dim]{escape(line.protocol)}[/]" if line.protocol else ""
         mark = f" [dim]{escape(line.mark)}[/]" if line.mark else ""
         table.add_row(escape(line.label) + mark + protocol, *map(_place, line.places))
-    below = [Text.from_markup(f"[bold yellow]{escape(frame.banner)}[/]")] if frame.banner else []
-    below += [Text(f"{mark} {note}", style="dim") for mark, note in page.notes]
-    return Group(table, *below, *_claims(frame), *_ledger(frame))
+    return table
 
 
 def _place(place: Shown) -> Text:
     text = Text(justify="right")
     if place.published:
         text.append(f"{place.published} | ", style="dim")
-    text.append(place.reproduced, style=STYLE[place.hole] if place.hole else "bold" if place.best else "")
+    text.append(place.reproduced, style=STYLE[place.hole] if place.hole else RANK.get(place.rank, ""))
+    if place.warning:
+        text.append(" reward hacking", style="bold red")
     if place.mark:
         text.append(f" {place.mark}", style="dim")
     if place.aside:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import accumulate
 
-from eval.layout import Line, Shown, sheet, verdict_text
-from eval.tables import TableFrame
+from eval.layout import Line, Sheet, Shown, sheet, verdict_text
+from eval.tables import SECOND, TableFrame
 
 LATEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{",
          "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "<": r"\textless{}",
          ">": r"\textgreater{}"}
 MARKDOWN = {"\\": "\\\\", "|": "\\|", "*": "\\*", "_": "\\_", "`": "\\`", "<": "&lt;", ">": "&gt;", "\n": " "}
+
+MOST = 6  # panels side by side in markdown
+WIDE = 12  # columns of numbers that fit a page in LaTeX
+READING = ("Each place: published | reproduced ± half of its 95 % interval (rows behind it, verdict). Bold: better "
+           "than every other row in 95 % of paired bootstrap draws.")
 
 
 def escape(text: str, table: dict[str, str]) -> str:
@@ -35,18 +41,30 @@ def to_markdown(frame: TableFrame) -> str:
     lines = [f"# {md(frame.experiment.title)}", "", md(frame.experiment.about), ""]
     if frame.banner:
         lines += [f"> **{md(frame.banner)}**", ""]
-    lines += ["| Method | " + " | ".join(map(md, page.headings)) + " |",
-              "|:--|" + "--:|" * len(page.headings)]
-    for line in page.lines:
-        label = _label(line, md)
-        lines.append(f"| {label} | " + " | ".join(map(_markdown_place, line.places)) + " |")
-    lines += ["", md(READING), ""]
+    for part in page.parts(MOST):
+        lines += _markdown_part(part)
+    lines += [md(reading(page)), ""]
     lines += [f"- {md(mark)} {md(note)}" for mark, note in page.notes]
     return "\n".join([*lines, *_markdown_claims(frame), *_markdown_ledger(frame)]).rstrip() + "\n"
 
 
-READING = ("Each place: published | reproduced ± half of its 95 % interval (rows behind it, verdict). Bold: better "
-           "than every other row in 95 % of paired bootstrap draws.")
+def _markdown_part(part: Sheet) -> list[str]:
+    (block,) = part.blocks
+    heads = [f"{md(group.label)}<br>{md(metric)}" if group.label else md(metric)
+             for group in part.groups for metric in group.metrics]
+    lines = [f"**{md(block.label)}**", ""] if block.label else []
+    lines += ["| Method | " + " | ".join(heads) + " |", "|:--|" + "--:|" * len(heads)]
+    lines += [f"| {_label(line, md)} | " + " | ".join(map(_markdown_place, line.places)) + " |"
+              for line in block.lines]
+    return [*lines, ""]
+
+
+def reading(page: Sheet) -> str:
+    """How to read a place, as far as the table needs it."""
+    second = " Italic: better than all but that one, likewise." if SECOND in page.marks else ""
+    trials = " In brackets: standard deviation over trials." if any(
+        place.std for line in page.lines for place in line.places) else ""
+    return READING + second + trials
 
 
 def _label(line: Line, escaped: Callable[[str], str]) -> str:
@@ -55,10 +73,12 @@ def _label(line: Line, escaped: Callable[[str], str]) -> str:
 
 
 def _markdown_place(place: Shown) -> str:
-    reproduced = f"**{md(place.reproduced)}**" if place.best or place.hole else md(place.reproduced)
+    around = "**" if place.best or place.hole else "*" if place.second else ""
+    reproduced = f"{around}{md(place.reproduced)}{around}"
     published = f"{md(place.published)} \\| " if place.published else ""
     aside = f" ({md(place.aside)})" if place.aside else ""
-    return f"{published}{reproduced}{aside}{' ' + md(place.mark) if place.mark else ''}"
+    warning = " **reward hacking**" if place.warning else ""
+    return f"{published}{reproduced}{aside}{warning}{' ' + md(place.mark) if place.mark else ''}"
 
 
 def _markdown_claims(frame: TableFrame) -> list[str]:
@@ -83,32 +103,56 @@ def _markdown_ledger(frame: TableFrame) -> list[str]:
 
 
 def to_latex(frame: TableFrame) -> str:
-    """The table in LaTeX (package booktabs): a column a metric, two where the paper prints it; the rest below it."""
+    """The table in LaTeX (package booktabs): tasks over metrics, two columns where the paper prints a number; models as
+    blocks of rows; the rest below. A wide table is scaled to the page (package graphicx)."""
     page = sheet(frame)
-    double = [any(line.places[i].published for line in page.lines) for i in range(len(page.headings))]
-    widths = [1 + printed for printed in double]
+    double = page.double
+    total = sum(1 + printed for printed in double)
+    wide = total > WIDE
+    lines = [f"% needs \\usepackage{{booktabs{',graphicx' if wide else ''}}}", "\\begin{table}", "\\centering",
+             f"\\caption{{{tex(frame.experiment.title)}}}", f"\\label{{tab:{frame.name}}}",
+             *(["\\resizebox{\\textwidth}{!}{%"] if wide else []),
+             f"\\begin{{tabular}}{{l{'r' * total}}}", "\\toprule", *_latex_head(page)]
+    for block in page.blocks:
+        lines += ["\\midrule"]
+        lines += [f"\\multicolumn{{{1 + total}}}{{l}}{{\\textit{{{tex(block.label)}}}}} \\\\"] if block.label else []
+        for line in block.lines:
+            places = [_latex_place(place, printed) for place, printed in zip(line.places, double, strict=True)]
+            lines.append(" & ".join([_label(line, tex), *places]) + " \\\\")
+    lines += ["\\bottomrule", "\\end{tabular}" + ("}" if wide else ""),
+              "\\par\\smallskip\\footnotesize\\raggedright"]
+    return "\n".join([*lines, *_latex_notes(frame, page.notes), "\\end{table}"]) + "\n"
+
+
+def _latex_head(page: Sheet) -> list[str]:
+    """Tasks (where there are several), metrics, and what each column holds."""
+    widths = [1 + printed for printed in page.double]
+    metrics = [metric for group in page.groups for metric in group.metrics]
+    lines = []
+    if len(page.groups) > 1:
+        ends = list(accumulate(len(group.metrics) for group in page.groups))
+        spans = [sum(widths[end - len(group.metrics):end]) for group, end in zip(page.groups, ends, strict=True)]
+        lines += _spanning([group.label for group in page.groups], spans)
+    lines += _spanning(metrics, widths)
+    heads = "".join(" & published & reproduced" if printed else " & reproduced" for printed in page.double)
+    return [*lines, f"Method{heads} \\\\"]
+
+
+def _spanning(labels: list[str], widths: list[int]) -> list[str]:
     starts = [2 + sum(widths[:i]) for i in range(len(widths))]
-    groups = " & ".join(f"\\multicolumn{{{width}}}{{c}}{{{tex(heading)}}}"
-                        for heading, width in zip(page.headings, widths, strict=True))
+    cells = " & ".join(f"\\multicolumn{{{width}}}{{c}}{{{tex(label)}}}"
+                       for label, width in zip(labels, widths, strict=True))
     rules = " ".join(f"\\cmidrule(lr){{{start}-{start + width - 1}}}"
                      for start, width in zip(starts, widths, strict=True))
-    heads = "".join(" & published & reproduced" if printed else " & reproduced" for printed in double)
-    lines = ["% needs \\usepackage{booktabs}", "\\begin{table}", "\\centering",
-             f"\\caption{{{tex(frame.experiment.title)}}}", f"\\label{{tab:{frame.name}}}",
-             f"\\begin{{tabular}}{{l{'r' * sum(widths)}}}", "\\toprule", f" & {groups} \\\\", rules,
-             f"Method{heads} \\\\", "\\midrule"]
-    for line in page.lines:
-        label = _label(line, tex)
-        places = [_latex_place(place, printed) for place, printed in zip(line.places, double, strict=True)]
-        lines.append(" & ".join([label, *places]) + " \\\\")
-    lines += ["\\bottomrule", "\\end{tabular}", "\\par\\smallskip\\footnotesize\\raggedright"]
-    return "\n".join([*lines, *_latex_notes(frame, page.notes), "\\end{table}"]) + "\n"
+    return [f" & {cells} \\\\", rules]
 
 
 def _latex_place(place: Shown, printed: bool) -> str:
     reproduced = tex(place.reproduced)
     if place.best:
         reproduced = f"\\textbf{{{reproduced}}}"
+    elif place.second:
+        reproduced = f"\\underline{{{reproduced}}}"
     published = f"{tex(place.published)} & " if printed else ""
     return f"{published}{reproduced}{' ' + tex(place.mark) if place.mark else ''}"
 

@@ -84,6 +84,7 @@ class Progress(Record):
 class CellEntry(Record):
     """One cell of an experiment: its coordinates, its resolved config, its stage keys by role, its fate."""
 
+    model: str
     row: str
     column: str
     seed: int

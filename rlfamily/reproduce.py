@@ -1,4 +1,4 @@
-"""A paper's table or figure: `python -m rlfamily.reproduce TABLE [scale=tiny] [seeds=0,1] [key=value]`.
+"""A paper's table or figure: `python -m rlfamily.reproduce TABLE [scale=tiny] [seeds=0,1] [rows=all] [key=value]`.
 
 Plans the cells, runs what is missing, and prints the table beside the published numbers. The same command after any
 interruption goes on from where things stand.
@@ -6,6 +6,7 @@ interruption goes on from where things stand.
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -15,17 +16,22 @@ from rlfamily.errors import UserError, nearest
 from rlfamily.records import CellEntry, Index, Layout, Status, write_atomic
 from rlfamily.running import INCOMPLETE, INTERRUPTED, OK, execute, failure_of, find_executor, guarded
 
-USAGE = """usage: python -m rlfamily.reproduce TABLE [TABLE ...] [scale=tiny] [seeds=0,1,2] [executor=local] [--plan]
-                                      [key=value ...]
+USAGE = """usage: python -m rlfamily.reproduce TABLE [TABLE ...] [scale=tiny] [seeds=0,1,2] [rows=all]
+                                      [executor=local] [--plan] [key=value ...]
 
-  TABLE       a file of experiments/ without its ending, or all
+  TABLE       a file of experiments/ without its ending, a paper (topr: all of its tables), or all
   scale       tiny (default: two CPU cores, stand-in models and data) or paper
   seeds       replaces the experiment's own seeds
+  rows        all: the optional rows as well (variants, negative controls); "A,B": run these rows only. A table keeps
+              an optional row once it was asked for
   executor    where stages run: local
   --plan      print the cells, what exists, what is missing and a cost forecast; start nothing
   key=value   overrides for every row, as on the train command line, e.g. hardware.slots=1 results=/tmp/r
 
 tables: """
+
+
+OWN = ("scale", "seeds", "rows", "executor")
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,7 @@ class Request:
     tables: list[str]
     scale: str
     seeds: list[int] | None
+    rows: str
     executor: str
     overrides: list[str]
     plan: bool
@@ -47,14 +54,47 @@ def parse(arguments: list[str]) -> Request:
     if unknown:
         raise UserError(f"command line: unknown flag '{unknown[0]}'{nearest(unknown[0], ['--plan', '--help'])}")
     pairs = [argument for argument in arguments if "=" in argument and argument not in flags]
-    own = dict(pair.split("=", 1) for pair in pairs if pair.split("=", 1)[0] in ("scale", "seeds", "executor"))
+    own = dict(pair.split("=", 1) for pair in pairs if pair.split("=", 1)[0] in OWN)
     tables = [argument for argument in arguments if argument not in pairs and argument not in flags]
     if not tables:
         raise UserError(f"command line: which table? Give one of {', '.join(experiments.names())}, or all")
     return Request(
-        tables=experiments.names() if tables == ["all"] else list(dict.fromkeys(tables)),
-        scale=own.get("scale", "tiny"), seeds=_seeds(own.get("seeds")), executor=own.get("executor", "local"),
+        tables=_tables(tables), scale=own.get("scale", "tiny"), seeds=_seeds(own.get("seeds")),
+        rows=own.get("rows", ""), executor=own.get("executor", "local"),
         overrides=[pair for pair in pairs if pair.split("=", 1)[0] not in own], plan="--plan" in flags)
+
+
+def _tables(asked: list[str]) -> list[str]:
+    """Experiments by their names; a paper, or all, stands for several. What does not exist stays, to be refused."""
+    groups = {"all": experiments.names(), **experiments.papers()}
+    return list(dict.fromkeys(name for one in asked for name in groups.get(one, [one])))
+
+
+def choose_rows(specs: dict[str, experiments.Experiment], text: str) -> dict[str, list[str]]:
+    """The rows asked for, by table: `text` is "" (all but the optional), "all", or names between commas.
+
+    Raises UserError for a name that no table has. A row name may itself hold commas: the longest match counts.
+    """
+    if text in ("", "all"):
+        return {name: [row for row, one in spec.rows.items() if text or not one.optional]
+                for name, spec in specs.items()}
+    known = {row for spec in specs.values() for row in spec.rows}
+    parts, found = text.strip("[]").split(","), []
+    while parts:
+        ends = [end for end in range(len(parts), 0, -1) if ",".join(parts[:end]).strip() in known]
+        if not ends:
+            raise UserError(f"rows: no row '{parts[0].strip()}' here{nearest(parts[0].strip(), known)}")
+        found.append(",".join(parts[:ends[0]]).strip())
+        parts = parts[ends[0]:]
+    return {name: [row for row in spec.rows if row in found] for name, spec in specs.items()}
+
+
+def _kept(name: str, scale: str, spec: experiments.Experiment, results: str) -> set[str]:
+    """Rows that stay in a table whatever is asked for: those not optional, and the optional ones it has by now."""
+    path = Layout(results).index / f"{name}.json"
+    there = json.loads(path.read_text()) if path.is_file() else {}
+    known = {cell["row"] for cell in there.get("cells", [])} if there.get("scale") == scale else set()
+    return {row for row, one in spec.rows.items() if not one.optional or row in known}
 
 
 def _seeds(text: str | None) -> list[int] | None:
@@ -68,24 +108,39 @@ def _seeds(text: str | None) -> list[int] | None:
 
 def main(request: Request) -> int:
     """Plan or run; returns the exit code."""
-    from rlfamily import plan
-
     find_executor(request.executor)
     specs = {name: experiments.load(name) for name in request.tables}
-    cells = {name: plan.cells(spec, request.scale, request.overrides, request.seeds) for name, spec in specs.items()}
-    nodes = [node for group in cells.values() for cell in group for node in cell.stages.values()]
+    cells, asked = _cells(request, specs)
+    nodes = [node for group in asked.values() for cell in group for node in cell.stages.values()]
     config = next(cell.config for group in cells.values() for cell in group)
     if request.plan:
-        return _print_plan(cells, nodes, config.results)
+        return _print_plan(asked, nodes, config.results)
     code, outcomes = _execute(nodes, config, request.executor)
     layout = Layout(config.results)
     for name, spec in specs.items():
         index = _index(name, request.scale, spec, cells[name], outcomes, config.results)
         write_atomic(layout.index / f"{name}.json", index.model_dump_json(indent=1))
-        if code == OK and any(cell.status != "done" for cell in index.cells):
+        wanted = {cell.row for cell in asked[name]}
+        if code == OK and any(cell.status != "done" for cell in index.cells if cell.row in wanted):
             code = INCOMPLETE
     _show(request.tables, layout)
     return code
+
+
+def _cells(request: Request, specs: dict[str, experiments.Experiment]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """By table: the cells it is made of, and those among them that are to run now."""
+    from rlfamily import plan
+    from rlfamily.config import build
+
+    results = build([override for override in request.overrides if override.startswith("results=")]).results
+    chosen = choose_rows(specs, request.rows)
+    cells, asked = {}, {}
+    for name, spec in specs.items():
+        kept = _kept(name, request.scale, spec, results)
+        cells[name] = plan.cells(spec, request.scale, request.overrides, request.seeds, {*chosen[name], *kept})
+        running = {*chosen[name], *(() if request.rows else kept)}
+        asked[name] = [cell for cell in cells[name] if cell.row in running]
+    return cells, asked
 
 
 def _execute(nodes: list[Any], config: Any, executor: str) -> tuple[int, dict[str, Any]]:
@@ -105,17 +160,20 @@ def _index(
     for cell in cells:
         status, reason = _fate(cell, outcomes, results)
         entries.append(CellEntry(
-            row=cell.row, column=cell.column, seed=cell.seed, overrides=cell.overrides, names=cell.config.names,
-            config=cell.config.settings(), stages={role: node.key for role, node in cell.stages.items()},
-            status=status, reason=reason))
+            model=cell.model, row=cell.row, column=cell.column, seed=cell.seed, overrides=cell.overrides,
+            names=cell.config.names, config=cell.config.settings(),
+            stages={role: node.key for role, node in cell.stages.items()}, status=status, reason=reason))
     return Index(experiment=name, scale=scale, spec=spec.model_dump(mode="json"), cells=entries)
 
 
 def _fate(cell: Any, outcomes: dict[str, Any], results: str) -> tuple[Status, str]:
-    """The first stage of the cell that is not done decides what the cell is."""
+    """The first stage of the cell that is not done decides what the cell is; one nobody asked for may exist."""
     for node in cell.stages.values():
-        outcome = outcomes[node.key]
-        if outcome.status != "done":
+        outcome = outcomes.get(node.key)
+        if outcome is None:
+            if not Layout(results).committed(node.key):
+                return "missing", "not asked for"
+        elif outcome.status != "done":
             reason = outcome.reason
             return outcome.status, failure_of(results, node.key, reason) if outcome.status == "failed" else reason
     return "done", ""

@@ -16,7 +16,7 @@ from rlfamily.records import CellEntry, Index, Layout, read_jsonl
 if TYPE_CHECKING:
     import pandas as pd
 
-LABELS = ["experiment", "row", "column", "seed"]
+LABELS = ["experiment", "model", "row", "column", "seed"]
 
 
 class Results:
@@ -38,7 +38,7 @@ class Results:
 
     @cached_property
     def runs(self) -> pd.DataFrame:
-        """One line a cell: its labels, status, config names, artifact keys by stage, and what its run cost."""
+        """One line a cell: its labels, status, config names (task_config, ..), artifact keys, and its run's cost."""
         return self._frame(self._run(name, index, cell) for name, index, cell in self._cells())
 
     @cached_property
@@ -65,8 +65,9 @@ class Results:
                 yield path.stem, index, cell
 
     def _run(self, name: str, index: Index, cell: CellEntry) -> dict[str, Any]:
-        line: dict[str, Any] = dict(zip(LABELS, (name, cell.row, cell.column, cell.seed), strict=True))
-        line |= {"scale": index.scale, "status": cell.status, "reason": cell.reason, **cell.names, **cell.stages}
+        line: dict[str, Any] = dict(zip(LABELS, (name, cell.model, cell.row, cell.column, cell.seed), strict=True))
+        line |= {"scale": index.scale, "status": cell.status, "reason": cell.reason, **cell.stages}
+        line |= {f"{group}_config": chosen for group, chosen in cell.names.items()}
         key = cell.stages.get("train", "")
         if key and self.layout.committed(key):
             manifest = self.layout.manifest(key)
@@ -77,7 +78,7 @@ class Results:
         for name, _, cell in self._cells():
             path = self.layout.object(cell.stages.get(stage, "none")) / file
             if path.is_file():
-                labels = dict(zip(LABELS, (name, cell.row, cell.column, cell.seed), strict=True))
+                labels = dict(zip(LABELS, (name, cell.model, cell.row, cell.column, cell.seed), strict=True))
                 for row in read_jsonl(path):
                     yield labels | {"stage": stage} | row
 

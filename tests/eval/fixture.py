@@ -99,8 +99,8 @@ def metrics_rows(name: str, seed: int, traits: Traits, steps: int = 40) -> list[
         pg_loss = traits.start + (traits.end - traits.start) * progress + float(rng.normal(0, traits.noise))
         rows.append({
             "step": step, "epoch": int(2 * progress), "progress": progress, "lr": 3e-4, "rows": 4, "tokens": 96,
-            "loss": pg_loss / 10, "pg_loss": pg_loss + seed * 0.3, "reward": 4 * rate - 2, "valid_rate": rate,
-            "format_rate": min(1.0, rate + 0.4), "entropy": 1.2 - progress, "length": 24.0, "truncated": 0.02,
+            "loss": pg_loss / 10, "pg_loss": pg_loss + seed * 0.3, "reward": 4 * rate - 2, "mean_valid": rate,
+            "mean_format": min(1.0, rate + 0.4), "entropy": 1.2 - progress, "length": 24.0, "truncated": 0.02,
             "grad_norm": float(abs(rng.normal(1, 0.3))), "weight_mean": 1.0,
         })
     return rows
@@ -187,7 +187,7 @@ def cell(root: Path, row: str, column: str, seed: int, roles: list[str], overrid
         stages["score"] = score(root, row, seed, stages["train"])
     if "logprobs" in roles:
         stages["logprobs"] = logprobs(root, row, seed, stages["train"])
-    return CellEntry(row=row, column=column, seed=seed, overrides=[*overrides, f"seed={seed}"], stages=stages,
+    return CellEntry(model="Qwen2.5-0.5B", row=row, column=column, seed=seed, overrides=[*overrides, f"seed={seed}"], stages=stages,
                      names={"task": "countdown_tiny", "model": "qwen2_tiny"}, config=resolved(overrides, seed),
                      status="done")
 

@@ -15,6 +15,7 @@ from rlfamily.errors import UserError
 from rlfamily.experiment import EXPERIMENTS
 from rlfamily.records import CellEntry, Layout, read_jsonl
 
+MODEL = "Qwen2.5-0.5B"
 COLUMN = "Countdown (TinyZero)"
 
 
@@ -74,13 +75,13 @@ def test_settings_match_exactly_and_differ_when_they_differ(book, tmp_path):
     assert {entry.verdict for entry in frame.entries} == {"matches"}
     spec = spec_of("topr_tab1")
     config = {"algorithm": {"prompts": 501, "batch_prompts": 2, "group_size": 2}}
-    cells = [CellEntry(row="Experiment 1", column=COLUMN, seed=0, overrides=[], names={}, config=config, stages={},
+    cells = [CellEntry(model=MODEL, row="Experiment 1", column=COLUMN, seed=0, overrides=[], names={}, config=config, stages={},
                        status="done")]
     write_index(tmp_path, "topr_tab1", spec, cells, "tiny")
     changed = Book(Results(tmp_path)).frame("topr_tab1")
     assert changed.at("Experiment 1", COLUMN, "sample size")[0].verdict == "differs"
     hole = changed.at("Experiment 1", COLUMN, "epoch")[0]
-    assert (hole.hole, hole.note) == ("not run", "the resolved config has no algorithm.epochs")
+    assert (hole.hole, hole.note) == ("not applicable", "the resolved config has no algorithm.epochs")
     assert changed.at("Experiment 2", COLUMN, "K")[0].note == "no cell of this row was planned"
 
 
@@ -91,7 +92,7 @@ def test_settings_match_exactly_and_differ_when_they_differ(book, tmp_path):
     ("done", "", "not run", "seed 0 lost its artifact"),
 ])
 def test_holes(tmp_path, status, reason, hole, note):
-    cells = [CellEntry(row="Experiment 2", column=COLUMN, seed=0, overrides=[], names={}, config={},
+    cells = [CellEntry(model=MODEL, row="Experiment 2", column=COLUMN, seed=0, overrides=[], names={}, config={},
                        stages={"train": key_of("absent")}, status=status, reason=reason)]
     write_index(tmp_path, "topr_fig5", spec_of("topr_fig5"), cells, "tiny")
     frame = Book(Results(tmp_path)).frame("topr_fig5")
@@ -102,10 +103,10 @@ def test_holes(tmp_path, status, reason, hole, note):
 
 
 def test_numbers_that_are_not_finite_are_not_averaged(tmp_path):
-    rows = [{"step": step, "progress": step / 4, "pg_loss": math.nan if step == 2 else 1.0, "valid_rate": 0.5}
+    rows = [{"step": step, "progress": step / 4, "pg_loss": math.nan if step == 2 else 1.0, "mean_valid": 0.5}
             for step in range(4)]
     stages = {"train": commit(tmp_path, "train", "diverged", {}, {"metrics.jsonl": rows}, {})}
-    cells = [CellEntry(row="Experiment 2", column=COLUMN, seed=0, overrides=[], names={}, config={}, stages=stages,
+    cells = [CellEntry(model=MODEL, row="Experiment 2", column=COLUMN, seed=0, overrides=[], names={}, config={}, stages=stages,
                        status="done")]
     write_index(tmp_path, "topr_fig5", spec_of("topr_fig5"), cells, "tiny")
     frame = Book(Results(tmp_path)).frame("topr_fig5")
@@ -145,7 +146,7 @@ def test_a_published_standard_deviation_widens_the_published_value():
 def test_best_survives_only_against_every_other_row(book, twins):
     frame = book.frame("topr_compare")
     assert frame.at("RLOO (verifier)", COLUMN, "valid rate (sampled)")[1]
-    bold = [entry.row for position, entry in enumerate(frame.entries) if position in frame.best
+    bold = [entry.row for position, entry in enumerate(frame.entries) if frame.ranks.get(position) == "best"
             and entry.metric.name == "valid rate (sampled)"]
     assert bold == ["RLOO (verifier)"]
     assert not any(twins.at(row, COLUMN, "valid rate (sampled)")[1] for row in twins.experiment.rows)

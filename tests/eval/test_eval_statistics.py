@@ -111,3 +111,11 @@ def test_coverage_of_dependent_steps_needs_blocks():
         return values[None]
 
     assert coverage(walk, 0.0, block=statistics.block_length(200), repeats=200) > coverage(walk, 0.0, repeats=200) + 0.1
+
+
+@pytest.mark.parametrize(("items", "block"), [(10, 5), (11, 3), (7, 7), (500, 8), (5, 1)])
+def test_short_cuts_give_the_means_of_the_same_items(items, block):
+    values = np.random.default_rng(0).normal(0, 1, items)
+    indices = item_draws(stream("short"), items, 200, block)
+    assert statistics.block_means(stream("short"), values, 200, block) == pytest.approx(values[indices].mean(1))
+    assert statistics.counts(indices, items) @ values / items == pytest.approx(values[indices].mean(1))

@@ -1,0 +1,165 @@
+"""From artifacts to series: what one seed contributes to a number, and the bootstrap draws of several seeds together.
+
+Suffixes: D bootstrap draws, S seeds, I items (held-out puzzles, examples or training steps), T trials per item.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from eval import statistics
+from eval.artifacts import ROWS_FILE, Results
+from eval.statistics import Floats, Ints
+from eval.verdicts import FAILED, NOT_APPLICABLE, NOT_RUN
+from rlfamily.experiment import READ, Metric, Where
+from rlfamily.records import CellEntry
+
+
+@dataclass(frozen=True)
+class Series:
+    """What one seed contributes: values [I] (of `trial_std` [I, T]) and times [I] (item positions, or training
+    progress), aligned with `items`."""
+
+    seed: int
+    key: str
+    items: tuple[Any, ...]
+    values: Floats
+    times: Floats
+    rows: int
+
+
+class Unusable(Exception):
+    """A seed cannot contribute: its artifact is absent or its numbers are not finite. The message says why."""
+
+    def __init__(self, reason: str, hole: str = FAILED) -> None:
+        super().__init__(reason)
+        self.hole = hole
+
+
+def narrowed(metric: Metric, *wheres: Where) -> Metric:
+    """The metric with what a column and a row demand of the rows it reads."""
+    if metric.stage not in READ or not any(wheres):
+        return metric
+    merged: Where = dict(metric.where)
+    for where in wheres:
+        merged |= where
+    return metric.model_copy(update={"where": merged})
+
+
+def _absent(cell: CellEntry) -> Unusable:
+    """Why a cell has no artifact of a stage."""
+    state = {"done": "lost its artifact", "missing": "not run"}.get(cell.status, cell.status)
+    return Unusable(f"{state}: {cell.reason}" if cell.reason else state,
+                    NOT_RUN if cell.status in ("missing", "done") else FAILED)
+
+
+def read_rows(results: Results, cell: CellEntry, metric: Metric) -> tuple[str, list[dict[str, Any]]]:
+    """Artifact key and the rows a metric selects in one cell. Raises Unusable when there is nothing to read."""
+    key = cell.stages.get(metric.stage, "")
+    if not key and cell.status == "done":
+        raise Unusable(f"has no {metric.stage} stage", NOT_APPLICABLE)
+    if not key or results.manifest(key) is None:
+        raise _absent(cell)
+    chosen = results.select(key, ROWS_FILE[metric.stage], metric.where)
+    rows = [row for row in chosen if metric.field in row]
+    if not rows:
+        where = "".join(f" where {name} is {value}" for name, value in metric.where.items())
+        raise Unusable(f"has no {metric.field}{where} in {ROWS_FILE[metric.stage]}", NOT_APPLICABLE)
+    rows = rows[len(rows) - max(1, round(metric.window * len(rows))):]
+    if len(rows) < statistics.LEAST_ITEMS[metric.reduce]:
+        raise Unusable(f"has {len(rows)} rows, too few for a {metric.reduce}")
+    wild = sum(not math.isfinite(row[metric.field]) for row in rows)
+    if wild:
+        raise Unusable(f"has {wild} of {len(rows)} values that are not finite")
+    return key, rows
+
+
+def read_series(results: Results, cell: CellEntry, metric: Metric) -> Series:
+    """One seed's values: of scores a number an item (see `per_item`), else the rows as they are. Raises Unusable."""
+    key, rows = read_rows(results, cell, metric)
+    if metric.stage == "train":
+        times = np.array([row.get("progress", row["step"]) for row in rows], dtype=float)
+        values = metric.times * np.array([row[metric.field] for row in rows], dtype=float)
+        return Series(cell.seed, key, tuple(range(len(rows))), values, times, len(rows))
+    by_item: dict[Any, list[float]] = {}
+    for position, row in enumerate(rows):
+        by_item.setdefault((row.get("split", ""), row.get("item", position)), []).append(row[metric.field])
+    items = tuple(sorted(by_item))
+    values = metric.times * _per_item([by_item[item] for item in items], metric)
+    return Series(cell.seed, key, items, values, np.arange(len(items), dtype=float), len(rows))
+
+
+def _per_item(draws: list[list[float]], metric: Metric) -> Floats:
+    if metric.reduce == "trial_std":
+        trials = {len(one) for one in draws}
+        if len(trials) > 1 or trials == {1}:
+            raise Unusable(f"has {min(trials)} to {max(trials)} draws an item: trials need the same number, 2 or more")
+        return np.array(draws, dtype=float)
+    return np.array([max(one) if metric.per_item == "any" else sum(one) / len(one) for one in draws], dtype=float)
+
+
+def common(series: list[Series]) -> list[Series]:
+    """Keep the items every seed has, so that seeds are compared on the same puzzles."""
+    if len({one.items for one in series}) == 1:
+        return series
+    shared = set(series[0].items).intersection(*(one.items for one in series))
+    kept = []
+    for one in series:
+        keep = [position for position, item in enumerate(one.items) if item in shared]
+        kept.append(replace(one, items=tuple(one.items[position] for position in keep), values=one.values[keep],
+                            times=one.times[keep]))
+    return kept
+
+
+@lru_cache(maxsize=32)
+def _resampled(names: tuple[object, ...], items: int) -> tuple[Ints, Floats]:
+    """Resampled items, shared by every row with the same ones: their indices [D, I], and how often each is in [D, I].
+
+    Sums of counts times values are exact for verdicts of 0 and 1, so that equal methods tie in every draw.
+    """
+    indices_DI = statistics.item_draws(statistics.stream(*names), items, statistics.DRAWS, 1)
+    return indices_DI, statistics.counts(indices_DI, items)
+
+
+def draw(series: list[Series], metric: Metric, place: tuple[object, ...], apart: str = "") -> tuple[float, Floats]:
+    """Point estimate and bootstrap draws [D] of the metric's statistic, aggregated over seeds.
+
+    Streams are named by what is resampled: the same puzzles or seeds in two rows give the same draws (paired), while
+    the steps of two runs are drawn apart. `apart` keeps the puzzles of several tasks apart, whatever their numbers.
+    """
+    statistic = statistics.REDUCE[metric.reduce]
+    drawn = []
+    for one in series:
+        if metric.stage == "train":
+            rng = statistics.stream("steps", *place, one.seed, len(one.items))
+            block = statistics.block_length(len(one.items))
+            if metric.reduce == "mean":
+                drawn.append(statistics.block_means(rng, one.values, statistics.DRAWS, block))
+                continue
+            indices = statistics.item_draws(rng, len(one.items), statistics.DRAWS, block)
+            drawn.append(statistics.seed_statistics(one.values, one.times, indices, statistic))
+            continue
+        names = ("items", apart, one.items) if apart else ("items", one.items)
+        indices, counts = _resampled(names, len(one.items))
+        if metric.reduce == "mean":
+            drawn.append(counts @ one.values / len(one.items))
+        elif metric.reduce == "trial_std":
+            drawn.append(statistics.spread(counts @ one.values / len(one.items)))
+        else:
+            drawn.append(statistics.seed_statistics(one.values, one.times, indices, statistic))
+    values = np.array([statistic(one.values, one.times) for one in series])
+    return _over_seeds(values, np.stack(drawn, axis=1), tuple(one.seed for one in series), metric)
+
+
+def _over_seeds(values_S: Floats, drawn_DS: Floats, seeds: tuple[int, ...], metric: Metric) -> tuple[float, Floats]:
+    if metric.over_seeds == "best":
+        sign = 1.0 if metric.better == "higher" else -1.0
+        chosen_DS = statistics.item_draws(statistics.stream("best of seeds", seeds), len(seeds), len(drawn_DS), 1)
+        return float(sign * (sign * values_S).max()), statistics.best(sign * drawn_DS, chosen_DS) * sign
+    weights_DS = statistics.seed_weights(statistics.stream("seeds", seeds), len(seeds), len(drawn_DS))
+    return float(np.mean(values_S)), statistics.combine(drawn_DS, weights_DS)
