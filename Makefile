@@ -14,7 +14,7 @@ export TOKENIZERS_PARALLELISM = false
 .PHONY: help setup reproduce plan report test test-gpu check bench notebooks clean
 
 help: ## list the targets
-	@echo "make TARGET [TABLE=topr_tab2] [SCALE=tiny|paper] [SEEDS=0,1,2] [EXECUTOR=local] [ARGS='key=value ...']"
+	@echo "make TARGET [TABLE=topr_tab2] [SCALE=tiny|paper] [SEEDS=0,1,2] [ROWS=all] [EXECUTOR=local] [ARGS='key=value ...']"
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
 
 setup: $(READY) ## create .venv and install the pinned packages (done by the others when needed)
@@ -30,10 +30,10 @@ $(READY): pyproject.toml constraints.txt
 	@touch $(READY)
 
 reproduce: $(READY) ## regenerate a paper table or figure: make reproduce TABLE=topr_tab2
-	@$(BIN)/python -m rlfamily.reproduce $(TABLE) scale=$(SCALE) executor=$(EXECUTOR) $(if $(SEEDS),seeds=$(SEEDS)) $(ARGS)
+	@$(BIN)/python -m rlfamily.reproduce $(TABLE) scale=$(SCALE) executor=$(EXECUTOR) $(if $(SEEDS),seeds=$(SEEDS)) $(if $(ROWS),"rows=$(ROWS)") $(ARGS)
 
 plan: $(READY) ## show a table's cells, what is missing and a cost forecast; starts nothing
-	@$(BIN)/python -m rlfamily.reproduce --plan $(TABLE) scale=$(SCALE) $(if $(SEEDS),seeds=$(SEEDS)) $(ARGS)
+	@$(BIN)/python -m rlfamily.reproduce --plan $(TABLE) scale=$(SCALE) $(if $(SEEDS),seeds=$(SEEDS)) $(if $(ROWS),"rows=$(ROWS)") $(ARGS)
 
 report: $(READY) ## rebuild every table, figure and results/report/index.html from what is on disk
 	@$(BIN)/python -m eval --all

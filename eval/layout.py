@@ -48,7 +48,7 @@ class Shown:
     def reproduced(self) -> str:
         """Value, spread over trials, and half the width of its interval; or the word for a hole."""
         if self.hole:
-            return self.hole
+            return "–" if self.hole == verdicts.NOT_APPLICABLE else self.hole
         value = f"{self.value} ({self.std})" if self.std else self.value
         return f"{value} ± {self.half}" if self.half else value
 

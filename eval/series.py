@@ -66,7 +66,7 @@ def read_rows(results: Results, cell: CellEntry, metric: Metric) -> tuple[str, l
     if not key or results.manifest(key) is None:
         raise _absent(cell)
     chosen = results.select(key, ROWS_FILE[metric.stage], metric.where)
-    rows = [row for row in chosen if metric.field in row]
+    rows = [row for row in chosen if row.get(metric.field) is not None]
     if not rows:
         where = "".join(f" where {name} is {value}" for name, value in metric.where.items())
         raise Unusable(f"has no {metric.field}{where} in {ROWS_FILE[metric.stage]}", NOT_APPLICABLE)

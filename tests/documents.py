@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 from dataclasses import dataclass
+from itertools import dropwhile, takewhile
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -15,8 +16,8 @@ RECIPES = ("Add an algorithm", "Add a table")
 SMALL = [
     "task.source.corpus=600", "task.source.train=64", "task.source.test=16", "task.source.validation=16",
     "task.source.demonstrations_train=32", "task.source.demonstrations_validation=8", "task.prompt_fraction=0.03",
-    "task.eval_prompts=8", "task.eval_draws=1", "model.pretrain.prompts=600", "model.pretrain.epochs=1",
-    "model.pretrain.min_valid_rate=0.0", "model.hidden_size=32", "model.intermediate_size=64", "model.layers=1",
+    "task.eval_prompts=8", "task.eval_draws=1", "task.pretrain.lines=600", "task.pretrain.epochs=1",
+    "task.pretrain.gate.least=0.0", "model.hidden_size=32", "model.intermediate_size=64", "model.layers=1",
     "model.heads=2", "model.kv_heads=1", "wandb=off",
 ]
 """Overrides under which every stage of a tiny cell takes about a second."""
@@ -61,7 +62,8 @@ def table(document: Path, heading: str) -> list[list[str]]:
     """The body cells of the first table under a heading."""
     section = re.search(rf"^#+ {re.escape(heading)}\n(.*?)(?=^## |\Z)", document.read_text(), re.M | re.S)
     assert section, f"{document.name}: no heading '{heading}'"
-    rows = [line for line in section[1].splitlines() if line.startswith("|")]
+    lines = dropwhile(lambda line: not line.startswith("|"), section[1].splitlines())
+    rows = list(takewhile(lambda line: line.startswith("|"), lines))
     return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows[2:]]
 
 

@@ -12,8 +12,8 @@ SMALL = [
     "task.source.demonstrations_validation=8", "task.source.corpus=800", "task.source.max_operand=9",
     "task.eval_prompts=8", "task.eval_draws=2", "task.prompt_fraction=0.02",
     "model.hidden_size=32", "model.intermediate_size=64", "model.layers=2", "model.heads=4", "model.kv_heads=2",
-    "model.pretrain.prompts=800", "model.pretrain.batch_prompts=32", "model.pretrain.epochs=4",
-    "model.pretrain.min_valid_rate=0.0", "model.pretrain.optimizer.lr=1e-2",
+    "task.pretrain.lines=800", "model.pretrain.batch_prompts=32", "task.pretrain.epochs=4", "task.pretrain.gate.least=0.0",
+    "model.pretrain.optimizer.lr=1e-2",
 ]
 
 
@@ -66,7 +66,7 @@ def build_world(folder: Path) -> World:
     config = build(SMALL)
     (folder / "data").mkdir()
     tasks.get("countdown").build(config.task.data_settings(), folder / "data")
-    recipe = config.model.pretrain.model_dump(exclude={"min_valid_rate"})
-    jobs.pretrain(place(folder / "base"), folder / "data", config.model, algorithm_settings("sft", **recipe),
+    corpus, recipe = config.task.pretrain, config.model.pretrain
+    jobs.pretrain(place(folder / "base"), folder / "data", config.model, algorithm_settings("sft", prompts=corpus.lines, epochs=corpus.epochs, **recipe.model_dump()),
                   config.task.max_tokens_demonstration)
     return World(config, folder / "data", folder / "base" / "out" / "model")

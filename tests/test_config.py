@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf, open_dict
 from pydantic import ValidationError
 
 from rlfamily import config, experiment
@@ -21,11 +23,16 @@ from rlfamily.errors import UserError, nearest
 
 CONF = config.CONF
 FILES = sorted(CONF.rglob("*.yaml"))
-CELLS = list(itertools.product(*(config.choices(group) for group in config.GROUPS)))
+DEFAULTS = ("countdown_tiny", "qwen2_tiny", "topr", "cpu")
+# Every name of every group, one at a time, and every method on every task; all products would take minutes.
+CELLS = sorted({(*DEFAULTS[:place], name, *DEFAULTS[place + 1:])
+                for place, group in enumerate(config.GROUPS) for name in config.choices(group)}
+               | {(task, "qwen2_tiny", method, "cpu")
+                  for task, method in itertools.product(config.choices("task"), config.choices("algorithm"))})
 
 
 @pytest.mark.parametrize("names", CELLS, ids=" ".join)
-def test_every_combination_of_groups_builds(names):
+def test_every_name_of_every_group_builds(names):
     built = config.build([f"{group}={name}" for group, name in zip(config.GROUPS, names, strict=True)])
     assert tuple(built.names[group] for group in config.GROUPS) == names
     assert json.loads(json.dumps(built.settings()))["algorithm"]["epochs"] == built.algorithm.epochs
@@ -124,7 +131,7 @@ REFUSED = {
     "null": ("algorithm.epochs=null", f"algorithm: epochs: Input should be a valid integer {TOPR}"),
     "out of range": ("algorithm.epochs=0", f"algorithm: epochs: Input should be greater than 0, got 0 {TOPR}"),
     "not a number": ("algorithm.optimizer.lr=nan",
-                     f"algorithm: optimizer.lr: Input should be greater than 0, got nan {TOPR}"),
+                     f"algorithm: optimizer.lr: Input should be greater than or equal to 0, got nan {TOPR}"),
     "infinite": ("algorithm.optimizer.lr=inf",
                  "stage train: config.settings.optimizer.lr: inf is not a JSON number; give a finite one or null"),
     "unknown option": ("algorithm.weights=taperd",
@@ -324,3 +331,22 @@ def test_nearest():
     assert nearest("tpor", ["topr", "rloo"]) == " (did you mean 'topr'?)"
     assert nearest("zzz", ["topr", "rloo"]) == ""
     assert nearest("", []) == ""
+
+
+# ---------------------------------------------------------------------------- composing
+
+
+@pytest.mark.parametrize("overrides", [
+    [], ["algorithm=rloo", "algorithm.kl={coef: 0.2, form: k2, place: loss}", "seed=3"],
+    ["task.source.train=80", "task=countdown_tiny", "hardware=cpu", "algorithm.optimizer.lr=1e-4", "seed=2", "seed=1"],
+])
+def test_values_are_set_as_hydra_sets_them(overrides):
+    """Values are set on a copy of the composed groups; Hydra composing them all gives the same."""
+    ours, chosen = config._compose(overrides)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        theirs = compose("config", overrides=overrides, return_hydra_config=True)
+    assert chosen == theirs.hydra.runtime.choices
+    with open_dict(theirs):
+        del theirs.hydra
+    assert ours == OmegaConf.to_container(theirs)
+    assert config._compose([])[0]["seed"] == 0  # the copy was changed, not what is kept

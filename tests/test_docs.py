@@ -31,9 +31,10 @@ from documents import (
     tracked,
 )
 
-from rlfamily import __version__, experiment, running
+from rlfamily import __version__, algorithms, experiment, judges, running, tasks
 from rlfamily.config import RunConfig, build, expand
 from rlfamily.plan import cells, stages
+from rlfamily.reproduce import choose_rows
 
 BIN = Path(sys.executable).parent
 MAKEFILE = (REPOSITORY / "Makefile").read_text()
@@ -179,7 +180,24 @@ def test_the_table_of_tables_is_the_experiments_folder() -> None:
     for name, (place, number, command) in rows.items():
         spec = experiment.load(name)
         assert (place, command) == (spec.place, f"`make reproduce TABLE={name}`")
-        assert int(number) == len(cells(spec, "tiny")), f"{name}: wrong number of cells"
+        unasked = choose_rows({name: spec}, "")[name]
+        assert int(number) == len(cells(spec, "tiny", rows=unasked)), f"{name}: wrong number of cells"
+
+
+def test_the_rows_one_can_ask_for_are_the_optional_ones() -> None:
+    documented = [(ending, place) for ending, places, _ in table(README, "Rows one can ask for")
+                  for place in places.split(", ")]
+    optional = [(name, row) for name in experiment.names() for row, one in experiment.load(name).rows.items()
+                if one.optional]
+    assert not [row for name, row in optional if not any(place == name and text in row for text, place in documented)]
+    assert not [text for text, place in documented if not any(place == name and text in row for name, row in optional)]
+
+
+def test_methods_judges_and_tasks_are_those_there_are() -> None:
+    methods = {row[1].strip("`") for row in table(README, "Methods")}
+    assert methods == {f"rlfamily/algorithms/{name}.py" for name in algorithms.names()}
+    assert {row[0].strip("`") for row in table(README, "Judges")} == set(judges.names())
+    assert {row[0].split("`")[1] for row in table(README, "Two scales")} == set(tasks.names())
 
 
 def test_the_repo_map_is_the_repository() -> None:

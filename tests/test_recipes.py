@@ -50,8 +50,9 @@ def run(root: Path, command: str, *further: str) -> str:
     return done.stdout
 
 
-def test_the_recipes_are_two_files_and_one() -> None:
-    assert list(FILES) == ["rlfamily/algorithms/raft.py", "conf/algorithm/raft.yaml", "experiments/raft_vs_rloo.yaml"]
+def test_the_recipes_are_a_method_and_two_tables() -> None:
+    assert list(FILES) == ["rlfamily/algorithms/raft.py", "conf/algorithm/raft.yaml", "experiments/raft_vs_rloo.yaml",
+                           "experiments/raft_tasks.yaml"]
     assert not any((REPOSITORY / path).exists() for path in FILES), "the example must be new"
 
 
@@ -59,11 +60,14 @@ def test_the_recipes_work_as_written(copy: Path, tmp_path: Path) -> None:
     before = state(copy)
     for path, text in FILES.items():
         (copy / path).write_text(text)
-    train, checks, plan, reproduce = COMMANDS
+    train, checks, plan, reproduce, plan_tasks, plan_all_rows = COMMANDS
     small = [*SMALL, f"results={tmp_path / 'results'}"]
 
     assert " passed" in run(copy, checks)
     assert "6 cells" in run(copy, plan, *small)
+    elsewhere = f"results={tmp_path / 'results'}"  # SMALL holds for countdown
+    assert "24 cells" in run(copy, plan_tasks, elsewhere)
+    assert "32 cells" in run(copy, plan_all_rows, elsewhere)
     trained = run(copy, train, *small)
     assert "raft on countdown_tiny · seed 0" in trained
     printed = run(copy, reproduce, *small, "seeds=0")

@@ -27,27 +27,33 @@ class Finetuning(Strict):
 
 
 class Pretrain(Strict):
-    """Training of a from-scratch base model on the task's corpus, with the sampled valid rate it must reach."""
+    """How a from-scratch base model is trained on a task's corpus; the task says on how much of it."""
 
-    prompts: int = Field(gt=0)
     batch_prompts: int = Field(gt=0)
-    epochs: int = Field(gt=0)
-    min_valid_rate: float = Field(ge=0, le=1)
     optimizer: Optimizer
 
 
-class ScratchModel(Finetuning):
-    """A small model of a real transformers class, built and trained here. Sizes in units of each."""
+class ScratchShape(Strict):
+    """A small model of a real transformers class, with random weights that `seed` fixes. Sizes in units of each.
 
-    kind: Literal["scratch"]
-    architecture: Literal["qwen2"]
+    Weights start as N(0, initializer_range).
+    """
+
+    architecture: Literal["qwen2", "llama"]
     hidden_size: int = Field(gt=0)
     intermediate_size: int = Field(gt=0)
     layers: int = Field(gt=0)
     heads: int = Field(gt=0)
     kv_heads: int = Field(gt=0)
     max_positions: int = Field(gt=0)
+    initializer_range: float = Field(gt=0)
     seed: int = Field(ge=0)
+
+
+class ScratchModel(Finetuning, ScratchShape):
+    """A stand-in that is built and trained here."""
+
+    kind: Literal["scratch"]
     pretrain: Pretrain
 
 

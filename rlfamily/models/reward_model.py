@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from collections.abc import Sequence
@@ -76,12 +77,34 @@ class RewardModel(Loaded):
         (folder / BIAS).write_text(json.dumps({"bias": self.bias}))
 
 
+def start(backbone: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, device: torch.device) -> RewardModel:
+    """A trainable fp32 reward model on the weights of a causal model, with a fresh head: N(0, 1/sqrt(hidden+1))."""
+    config = copy.deepcopy(backbone.config)
+    config.num_labels = 1
+    model = AutoModelForSequenceClassification.from_config(config)
+    model.base_model.load_state_dict(backbone.base_model.state_dict())
+    _draw_head(model)
+    return RewardModel(model.eval(), tokenizer, "fp32", device, 0.0)
+
+
 def load(folder: Path, finetuning: Finetuning, device: torch.device, trainable: bool) -> RewardModel:
     """Load a reward model, or start one from a policy's folder with a fresh head: N(0, 1/sqrt(hidden+1)), no bias.
 
     It is trained whole, whatever `finetuning.finetune` says of policies.
     Raises UserError when the folder holds no loadable model.
     """
+    return _load(folder, finetuning.dtype, device, trainable)
+
+
+def load_trained(folder: Path, device: torch.device) -> RewardModel:
+    """Load a frozen reward model in fp32. Raises UserError when the folder holds none that was trained here."""
+    if not (folder / BIAS).exists():
+        raise UserError(f"reward model: {folder} has no {BIAS}, so it was not trained here: "
+                        "give the convention of a published model in task.reward.components")
+    return _load(folder, "fp32", device, trainable=False)
+
+
+def _load(folder: Path, dtype: str, device: torch.device, trainable: bool) -> RewardModel:
     source, options = locate(folder)
     try:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(source, **options)
@@ -92,7 +115,11 @@ def load(folder: Path, finetuning: Finetuning, device: torch.device, trainable: 
     bias_file = folder / BIAS
     trained = bias_file.exists()
     if not trained:
-        nn.init.normal_(model.score.weight, std=1 / math.sqrt(model.config.hidden_size + 1))
+        _draw_head(model)
     model.eval().requires_grad_(trainable)
     bias = json.loads(bias_file.read_text())["bias"] if trained else 0.0
-    return RewardModel(model, tokenizer, finetuning.dtype, device, bias)
+    return RewardModel(model, tokenizer, dtype, device, bias)
+
+
+def _draw_head(model: PreTrainedModel) -> None:
+    nn.init.normal_(model.score.weight, std=1 / math.sqrt(model.config.hidden_size + 1))

@@ -1,24 +1,41 @@
-"""Rewards: a number for each response, with the verifier's parts beside it."""
+"""Rewards: a number for each response, with the parts it is made of and the task's own verdicts beside it.
+
+The file system is the registry: `get("verifiable")` imports `rlfamily/rewards/verifiable.py`, which offers a `Config`
+and a `load`. Nothing here imports torch before a reward is loaded.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import importlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, cast
 
-from rlfamily.tasks import Example
+from pydantic import Field
+
+from rlfamily.algorithms.settings import Optimizer, PairTraining, Strict
+from rlfamily.errors import UserError, nearest
+from rlfamily.models import ScratchShape
+
+if TYPE_CHECKING:
+    import torch
+
+    from rlfamily.tasks import Example, Task
+
+_NOT_REWARDS = {"__init__", "bradley_terry", "noise"}
 
 
 @dataclass(frozen=True)
 class RewardParts:
-    """`reward` is what training maximises; `format` and `valid` are the verifier's verdicts, each -1 or +1.
+    """`reward` is what training maximises; `parts` are numbers to record beside it, never used to train.
 
-    A learned reward gives its own `reward` and still reports the parts, so that rates can be read off any run.
+    Parts are the reward's own components and whatever the task can tell of the response without a model: verdicts
+    (0 or 1) of a checker, the hidden gold reward of a stand-in.
     """
 
     reward: float
-    format: float
-    valid: float
+    parts: dict[str, float]
 
 
 class Reward(Protocol):
@@ -27,3 +44,94 @@ class Reward(Protocol):
     def score(self, examples: Sequence[Example], responses: Sequence[str]) -> list[RewardParts]:
         """Score response n (without its prompt) as an answer to example n; N in, N out."""
         ...
+
+
+class HubSource(Strict):
+    """A published model: hub id at a revision, or a local folder."""
+
+    kind: Literal["hub"]
+    path: str
+    revision: str
+
+
+class TrainedSource(Strict):
+    """A small reward model, trained from scratch on the task's preferences_<preferences>.jsonl.
+
+    Refused when it orders fewer than `min_accuracy` of the held-out pairs as the labels do.
+    """
+
+    kind: Literal["trained"]
+    preferences: str
+    shape: ScratchShape
+    training: PairTraining
+    min_accuracy: float = Field(ge=0, le=1)
+
+
+class ContrastiveSource(Strict):
+    """A small CLIP, trained from scratch on the task's own images and captions for `steps` batches of `batch` pairs.
+
+    Refused when fewer than `min_recall` of the held-out images find their caption first.
+    """
+
+    kind: Literal["contrastive"]
+    seed: int = Field(ge=0)
+    hidden_size: int = Field(gt=0)
+    intermediate_size: int = Field(gt=0)
+    text_layers: int = Field(gt=0)
+    vision_layers: int = Field(gt=0)
+    heads: int = Field(gt=0)
+    patch_size: int = Field(gt=0)
+    max_positions: int = Field(gt=0)
+    steps: int = Field(gt=0)
+    batch: int = Field(gt=0)
+    optimizer: Optimizer
+    min_recall: float = Field(ge=0, le=1)
+
+
+ModelSource = Annotated[HubSource | TrainedSource | ContrastiveSource, Field(discriminator="kind")]
+
+
+class RewardConfig(Strict):
+    """Common part of every reward's Config: its file in this folder, and the models it reads, by name."""
+
+    kind: str
+    models: dict[str, ModelSource]
+
+    def settings(self) -> dict[str, Any]:
+        """How the models' scores become a reward, as plain data: where the models come from is left out."""
+        return self.model_dump(mode="json", exclude={"models"})
+
+
+class RewardModule(Protocol):
+    """What a module in this folder offers."""
+
+    Config: type[RewardConfig]
+
+    def load(
+        self, config: Any, task: Task, models: Mapping[str, Path], device: torch.device, micro_batch: int
+    ) -> Reward:
+        """Make the reward; `models` holds the folder of each model that the config names.
+
+        Raises UserError when a model cannot be loaded.
+        """
+        ...
+
+
+def names() -> list[str]:
+    """Every reward that has a file here, sorted."""
+    return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in _NOT_REWARDS)
+
+
+def get(kind: str) -> RewardModule:
+    """Return the module of reward `kind`. Raises UserError naming the nearest reward when there is none."""
+    if kind not in names():
+        raise UserError(f"task.reward.kind: no reward '{kind}' in rlfamily/rewards{nearest(kind, names())}")
+    return cast(RewardModule, importlib.import_module(f"rlfamily.rewards.{kind}"))
+
+
+def load(
+    settings: Mapping[str, Any], task: Task, models: Mapping[str, Path], device: torch.device, micro_batch: int
+) -> Reward:
+    """Make a reward from what `RewardConfig.settings` gave. Raises UserError when a model cannot be loaded."""
+    module = get(settings["kind"])
+    return module.load(module.Config.model_validate({**settings, "models": {}}), task, models, device, micro_batch)

@@ -13,10 +13,10 @@ from rlfamily import core
 from rlfamily.algorithms import LossBatch, LossOutput, Source
 from rlfamily.algorithms.settings import AlgorithmSettings
 from rlfamily.rewards import Reward, RewardParts
-from rlfamily.tasks import Example
 
 if TYPE_CHECKING:
     from rlfamily.models.reward_model import RewardModel
+    from rlfamily.tasks import Example
 
 Config = AlgorithmSettings
 NEEDS: frozenset[str] = frozenset()
@@ -38,14 +38,15 @@ def loss(batch: LossBatch, config: Any) -> LossOutput:
 
 @dataclass(frozen=True)
 class LearnedReward:
-    """Scores responses with a trained model; the verifier's parts are reported beside it and never used to train."""
+    """Scores responses with a trained model; the true reward's parts are recorded beside it, never used to train."""
 
     model: RewardModel
-    verifier: Reward
+    truth: Reward
     micro_batch: int
 
     def score(self, examples: Sequence[Example], responses: Sequence[str]) -> list[RewardParts]:
         """Score response n (without its prompt) as an answer to example n, EOS included."""
-        parts = self.verifier.score(examples, responses)
+        truth = self.truth.score(examples, responses)
         rewards = self.model.score_texts([example.prompt for example in examples], responses, self.micro_batch)
-        return [RewardParts(reward, part.format, part.valid) for reward, part in zip(rewards, parts, strict=True)]
+        return [RewardParts(reward, {**true.parts, "true_reward": true.reward})
+                for reward, true in zip(rewards, truth, strict=True)]

@@ -2,26 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
-from rlfamily.rewards import RewardParts
-from rlfamily.tasks import Example, Score, Task
+from rlfamily.rewards import RewardConfig, RewardParts
+
+if TYPE_CHECKING:
+    import torch
+
+    from rlfamily.tasks import Example, Task
 
 
-def parts(score: Score) -> RewardParts:
-    """Turn a checker's verdict into the report's reward and its two parts."""
-    r_f, r_v = (1.0 if verdict else -1.0 for verdict in (score.format, score.valid))
-    return RewardParts(reward=r_f + r_v, format=r_f, valid=r_v)
+class Config(RewardConfig):
+    """Nothing to set: the report fixes both values."""
+
+    kind: Literal["verifiable"]
 
 
 @dataclass(frozen=True)
 class Verifiable:
-    """Rewards a response by its task's own checker."""
+    """Rewards a response by its task's own checker, which says `format` and `valid` (0 or 1 each)."""
 
     task: Task
 
     def score(self, examples: Sequence[Example], responses: Sequence[str]) -> list[RewardParts]:
         """Score response n as an answer to example n. Raises ValueError when their numbers differ."""
-        return [parts(self.task.score(response, example.meta))
-                for example, response in zip(examples, responses, strict=True)]
+        verdicts = [self.task.score(response, example.meta)
+                    for example, response in zip(examples, responses, strict=True)]
+        return [RewardParts(2 * (parts["format"] + parts["valid"]) - 2, parts) for parts in verdicts]
+
+
+def load(
+    config: Config, task: Task, models: Mapping[str, Path], device: torch.device, micro_batch: int
+) -> Verifiable:
+    """The checker of `task`, as a reward."""
+    return Verifiable(task)

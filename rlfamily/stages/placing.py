@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlfamily.errors import UserError
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from rlfamily.stages.worker import StageContext
     from rlfamily.trainer.jobs import Place
 
+REWARD_INPUT = "reward_"  # a stage's input named reward_<name> is the model <name> of the task's reward
 INSIDE = "RLFAMILY_LAUNCHED"
 
 
@@ -22,6 +24,12 @@ def place(context: StageContext) -> Place:
     from rlfamily.trainer.jobs import Place
 
     return Place(context.key, context.label, context.work, context.out, context.hardware, context.progress)
+
+
+def reward_models(context: StageContext) -> dict[str, Path]:
+    """Folder of each model that the task's reward reads, by its name in the reward's settings."""
+    return {name.removeprefix(REWARD_INPUT): folder / "model" for name, folder in context.inputs.items()
+            if name.startswith(REWARD_INPUT)}
 
 
 def relaunched(context: StageContext) -> dict[str, Any] | None:

@@ -6,6 +6,7 @@ the TOPR report (`hub`). Files and formats are those of `rlfamily.tasks.Task.bui
 
 from __future__ import annotations
 
+import json
 import random
 import string
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,7 +19,8 @@ from pydantic import Field, field_validator, model_validator
 from rlfamily.algorithms.settings import Strict
 from rlfamily.errors import UserError
 from rlfamily.records import write_jsonl
-from rlfamily.tasks import Demonstration, Example, Score, TaskConfig, arithmetic, hub
+from rlfamily.rewards import verifiable
+from rlfamily.tasks import Demonstration, Example, TaskConfig, arithmetic, hub
 from rlfamily.tasks.puzzles import Generator, Puzzle, PuzzleKey, Solution
 
 if TYPE_CHECKING:
@@ -84,6 +86,7 @@ class Config(Data, TaskConfig):
     """Settings of the task: its data, and how it is trained and evaluated on."""
 
     kind: Literal["countdown"]
+    reward: verifiable.Config
 
     @model_validator(mode="after")
     def _check_sizes(self) -> Config:
@@ -101,12 +104,12 @@ def build(data: Mapping[str, Any], out: Path) -> dict[str, Any]:
     return _build_hub(settings, settings.source, out)
 
 
-def score(response: str, meta: Mapping[str, Any]) -> Score:
+def score(response: str, meta: Mapping[str, Any]) -> dict[str, float]:
     """Check a response against meta `nums` and `target`: an answer in tags, well formed; and equal to the target."""
     answer = arithmetic.find_answer(response)
     if answer is None or not arithmetic.well_formed(answer):
-        return Score(format=False, valid=False)
-    return Score(format=True, valid=arithmetic.solves(answer, meta["nums"], meta["target"]))
+        return {"format": 0.0, "valid": 0.0}
+    return {"format": 1.0, "valid": float(arithmetic.solves(answer, meta["nums"], meta["target"]))}
 
 
 def render_prompt(data: Data, numbers: Sequence[int], target: int) -> str:
@@ -146,7 +149,7 @@ def _build_generated(data: Data, source: Generated, out: Path) -> dict[str, Any]
         _write(out / f"{split}.jsonl", (_demonstration(data, split, place, puzzle, puzzle.solution, True)
                                         for place, puzzle in enumerate(draw(split))))
     _write(out / "corpus.jsonl", _corpus(data, source, generator, taken))
-    (out / "vocabulary.txt").write_text("\n".join(_vocabulary(data, source)) + "\n")
+    (out / "vocabulary.json").write_text(json.dumps(_vocabulary(data, source)))
     return {split: getattr(source, split) for split in
             ("train", "validation", "test", "demonstrations_train", "demonstrations_validation", "corpus")}
 

@@ -195,7 +195,7 @@ def draw_variance(seed: int) -> Iterator[Row]:
     for sampled_t in (1, 20, "all"):
         full_KT, drawn_DKT, closed = _draws(seed, sampled_t)
         square_D = (drawn_DKT - full_KT).square().sum((1, 2)) / full_KT.square().sum()
-        yield {"sampled_t": str(sampled_t), "value": closed, "expected": float(square_D.mean()),
+        yield {"sampled_t": str(sampled_t), "alpha": ALPHAS[0], "value": closed, "expected": float(square_D.mean()),
                "se": float(square_D.std() / DRAWS**0.5)}
 
 
@@ -204,7 +204,7 @@ def draw_bias(seed: int) -> Iterator[Row]:
     for sampled_t in (1, 20, "all"):
         full_KT, drawn_DKT, closed = _draws(seed, sampled_t)
         error = (drawn_DKT.mean(0) - full_KT).norm() / full_KT.norm()
-        yield {"sampled_t": str(sampled_t), "value": float(error), "se": (closed / DRAWS) ** 0.5}
+        yield {"sampled_t": str(sampled_t), "alpha": ALPHAS[0], "value": float(error), "se": (closed / DRAWS) ** 0.5}
 
 
 def _draws(seed: int, sampled_t: int | str) -> tuple[torch.Tensor, torch.Tensor, float]:

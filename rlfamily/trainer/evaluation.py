@@ -2,39 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
 
 from rlfamily import tasks
-from rlfamily.errors import UserError
+from rlfamily.errors import UserError, nearest
 from rlfamily.models import Finetuning, policy
 from rlfamily.models.batching import Rows, pad
 from rlfamily.records import write_jsonl
-from rlfamily.rewards.verifiable import Verifiable
+from rlfamily.rewards import Reward, RewardParts
 from rlfamily.rollout import SamplingParams, stream_seed
 from rlfamily.rollout.collect import Group, collect, encode_completion, encode_prompt
 from rlfamily.rollout.torch_engine import TorchEngine
-from rlfamily.tasks import Example, read_demonstrations, read_examples
-from rlfamily.trainer.jobs import Place, scaled, select_prompts
+from rlfamily.tasks import Example, Task, read_demonstrations, read_examples
+from rlfamily.trainer.jobs import Place, sampling_params, scaled, select_prompts, task_reward
 
 CHUNK = 64  # prompts between two progress notes
 
 
-def write_scores(place: Place, data: Path, model: Path, config: dict[str, Any]) -> dict[str, Any]:
-    """Score the held-out puzzles: one greedy and `eval_draws` sampled responses each.
+def write_scores(
+    place: Place, data: Path, model: Path, models: Mapping[str, Path], config: dict[str, Any]
+) -> dict[str, Any]:
+    """Score the held-out prompts with the task's reward: one greedy and `eval_draws` sampled responses each.
 
-    Streams depend on the puzzle and the draw alone, so that all cells meet the same chance (paired comparison).
+    Streams depend on the prompt and the draw alone, so that all cells meet the same chance (paired comparison).
     """
     task = config["task"]
     examples = read_examples(data / "test.jsonl")[:task["eval_prompts"]]
     learner = _frozen(place, model, config["finetuning"])
+    reward = task_reward(task, models, learner.device, place.hardware["micro_batch"])
     rows, tokens = [], 0
     for mode, draws in (("greedy", 1), ("sample", task["eval_draws"])):
-        params = SamplingParams(mode == "greedy", task["eval_temperature"], task["max_tokens_rollout"])
-        groups = _draw(place, learner, task, examples, draws, params,
+        params = sampling_params(task, mode, task["eval_temperature"], "max_tokens_evaluation")
+        groups = _draw(place, learner, reward, examples, draws, params,
                        lambda example, k: stream_seed("score", example.id, k))
         for item, group in enumerate(groups):
             rows += [{"mode": mode, "item": item, "draw": draw, **scored} for draw, scored in enumerate(_scored(group))]
@@ -43,26 +48,47 @@ def write_scores(place: Place, data: Path, model: Path, config: dict[str, Any]) 
     return {"responses": len(rows), "tokens": tokens}
 
 
-def valid_rate(place: Place, data: Path, model: Path, finetuning: Finetuning, task: dict[str, Any]) -> float:
-    """Share of sampled responses to the validation puzzles that solve them."""
+def gate_value(place: Place, data: Path, model: Path, finetuning: Finetuning, task: dict[str, Any]) -> float:
+    """Mean of the gate's part of the task's own score, over one sampled response to each validation prompt.
+
+    Raises UserError when the task's score has no such part.
+    """
     examples = read_examples(data / "validation.jsonl")[:task["eval_prompts"]]
     learner = policy.load(model, finetuning, place.accelerator().device, trainable=False)
-    params = SamplingParams(False, task["eval_temperature"], task["max_tokens_rollout"])
-    groups = list(_draw(place, learner, task, examples, 1, params,
-                        lambda example, k: stream_seed("gate", example.id, k)))
-    return sum(group.parts[0].valid > 0 for group in groups) / len(groups)
+    groups = _draw(place, learner, Parts(tasks.get(task["kind"])), examples, 1,
+                   sampling_params(task, "sample", task["eval_temperature"], "max_tokens_evaluation"),
+                   lambda example, k: stream_seed("gate", example.id, k))
+    scores, part = [group.parts[0].parts for group in groups], task["pretrain"]["gate"]["part"]
+    if part not in scores[0]:
+        raise UserError(f"task.pretrain.gate.part: the task's score has no '{part}'{nearest(part, scores[0])}")
+    return fmean(score[part] for score in scores)
 
 
-def write_pairs(place: Place, data: Path, model: Path, config: dict[str, Any]) -> dict[str, Any]:
-    """Draw two responses per prompt and keep the pairs that the verifiable reward orders, chosen first.
+@dataclass(frozen=True)
+class Parts:
+    """The task's own score as parts of a reward that is always 0: for gates, which look at parts only."""
+
+    task: Task
+
+    def score(self, examples: Sequence[Example], responses: Sequence[str]) -> list[RewardParts]:
+        """Score response n as an answer to example n."""
+        return [RewardParts(0.0, self.task.score(response, example.meta))
+                for example, response in zip(examples, responses, strict=True)]
+
+
+def write_pairs(
+    place: Place, data: Path, model: Path, models: Mapping[str, Path], config: dict[str, Any]
+) -> dict[str, Any]:
+    """Draw two responses per prompt and keep the pairs that the task's reward orders, chosen first.
 
     Raises UserError when every pair is a tie.
     """
     task, seed = config["task"], config["seed"]
-    examples = select_prompts(data, scaled(config["prompts"], task["prompt_fraction"]), seed)
+    examples = select_prompts(data, scaled(config["prompts"], task["prompt_fraction"]), seed, task["reuse_prompts"])
     learner = _frozen(place, model, config["finetuning"])
-    params = SamplingParams(False, config["temperature"], task["max_tokens_rollout"])
-    groups = _draw(place, learner, task, examples, 2, params,
+    reward = task_reward(task, models, learner.device, place.hardware["micro_batch"])
+    params = sampling_params(task, "sample", config["temperature"], "max_tokens_rollout")
+    groups = _draw(place, learner, reward, examples, 2, params,
                    lambda example, k: stream_seed(seed, "pairs", example.id, k))
     pairs = [pair for group in groups for pair in _ordered(group)]
     if not pairs:
@@ -93,21 +119,20 @@ def _frozen(place: Place, model: Path, finetuning: dict[str, Any]) -> policy.Pol
 
 
 def _draw(
-    place: Place, learner: policy.Policy, task: dict[str, Any], examples: Sequence[Example], draws: int,
+    place: Place, learner: policy.Policy, reward: Reward, examples: Sequence[Example], draws: int,
     params: SamplingParams, seed_of: Callable[[Example, int], int],
 ) -> Iterator[Group]:
     engine = TorchEngine(learner, place.hardware["rollout_batch"])
-    reward = Verifiable(tasks.get(task["kind"]))
     for start in range(0, len(examples), CHUNK):
         place.progress(start, len(examples), "greedy" if params.greedy else "sampled")
         yield from collect(engine, learner.tokenizer, reward, examples[start:start + CHUNK], draws, params, seed_of)
 
 
 def _scored(group: Group) -> Iterator[dict[str, Any]]:
+    benchmark = {"benchmark": group.example.meta["benchmark"]} if "benchmark" in group.example.meta else {}
     for completion, text, part in zip(group.completions, group.texts, group.parts, strict=True):
-        yield {"prompt": group.example.prompt, "response": text, "valid": int(part.valid > 0),
-               "format": int(part.format > 0), "reward": part.reward, "length": len(completion.ids),
-               "truncated": completion.truncated}
+        yield {**part.parts, **benchmark, "prompt": group.example.prompt, "response": text, "reward": part.reward,
+               "length": len(completion.ids), "truncated": completion.truncated}
 
 
 def _ordered(group: Group) -> list[dict[str, Any]]:

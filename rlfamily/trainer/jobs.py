@@ -1,24 +1,24 @@
-"""The training jobs that stages run: pretrain a base model, train a policy, train a reward model."""
+"""The training jobs that stages run: pretrain a base model, train a policy. Reward models are in `preference`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 
-from rlfamily import algorithms, tasks
-from rlfamily.algorithms.settings import AlgorithmSettings, RewardModelSettings
+from rlfamily import algorithms, rewards, tasks
+from rlfamily.algorithms.settings import AlgorithmSettings
 from rlfamily.errors import UserError
 from rlfamily.models import Finetuning, ScratchModel, policy, reward_model, scratch
 from rlfamily.models.batching import Rows
 from rlfamily.records import read_jsonl
 from rlfamily.rewards import Reward, bradley_terry
-from rlfamily.rewards.verifiable import Verifiable
+from rlfamily.rewards.noise import RandomReward
 from rlfamily.rollout import SamplingParams, stream_seed
 from rlfamily.rollout.collect import Group, collect, encode_completion, encode_prompt
 from rlfamily.rollout.torch_engine import TorchEngine
@@ -28,8 +28,6 @@ from rlfamily.trainer.loop import Trainer
 from rlfamily.trainer.run import run
 from rlfamily.trainer.sources import FixedSource, RolloutSource, Source, epoch_order
 from rlfamily.trainer.tracking import make_tracker
-
-HELD_OUT_SHARE = 10  # one preference pair in this many tests the reward model instead of training it
 
 
 @dataclass(frozen=True)
@@ -61,27 +59,30 @@ class Place:
 
 def pretrain(place: Place, data: Path, model: ScratchModel, settings: AlgorithmSettings, limit: int) -> dict[str, Any]:
     """Build the tokenizer and a random model, then fit the corpus with the supervised loss."""
-    corpus = _first(read_demonstrations(data / "corpus.jsonl"), settings.prompts, "model.pretrain.prompts",
-                    "corpus")
+    corpus = _first(read_demonstrations(data / "corpus.jsonl"), settings.prompts, "task.pretrain.lines", "corpus")
     accelerator = place.accelerator()
-    tokenizer = scratch.train_tokenizer((data / "vocabulary.txt").read_text().splitlines())
+    tokenizer = scratch.train_tokenizer(json.loads((data / "vocabulary.json").read_text()))
     learner = policy.Policy(scratch.build_model(model, tokenizer), tokenizer, model.dtype, accelerator.device)
     learner.model.eval()
-    source = FixedSource(_encode(learner, corpus, limit), settings.batch_prompts, settings.epochs, model.seed,
+    source = FixedSource(encode(learner, corpus, limit), settings.batch_prompts, settings.epochs, model.seed,
                          learner.eos_id)
     trainer = Trainer(learner, None, source, algorithms.get("sft"), settings, 1.0, 1.0,
-                      place.hardware["micro_batch"], accelerator)
+                      place.hardware["micro_batch"], accelerator, model.seed, 0)
     return place.train(trainer, settings.model_dump())
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Folders a policy is trained from; `pairs` and `reward` only where the method asks for them."""
+    """Folders a policy is trained from: `models` are those of the task's reward, by name.
+
+    `pairs` and `reward` (a learned one in place of the task's own) are there only where the method asks for them.
+    """
 
     data: Path
     policy: Path
     pairs: Path | None
     reward: Path | None
+    models: Mapping[str, Path] = field(default_factory=dict)
 
 
 def train_policy(
@@ -96,53 +97,29 @@ def train_policy(
     source = _source(place, inputs, learner, algorithm.SOURCE, settings, finetuning, task, seed, accelerator)
     wants_reference = "ref" in algorithms.needs(algorithm, settings) or settings.kl_ref_every > 0
     reference = _reference(inputs.policy, learner, finetuning) if wants_reference else None
-    temperature = settings.sampling.temperature if algorithm.SOURCE == "rollouts" else 1.0
+    # Demonstrations and pairs take the model's own distribution, rollouts the one they were drawn from.
+    rollouts = algorithm.SOURCE == "rollouts"
+    temperature = settings.sampling.temperature if rollouts else 1.0
     trainer = Trainer(learner, reference, source, algorithm, settings, temperature, finetuning.lr_multiplier,
-                      place.hardware["micro_batch"], accelerator)
+                      place.hardware["micro_batch"], accelerator, seed, task["min_new_tokens"] if rollouts else 0)
     return place.train(trainer, {"algorithm": name, "seed": seed, **settings.model_dump()})
 
 
-def train_reward_model(
-    place: Place, data: Path, start: Path, pairs: Path, settings: RewardModelSettings, finetuning: Finetuning,
-    limit: int, seed: int,
-) -> dict[str, Any]:
-    """Fit a Bradley-Terry model to nine tenths of the preference pairs, then centre it on the demonstrations.
+def select_prompts(data: Path, count: int, seed: int, reuse: bool) -> list[Example]:
+    """`count` training prompts at random; with `reuse`, pass after pass when there are fewer.
 
-    The totals say how many of the held-out pairs it orders as the verifier does.
+    Raises UserError when there are fewer and they may not be reused.
     """
-    accelerator = place.accelerator()
-    torch.manual_seed(seed)
-    learner = reward_model.load(start, finetuning, accelerator.device, trainable=True)
-    groups = read_pairs(pairs)
-    held_out = len(groups) // HELD_OUT_SHARE
-    source = FixedSource(groups[held_out:], settings.batch_pairs, settings.epochs, seed, learner.eos_id)
-    trainer = Trainer(learner, None, source, bradley_terry, settings, 1.0, finetuning.lr_multiplier,
-                      place.hardware["micro_batch"], accelerator)
-    totals = place.train(trainer, settings.model_dump())
-    if not accelerator.is_main_process:
-        return totals
-    demonstrations = read_demonstrations(data / "demonstrations_validation.jsonl")
-    learner.bias = fmean(_scores(learner, _encode(learner, demonstrations, limit), place.hardware["micro_batch"]))
-    learner.save(place.out / "model")
-    scores = _scores(learner, groups[:held_out], place.hardware["micro_batch"])
-    right = [chosen > rejected for chosen, rejected in zip(scores[0::2], scores[1::2], strict=True)]
-    return {**totals, "held_out_pairs": held_out, "held_out_accuracy": fmean(right) if right else None}
-
-
-def _scores(learner: reward_model.RewardModel, groups: list[Rows], micro_batch: int) -> list[float]:
-    """Scores of all rows of the groups, before the bias."""
-    rows = Rows([prompt for group in groups for prompt in group.prompts],
-                [completion for group in groups for completion in group.completions])
-    return learner.score_rows(rows, micro_batch)
-
-
-def select_prompts(data: Path, count: int, seed: int) -> list[Example]:
-    """`count` training puzzles at random. Raises UserError when there are fewer."""
     examples = read_examples(data / "train.jsonl")
-    if count > len(examples):
-        raise UserError(f"data: {count} prompts asked for, train split has {len(examples)}: "
-                        "lower algorithm.prompts or task.prompt_fraction, or keep more rows in the task's source")
-    return [examples[index] for index in epoch_order(len(examples), 0, stream_seed(seed, "prompts"))[:count]]
+    if count > len(examples) and not reuse:
+        raise UserError(f"data: {count} prompts asked for, train split has {len(examples)}: lower algorithm.prompts or "
+                        "task.prompt_fraction, keep more rows in the task's source, or set task.reuse_prompts=true")
+    passes = -(-count // len(examples))
+    chosen = [(turn, index) for turn in range(passes)
+              for index in epoch_order(len(examples), turn, stream_seed(seed, "prompts"))][:count]
+    # A name of its own for each pass, so that a prompt's responses have a random stream of their own in each.
+    return [examples[index] if turn == 0 else replace(examples[index], id=f"{examples[index].id}, pass {turn + 1}")
+            for turn, index in chosen]
 
 
 def _first(rows: list[Demonstration], count: int, key: str, split: str) -> list[Demonstration]:
@@ -163,7 +140,7 @@ def read_pairs(folder: Path) -> list[Rows]:
             for row in read_jsonl(folder / "pairs.jsonl")]
 
 
-def _encode(learner: policy.Policy | reward_model.RewardModel, rows: list[Demonstration], limit: int) -> list[Rows]:
+def encode(learner: policy.Policy | reward_model.RewardModel, rows: list[Demonstration], limit: int) -> list[Rows]:
     """Groups of one; a demonstration longer than `limit` tokens loses its tail (and with it its EOS).
 
     Raises UserError when no prompt is short enough to leave room for a completion.
@@ -193,18 +170,14 @@ def _source(
     if kind == "demonstrations":
         rows = _first(read_demonstrations(inputs.data / "demonstrations_train.jsonl"), count,
                       "algorithm.prompts (times task.prompt_fraction)", "demonstrations_train")
-        return FixedSource(_encode(learner, rows, task["max_tokens_demonstration"]), settings.batch_prompts,
+        return FixedSource(encode(learner, rows, task["max_tokens_demonstration"]), settings.batch_prompts,
                            settings.epochs, seed, learner.eos_id)
     if kind == "pairs":
         assert inputs.pairs is not None
         return FixedSource(read_pairs(inputs.pairs), settings.batch_prompts, settings.epochs, seed, learner.eos_id)
-    reward: Reward = Verifiable(tasks.get(task["kind"]))
-    if inputs.reward is not None:
-        scorer = reward_model.load(inputs.reward, finetuning, accelerator.device, trainable=False)
-        reward = bradley_terry.LearnedReward(scorer, reward, place.hardware["micro_batch"])
+    reward = _training_reward(place, inputs, settings, finetuning, task, accelerator.device, seed)
     engine = TorchEngine(learner, place.hardware["rollout_batch"])
-    sampling = settings.sampling
-    params = SamplingParams(sampling.mode == "greedy", sampling.temperature, task["max_tokens_rollout"])
+    params = sampling_params(task, settings.sampling.mode, settings.sampling.temperature, "max_tokens_rollout")
 
     def draw(examples: list[Example], epoch: int, clock: Clock) -> list[Group]:
         mine = accelerator.process_index, accelerator.num_processes
@@ -213,8 +186,35 @@ def _source(
                          lambda example, k: stream_seed(seed, "rollout", epoch, example.id, k))
         return _gather(groups, mine[1], len(examples))
 
-    return RolloutSource(select_prompts(inputs.data, count, seed), draw, settings.batch_prompts, settings.group_size,
+    return RolloutSource(select_prompts(inputs.data, count, seed, task["reuse_prompts"]), draw, settings.batch_prompts, settings.group_size,
                          settings.epochs, settings.resample_each_epoch, seed)
+
+
+def _training_reward(
+    place: Place, inputs: Inputs, settings: AlgorithmSettings, finetuning: Finetuning, task: dict[str, Any],
+    device: torch.device, seed: int,
+) -> Reward:
+    """What the method maximises: the task's reward, a model fitted to its preferences, or noise."""
+    micro_batch = place.hardware["micro_batch"]
+    truth = task_reward(task, inputs.models, device, micro_batch)
+    if settings.reward == "random":
+        return RandomReward(truth, seed)
+    if inputs.reward is None:
+        return truth
+    scorer = reward_model.load(inputs.reward, finetuning, device, trainable=False)
+    return bradley_terry.LearnedReward(scorer, truth, micro_batch)
+
+
+def task_reward(
+    task: dict[str, Any], models: Mapping[str, Path], device: torch.device, micro_batch: int
+) -> Reward:
+    """The task's own reward; `models` holds the folder of each model it reads."""
+    return rewards.load(task["reward"], tasks.get(task["kind"]), models, device, micro_batch)
+
+
+def sampling_params(task: dict[str, Any], mode: str, temperature: float, limit: str) -> SamplingParams:
+    """How responses to a task are drawn; `mode` is sample or greedy, `limit` the task's key for the total length."""
+    return SamplingParams(mode == "greedy", temperature, task[limit], task["min_new_tokens"])
 
 
 def _gather(groups: list[Group], processes: int, count: int) -> list[Group]:

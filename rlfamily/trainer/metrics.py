@@ -26,8 +26,7 @@ def step_metrics(
     if batch.rewards:
         metrics |= {
             "reward": fmean(batch.rewards), "truncated": fmean(batch.truncated),
-            "reward_format": fmean(batch.formats), "format_rate": (1 + fmean(batch.formats)) / 2,
-            "reward_valid": fmean(batch.valids), "valid_rate": (1 + fmean(batch.valids)) / 2,
+            **{f"mean_{name}": fmean(parts[name] for parts in batch.parts) for name in batch.parts[0]},
         }
     if batch.sampler_logp:
         metrics["sampler_gap"] = _sampler_gap(batch, behaviour_logp_NT)
@@ -43,10 +42,9 @@ def reference_metrics(batch: LossBatch, ref_logp_NT: Tensor | None) -> dict[str,
 
 def samples(batch: TrainBatch, step: int) -> list[dict[str, Any]]:
     """The first group of a step's rollouts, as people want to read them."""
-    rows = zip(batch.prompt_texts, batch.texts, batch.rewards, batch.valids, batch.formats, strict=True)
-    return [{"step": step, "prompt": prompt, "response": text, "reward": reward, "valid": int(valid > 0),
-             "format": int(well_formed > 0)}
-            for prompt, text, reward, valid, well_formed in list(rows)[:batch.group_size]]
+    rows = zip(batch.prompt_texts, batch.texts, batch.rewards, batch.parts, strict=True)
+    return [{"step": step, "prompt": prompt, "response": text, "reward": reward, **parts}
+            for prompt, text, reward, parts in list(rows)[:batch.group_size]]
 
 
 def _sampler_gap(batch: TrainBatch, behaviour_logp_NT: Tensor) -> float:

@@ -102,5 +102,5 @@ def _write(logs: dict[str, IO[bytes]], record: StepRecord, keep_samples: bool) -
 def _note(recent: Sequence[dict[str, float]]) -> str:
     """Means over the last steps: one small batch says little."""
     shown = {short: [row[name] for row in recent if name in row]
-             for short, name in (("valid", "valid_rate"), ("loss", "loss"))}
+             for short, name in (("valid", "mean_valid"), ("reward", "reward"), ("loss", "loss"))}
     return "  ".join(f"{short} {fmean(values):.3f}" for short, values in shown.items() if values)

@@ -28,8 +28,7 @@ class TrainBatch:
     rows: Rows
     group_size: int
     rewards: list[float] = field(default_factory=list)
-    formats: list[float] = field(default_factory=list)
-    valids: list[float] = field(default_factory=list)
+    parts: list[dict[str, float]] = field(default_factory=list)
     truncated: list[bool] = field(default_factory=list)
     sampler_logp: list[list[float]] = field(default_factory=list)
     old_logp: list[list[float]] = field(default_factory=list)
@@ -140,8 +139,7 @@ def as_batch(groups: Sequence[Group], group_size: int) -> TrainBatch:
         rows=Rows([group.prompt_ids for group, *_ in flat], [completion.ids for _, completion, *_ in flat]),
         group_size=group_size,
         rewards=[part.reward for *_, part in flat],
-        formats=[part.format for *_, part in flat],
-        valids=[part.valid for *_, part in flat],
+        parts=[part.parts for *_, part in flat],
         truncated=[completion.truncated for _, completion, *_ in flat],
         sampler_logp=[completion.logps for _, completion, *_ in flat],
         prompt_texts=[group.example.prompt for group, *_ in flat],

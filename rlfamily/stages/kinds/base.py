@@ -23,8 +23,9 @@ def run(context: StageContext) -> dict[str, Any]:
     settings = algorithms.get("sft").Config.model_validate(config["settings"])
     here = place(context)
     totals = jobs.pretrain(here, context.inputs["data"], model, settings, task["max_tokens_demonstration"])
-    rate = evaluation.valid_rate(here, context.inputs["data"], context.out / "model", model, task)
-    if rate < model.pretrain.min_valid_rate:
-        raise UserError(f"base model: solves {rate:.3f} of the validation puzzles, less than model.pretrain."
-                        f"min_valid_rate={model.pretrain.min_valid_rate}: train longer (model.pretrain.epochs)")
-    return {**totals, "sampled_valid_rate": rate}
+    gate = task["pretrain"]["gate"]
+    value = evaluation.gate_value(here, context.inputs["data"], context.out / "model", model, task)
+    if value < gate["least"]:
+        raise UserError(f"base model: mean '{gate['part']}' of its sampled validation responses is {value:.3f}, less "
+                        f"than task.pretrain.gate.least={gate['least']}: train longer (task.pretrain.epochs)")
+    return {**totals, f"sampled_{gate['part']}": value}

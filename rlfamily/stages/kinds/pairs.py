@@ -1,4 +1,4 @@
-"""Pairs stage: on-policy preference pairs, labelled by the verifiable reward, ties dropped (report sec. 4, DPO)."""
+"""Pairs stage: on-policy preference pairs, labelled by the task's reward, ties dropped (report sec. 4, DPO)."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ VERSION = "1"
 
 def run(context: StageContext) -> dict[str, Any]:
     """Config: prompts, temperature, finetuning, task, seed; inputs: data, policy. Writes pairs.jsonl."""
-    from rlfamily.stages.placing import place
+    from rlfamily.stages.placing import place, reward_models
     from rlfamily.trainer import evaluation
 
     return evaluation.write_pairs(place(context), context.inputs["data"], context.inputs["policy"] / "model",
-                                  context.config)
+                                  reward_models(context), context.config)

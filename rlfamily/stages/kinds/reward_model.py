@@ -15,10 +15,10 @@ def run(context: StageContext) -> dict[str, Any]:
     from rlfamily.algorithms.settings import RewardModelSettings
     from rlfamily.models import Finetuning
     from rlfamily.stages.placing import place
-    from rlfamily.trainer import jobs
+    from rlfamily.trainer import preference
 
     config, inputs = context.config, context.inputs
-    return jobs.train_reward_model(
+    return preference.train_on_own_pairs(
         place(context), inputs["data"], inputs["policy"] / "model", inputs["pairs"],
         RewardModelSettings.model_validate(config["settings"]), Finetuning.model_validate(config["finetuning"]),
         config["task"]["max_tokens_demonstration"], config["seed"])

@@ -1,4 +1,4 @@
-"""Score stage: greedy and sampled responses to held-out puzzles, checked."""
+"""Score stage: greedy and sampled responses to held-out prompts, with the task's reward."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ VERSION = "1"
 
 
 def run(context: StageContext) -> dict[str, Any]:
-    """Config: task, finetuning; inputs: data, policy. Writes scores.jsonl, one line a response."""
-    from rlfamily.stages.placing import place
+    """Config: task, finetuning; inputs: data, policy, the reward's models. Writes scores.jsonl, a line a response."""
+    from rlfamily.stages.placing import place, reward_models
     from rlfamily.trainer import evaluation
 
     return evaluation.write_scores(place(context), context.inputs["data"], context.inputs["policy"] / "model",
-                                   context.config)
+                                   reward_models(context), context.config)

@@ -14,7 +14,7 @@ def run(context: StageContext) -> dict[str, Any]:
     """Config: algorithm, settings, finetuning, task, seed; inputs: data, policy and, where used, pairs and reward."""
     from rlfamily import algorithms
     from rlfamily.models import Finetuning
-    from rlfamily.stages.placing import place, relaunched
+    from rlfamily.stages.placing import place, relaunched, reward_models
     from rlfamily.trainer import jobs
 
     if context.hardware["processes"] > 1:
@@ -23,7 +23,7 @@ def run(context: StageContext) -> dict[str, Any]:
             return totals
     config, folders = context.config, context.inputs
     inputs = jobs.Inputs(folders["data"], folders["policy"] / "model", folders.get("pairs"),
-                         folders["reward"] / "model" if "reward" in folders else None)
+                         folders["reward"] / "model" if "reward" in folders else None, reward_models(context))
     settings = algorithms.get(config["algorithm"]).Config.model_validate(config["settings"])
     return jobs.train_policy(place(context), inputs, config["algorithm"], settings,
                              Finetuning.model_validate(config["finetuning"]), config["task"], config["seed"])

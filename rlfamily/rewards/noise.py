@@ -1,0 +1,31 @@
+"""The random reward: a negative control. What a method gains on it, it did not gain from rewards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import TYPE_CHECKING
+
+from rlfamily.rewards import Reward, RewardParts
+
+if TYPE_CHECKING:
+    from rlfamily.tasks import Example
+
+
+@dataclass(frozen=True)
+class RandomReward:
+    """A standard normal number for each response, a function of seed, prompt and text; the true parts beside it.
+
+    The true reward is recorded as the part `true_reward`.
+    """
+
+    truth: Reward
+    seed: int
+
+    def score(self, examples: Sequence[Example], responses: Sequence[str]) -> list[RewardParts]:
+        """Score response n (without its prompt) as an answer to example n."""
+        return [RewardParts(Random(f"{self.seed}\n{example.id}\n{response}").gauss(),
+                            {**true.parts, "true_reward": true.reward})
+                for example, response, true in zip(examples, responses, self.truth.score(examples, responses),
+                                                   strict=True)]

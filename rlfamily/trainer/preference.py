@@ -1,0 +1,111 @@
+"""Train a reward model: on preferences that come with a stand-in's data, or on a policy's own labelled pairs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+
+from rlfamily.algorithms.settings import PairTraining, RewardModelSettings
+from rlfamily.errors import UserError
+from rlfamily.models import Finetuning, ScratchShape, reward_model, scratch
+from rlfamily.models.batching import Rows
+from rlfamily.records import read_jsonl
+from rlfamily.rewards import bradley_terry
+from rlfamily.rollout.collect import encode_completion, encode_prompt
+from rlfamily.tasks import Demonstration, read_demonstrations
+from rlfamily.trainer.jobs import Place, encode, read_pairs
+from rlfamily.trainer.loop import Trainer
+from rlfamily.trainer.sources import FixedSource
+
+HELD_OUT_SHARE = 10  # one pair in this many tests the model instead of training it
+REFERENCES = 512  # lines of the corpus whose mean score is made 0
+
+
+def train_from_scratch(place: Place, data: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Fit a small new model to the task's own preferences and write it to model/, centred on the corpus.
+
+    `config` is a `TrainedSource` (preferences, shape, training, min_accuracy) with the task's token limit. The totals
+    hold `held_out_accuracy`. Raises UserError when that is below min_accuracy.
+    """
+    shape, training = ScratchShape.model_validate(config["shape"]), PairTraining.model_validate(config["training"])
+    limit = config["task"]["max_tokens_demonstration"]
+    tokenizer = scratch.train_tokenizer(json.loads((data / "vocabulary.json").read_text()))
+    device = place.accelerator().device
+    learner = reward_model.start(scratch.build_model(shape, tokenizer), tokenizer, device)
+    pairs = [_pair(learner, row["prompt"], [row["chosen"], row["rejected"]], limit)
+             for row in read_jsonl(_preferences(data, config["preferences"]))]
+    corpus = islice(read_jsonl(data / "corpus.jsonl"), REFERENCES)
+    totals = _fit(place, learner, pairs, training, 1.0, shape.seed,
+                  encode(learner, [Demonstration(**row) for row in corpus], limit))
+    accuracy = totals["held_out_accuracy"] or 0.0
+    if accuracy < config["min_accuracy"]:
+        raise UserError(
+            f"reward model '{config['preferences']}': orders {accuracy:.3f} of {totals['held_out_pairs']} held-out "
+            f"pairs as their labels do, less than min_accuracy={config['min_accuracy']}: train longer (training.epochs)")
+    return totals
+
+
+def train_on_own_pairs(
+    place: Place, data: Path, start: Path, pairs: Path, settings: RewardModelSettings, finetuning: Finetuning,
+    limit: int, seed: int,
+) -> dict[str, Any]:
+    """Fit a Bradley-Terry model, begun from the policy in `start`, to that policy's pairs (TOPR report Eq. 3).
+
+    It is centred on the demonstrations.
+    """
+    torch.manual_seed(seed)
+    learner = reward_model.load(start, finetuning, place.accelerator().device, trainable=True)
+    demonstrations = read_demonstrations(data / "demonstrations_validation.jsonl")
+    return _fit(place, learner, read_pairs(pairs), settings, finetuning.lr_multiplier, seed,
+                encode(learner, demonstrations, limit))
+
+
+def _fit(
+    place: Place, learner: reward_model.RewardModel, pairs: Sequence[Rows], training: PairTraining,
+    lr_multiplier: float, seed: int, references: Sequence[Rows],
+) -> dict[str, Any]:
+    """Fit nine tenths of the pairs (chosen first), centre on the references, write model/.
+
+    `held_out_accuracy` is the share of the other pairs that the model orders as their labels do, None without any.
+    """
+    accelerator, micro_batch = place.accelerator(), place.hardware["micro_batch"]
+    held_out = len(pairs) // HELD_OUT_SHARE
+    source = FixedSource(pairs[held_out:], training.batch_pairs, training.epochs, seed, learner.eos_id)
+    trainer = Trainer(learner, None, source, bradley_terry, training, 1.0, lr_multiplier, micro_batch, accelerator,
+                      seed, 0)
+    totals = place.train(trainer, training.model_dump())
+    if not accelerator.is_main_process:
+        return totals
+    learner.bias = fmean(_scores(learner, references, micro_batch))
+    learner.save(place.out / "model")
+    scores = _scores(learner, pairs[:held_out], micro_batch)
+    right = [chosen > rejected for chosen, rejected in zip(scores[0::2], scores[1::2], strict=True)]
+    return {**totals, "held_out_pairs": held_out, "held_out_accuracy": fmean(right) if right else None}
+
+
+def _scores(learner: reward_model.RewardModel, groups: Sequence[Rows], micro_batch: int) -> list[float]:
+    """Scores of all rows of the groups, before the bias."""
+    rows = Rows([prompt for group in groups for prompt in group.prompts],
+                [completion for group in groups for completion in group.completions])
+    return learner.score_rows(rows, micro_batch)
+
+
+def _preferences(data: Path, name: str) -> Path:
+    path = data / f"preferences_{name}.jsonl"
+    if not path.exists():
+        found = ", ".join(sorted(file.stem.removeprefix("preferences_") for file in data.glob("preferences_*.jsonl")))
+        raise UserError(f"task.reward.models: the task's data has no preferences '{name}', only {found or 'none'}")
+    return path
+
+
+def _pair(learner: reward_model.RewardModel, prompt: str, responses: list[str], limit: int) -> Rows:
+    """Responses to one prompt as token ids with their end, prompt and response together cut to `limit` tokens."""
+    ids = encode_prompt(learner.tokenizer, prompt)
+    return Rows([ids] * len(responses),
+                [encode_completion(learner.tokenizer, text, max(1, limit - len(ids))) for text in responses])

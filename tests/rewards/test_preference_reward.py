@@ -1,0 +1,95 @@
+"""The weighted sum of learned scores: what each model is given, rounding, weights, parts, and refusals."""
+
+from __future__ import annotations
+
+import types
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from published import save_bart, save_gpt2
+from pydantic import ValidationError
+
+from rlfamily import config, rewards
+from rlfamily.errors import UserError
+from rlfamily.models import classifier, reward_model
+from rlfamily.rewards import preference
+from rlfamily.tasks import Example
+
+CPU = torch.device("cpu")
+TASK: Any = types.SimpleNamespace(score=lambda response, meta: {"gold": float(len(response))})
+EXAMPLES = [Example("a", "w1 w2", {}), Example("b", "ignored", {"context": "w3 w4 w5"})]
+RESPONSES = [" w6 w7 ", "w8"]
+
+
+def settings(decimals: int | None = None, **components: tuple[float, str, int]) -> preference.Config:
+    return preference.Config.model_validate({
+        "kind": "preference", "models": {}, "max_tokens": 64, "decimals": decimals,
+        "components": {name: {"weight": weight, "convention": convention, "logit": logit}
+                       for name, (weight, convention, logit) in components.items()}})
+
+
+def test_the_order_of_texts_of_each_convention():
+    assert preference.arrange("pair", ["post"], ["answer"], "<b>") == (["post"], ["answer"])
+    assert preference.arrange("response_then_context", ["post"], ["answer"], "<b>") == (["answer"], ["post"])
+    assert preference.arrange("response_bos_context", ["post"], ["answer"], "<b>") == (["answer <b> post"], None)
+
+
+def test_published_models_are_called_as_their_authors_do(tmp_path):
+    folders = {"helpful": save_gpt2(tmp_path / "g"), "summary": save_gpt2(tmp_path / "s"), "faithful": save_bart(tmp_path / "b")}
+    reward = rewards.load(
+        settings(helpful=(0.5, "pair", 0), summary=(0.3, "response_bos_context", 0),
+                 faithful=(0.2, "response_then_context", 1)).settings(), TASK, folders, CPU, 2)
+    got = reward.score(EXAMPLES, RESPONSES)
+    gpt2, bart = classifier.load(folders["helpful"], CPU), classifier.load(folders["faithful"], CPU)
+
+    def logit(scorer: Any, *texts: str) -> list[float]:
+        with torch.no_grad():
+            return scorer.model(**scorer.tokenizer(*texts, return_tensors="pt")).logits[0].tolist()
+
+    for parts, context, response in zip(got, ["w1 w2", "w3 w4 w5"], ["w6 w7", "w8"], strict=True):
+        expected = {"helpful": logit(gpt2, context, response)[0],
+                    "summary": logit(gpt2, f"{response} <|endoftext|> {context}")[0],
+                    "faithful": logit(bart, response, context)[1]}
+        assert {name: parts.parts[name] for name in expected} == pytest.approx(expected, abs=1e-5)
+        assert parts.reward == pytest.approx(
+            0.5 * expected["helpful"] + 0.3 * expected["summary"] + 0.2 * expected["faithful"], abs=1e-5)
+    assert [parts.parts["gold"] for parts in got] == [7.0, 2.0]  # of the response as drawn
+
+
+def test_scores_are_rounded_before_they_are_weighed(tmp_path):
+    folders = {"helpful": save_gpt2(tmp_path)}
+    raw = rewards.load(settings(helpful=(0.5, "pair", 0)).settings(), TASK, folders, CPU, 2).score(EXAMPLES, RESPONSES)
+    cut = rewards.load(settings(1, helpful=(0.5, "pair", 0)).settings(), TASK, folders, CPU, 2).score(EXAMPLES, RESPONSES)
+    for fine, coarse in zip(raw, cut, strict=True):
+        assert coarse.parts["helpful"] == round(fine.parts["helpful"], 1) != fine.parts["helpful"]
+        assert coarse.reward == 0.5 * coarse.parts["helpful"]
+
+
+def test_a_model_trained_here_reads_prompt_and_response_with_its_end(world, tmp_path):
+    torch.manual_seed(0)
+    scorer = reward_model.load(world.base, world.finetuning, CPU, trainable=False)
+    scorer.bias = 0.25
+    scorer.save(tmp_path)
+    reward = rewards.load(settings(only=(2.0, "ids", 0)).settings(), TASK, {"only": tmp_path}, CPU, 8)
+    prompts = ["use 1 2 3 to make 6 :", "use 4 5 9 to make 18 :"]
+    got = reward.score([Example("a", prompts[0], {}), Example("b", prompts[1], {})], ["1 + 2", "so 4"])
+    expected = scorer.score_texts(prompts, ["1 + 2", "so 4"], 8)
+    assert [parts.parts["only"] for parts in got] == pytest.approx(expected, abs=1e-5)
+    assert [parts.reward for parts in got] == pytest.approx([2 * value for value in expected], abs=1e-5)
+    with pytest.raises(UserError, match="so it was not trained here: give the convention of a published model"):
+        rewards.load(settings(only=(2.0, "ids", 0)).settings(), TASK, {"only": world.base}, CPU, 8)
+
+
+def test_a_logit_that_the_model_lacks_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"task.reward.components.a.logit=1: the model has 1 logits"):
+        rewards.load(settings(a=(1.0, "pair", 1)).settings(), TASK, {"a": save_gpt2(tmp_path)}, CPU, 8)
+
+
+def test_models_and_components_have_the_same_names():
+    content = yaml.safe_load((config.CONF / "task" / "helpful.yaml").read_text())["reward"]
+    preference.Config.model_validate(content)
+    content["components"]["kind_of"] = content["components"].pop("helpful")
+    with pytest.raises(ValidationError, match="components are harmless, kind_of but models are harmless, helpful"):
+        preference.Config.model_validate(content)

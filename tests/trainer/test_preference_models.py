@@ -1,0 +1,117 @@
+"""A stand-in's reward models: trained from scratch on its preferences, centred on its corpus, refused when poor."""
+
+from __future__ import annotations
+
+import json
+import random
+from itertools import islice
+from statistics import fmean
+from typing import Any
+
+import pytest
+import torch
+from small import place
+
+from rlfamily.errors import UserError
+from rlfamily.models import ScratchShape, reward_model, scratch
+from rlfamily.records import read_jsonl, write_jsonl
+from rlfamily.stages.kinds import preference_model
+from rlfamily.trainer import preference
+
+CPU = torch.device("cpu")
+SHAPE = {"architecture": "qwen2", "hidden_size": 16, "intermediate_size": 16, "layers": 1, "heads": 2, "kv_heads": 1,
+         "max_positions": 32, "initializer_range": 0.2, "seed": 3}
+OPTIMIZER = {"lr": 1e-2, "beta1": 0.9, "beta2": 0.98, "weight_decay": 0.0, "clip_norm": 1.0, "schedule": "linear",
+             "warmup_steps": 0}
+
+
+def source(**changes: Any) -> dict[str, Any]:
+    return {"preferences": "kind", "shape": SHAPE, "min_accuracy": 0.9, "task": {"max_tokens_demonstration": 8},
+            "training": {"batch_pairs": 16, "epochs": 1, "optimizer": OPTIMIZER}} | changes
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Labellers like "good" and dislike "bad"; every other word is noise."""
+    folder, rng = tmp_path_factory.mktemp("preferences"), random.Random(0)
+    words = [f"n{index}" for index in range(10)]
+
+    def text(word: str) -> str:
+        picked = [*rng.choices(words, k=2), word]
+        rng.shuffle(picked)
+        return " ".join(picked)
+
+    write_jsonl(folder / "preferences_kind.jsonl", ({
+        "prompt": f"ask {rng.choice(words)} ?", "chosen": text("good"), "rejected": text("bad")} for _ in range(700)))
+    write_jsonl(folder / "corpus.jsonl", ({
+        "id": f"corpus-{place}", "prompt": "ask n1 ?", "completion": text(rng.choice(["good", "bad"]))}
+        for place in range(600)))
+    (folder / "vocabulary.json").write_text(json.dumps([*words, "ask", "?", "good", "bad"]))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    here = place(tmp_path_factory.mktemp("trained"))
+    return here, preference.train_from_scratch(here, data, source())
+
+
+def test_it_learns_what_the_labellers_like(trained):
+    here, totals = trained
+    assert totals["held_out_pairs"] == 70 and totals["held_out_accuracy"] >= 0.9
+    model = reward_model.load_trained(here.out / "model", CPU)
+    good, bad = model.score_texts(["ask n1 ?"] * 2, ["n2 good n3", "n2 bad n3"], 8)
+    assert good > 0 > bad
+
+
+def test_its_zero_is_the_mean_of_the_corpus(trained, data):
+    model = reward_model.load_trained(trained[0].out / "model", CPU)
+    rows = list(islice(read_jsonl(data / "corpus.jsonl"), preference.REFERENCES))
+    scores = model.score_texts([row["prompt"] for row in rows], [row["completion"] for row in rows], 64)
+    assert abs(fmean(scores)) < 1e-4 < abs(model.bias)
+
+
+def test_the_same_seed_gives_the_same_weights(trained, data, tmp_path):
+    def weights(folder):
+        return (folder / "model" / "model.safetensors").read_bytes()
+
+    again, other = place(tmp_path / "again"), place(tmp_path / "other")
+    preference.train_from_scratch(again, data, source())
+    preference.train_from_scratch(other, data, source(shape=SHAPE | {"seed": 4}))
+    assert weights(again.out) == weights(trained[0].out) != weights(other.out)
+
+
+def test_a_poor_model_is_refused_in_one_line(data, tmp_path):
+    lazy = {"batch_pairs": 16, "epochs": 1, "optimizer": OPTIMIZER | {"lr": 0.0}}
+    with pytest.raises(UserError, match=r"reward model 'kind': orders 0\.\d+ of 70 held-out pairs .* min_accuracy=0.9") as error:
+        preference.train_from_scratch(place(tmp_path), data, source(training=lazy))
+    assert "\n" not in str(error.value)
+
+
+def test_unknown_preferences_are_refused(data, tmp_path):
+    with pytest.raises(UserError, match="the task's data has no preferences 'kin', only kind"):
+        preference.train_from_scratch(place(tmp_path), data, source(preferences="kin"))
+
+
+def test_the_stage_hands_its_folders_on(data, tmp_path, monkeypatch):
+    here = place(tmp_path)
+    seen = {}
+    monkeypatch.setattr("rlfamily.stages.placing.place", lambda context: here)
+    monkeypatch.setattr(preference, "train_from_scratch",
+                        lambda *arguments: seen.update(arguments=arguments) or {"held_out_accuracy": 1.0})
+
+    class Context:
+        config, inputs = source(), {"data": data}
+
+    assert preference_model.run(Context()) == {"held_out_accuracy": 1.0}
+    assert seen["arguments"] == (here, data, Context.config)
+
+
+def test_a_fresh_model_keeps_the_backbone_and_draws_a_head():
+    tokenizer = scratch.train_tokenizer(["a", "b"])
+    backbone = scratch.build_model(ScratchShape.model_validate(SHAPE), tokenizer)
+    fresh = reward_model.start(backbone, tokenizer, CPU)
+    own, theirs = fresh.model.base_model.state_dict(), backbone.base_model.state_dict()
+    assert own.keys() == theirs.keys() and all(torch.equal(own[name], theirs[name]) for name in own)
+    assert fresh.model.score.weight.shape == (1, 16) and float(fresh.model.score.weight.detach().abs().sum()) > 0
+    assert all(parameter.requires_grad for parameter in fresh.model.parameters()) and not fresh.model.training
