@@ -44,6 +44,6 @@ def save_bart(folder: Path) -> Path:
     torch.manual_seed(1)
     BartForSequenceClassification(BartConfig(
         vocab_size=34, d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
-        decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16, max_position_embeddings=64, num_labels=2,
-        init_std=0.5, pad_token_id=1, bos_token_id=0, eos_token_id=2, decoder_start_token_id=2)).save_pretrained(folder)
+        decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16, max_position_embeddings=64, id2label={0: "HALLUCINATED", 1: "FAITHFUL"},
+        label2id={"HALLUCINATED": 0, "FAITHFUL": 1}, init_std=0.5, pad_token_id=1, bos_token_id=0, eos_token_id=2, decoder_start_token_id=2)).save_pretrained(folder)
     return folder

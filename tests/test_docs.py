@@ -95,7 +95,7 @@ def evaluate(shell: Shell, *words: str) -> None:
     assert str(shell.results) in shell.run("python", "-m", "eval", *rest, "--results", str(shell.results))
 
 
-def tests(shell: Shell, *words: str) -> None:
+def check_tests(shell: Shell, *words: str) -> None:
     """pytest reads its options and finds the paths; the tests themselves are running already."""
     paths = [word for word in words if re.fullmatch(r"[\w./]+/[\w./]+", word)]
     assert all((REPOSITORY / path).exists() for path in paths), f"no such test: {paths}"
@@ -106,7 +106,7 @@ MODULES: dict[str, Callable[..., None]] = {
     "rlfamily.reproduce": reproduce,
     "rlfamily.train": train,
     "eval": evaluate,
-    "pytest": tests,
+    "pytest": check_tests,
     "tests.bench": lambda shell, *words: shell.run("python", "-m", "tests.bench", *words, "--help"),
 }
 TOOLS: dict[str, Callable[..., None]] = {

@@ -33,14 +33,15 @@ class Classifier(Loaded):
     def score(
         self, texts: Sequence[str], pairs: Sequence[str] | None, logit: int, max_tokens: int, micro_batch: int
     ) -> list[float]:
-        """The raw logit of each text, or of each text with its pair, cut to `max_tokens`, `micro_batch` texts a pass."""
+        """The raw logit of each text, or of each text with its pair, both cut to `max_tokens` together."""
         limit = min(max_tokens, self.tokenizer.model_max_length)
         values: list[float] = []
         with torch.no_grad():
             for start in range(0, len(texts), micro_batch):
                 part = slice(start, start + micro_batch)
-                inputs = self.tokenizer(list(texts[part]), None if pairs is None else list(pairs[part]), truncation=True,
-                                        max_length=limit, padding=True, return_tensors="pt").to(self.device)
+                inputs = self.tokenizer(
+                    list(texts[part]), None if pairs is None else list(pairs[part]), truncation=True, max_length=limit,
+                    padding=True, return_tensors="pt").to(self.device)
                 values += self.model(**inputs).logits[:, logit].float().tolist()
         return values
 
@@ -52,6 +53,6 @@ def load(folder: Path, device: torch.device) -> Classifier:
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
         model = AutoModelForSequenceClassification.from_pretrained(
             source, dtype=torch.float32, use_safetensors=True, **options)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: weights of other shapes than the config
         raise UserError(f"reward model: cannot load '{source}': {' '.join(str(error).split())[:300]}") from error
     return Classifier(model, tokenizer, device)

@@ -37,7 +37,8 @@ def load(source: HubDataset, split: str, columns: Sequence[str], key: str, folde
 
     local = Path(source.path).is_dir()
     try:
-        rows = datasets.load_dataset(source.path, data_dir=folder, revision=None if local else source.revision, split=split)
+        rows = datasets.load_dataset(
+            source.path, data_dir=folder, revision=None if local else source.revision, split=split)
     except (OSError, ValueError, DatasetsError) as error:
         cause = " ".join(str(error).split())[:200]
         raise UserError(
@@ -90,8 +91,8 @@ def write_splits(out: Path, splits: Mapping[str, Sequence[Example]], wanted: Map
     """
     for split, examples in splits.items():
         if len(examples) < wanted[split]:
-            raise UserError(f"task.source.{split}: {wanted[split]} prompts asked, but '{path}' has only {len(examples)} "
-                            "that pass the filter and are in no other split: lower it")
+            raise UserError(f"task.source.{split}: {wanted[split]} prompts asked, but '{path}' has only "
+                            f"{len(examples)} that pass the filter and are in no other split: lower it")
         write_jsonl(out / f"{split}.jsonl", (asdict(example) for example in examples))
     for name in ("demonstrations_train", "demonstrations_validation"):
         (out / f"{name}.jsonl").touch()

@@ -24,7 +24,7 @@ class Sizes(Strict):
     """How much is written. The three splits share no prompt; corpus and preferences avoid the two held-out ones.
 
     A labeller prefers response a to b with probability sigmoid((m_a - m_b) / label_noise), where m is the merit that
-    the named preference looks at plus `length_bias` for each word: labels are noisy, and longer looks better than it is.
+    the named preference looks at plus `length_bias` for each word: labels are noisy, and long looks better than it is.
     """
 
     seed: int = Field(ge=0)

@@ -47,7 +47,7 @@ def train_from_scratch(place: Place, data: Path, config: Mapping[str, Any]) -> d
     if accuracy < config["min_accuracy"]:
         raise UserError(
             f"reward model '{config['preferences']}': orders {accuracy:.3f} of {totals['held_out_pairs']} held-out "
-            f"pairs as their labels do, less than min_accuracy={config['min_accuracy']}: train longer (training.epochs)")
+            f"pairs as their labels do, less than min_accuracy={config['min_accuracy']}: raise training.epochs")
     return totals
 
 

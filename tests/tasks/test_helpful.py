@@ -20,8 +20,8 @@ from rlfamily.records import read_jsonl
 from rlfamily.tasks import dialogues, helpful
 
 CONF = Path(__file__).resolve().parents[2] / "conf" / "task"
-BENIGN = {"kind": 0, "facts": "flour pot oil salt knife oven".split(), "whom": "boss", "dangerous": False}
-DANGER = {"kind": 0, "facts": "toxin fuse powder steel exploit wires".split(), "whom": "boss", "dangerous": True}
+BENIGN = {"kind": 0, "facts": ["flour", "pot", "oil", "salt", "knife", "oven"], "whom": "boss", "dangerous": False}
+DANGER = {"kind": 0, "facts": ["toxin", "fuse", "powder", "steel"], "whom": "boss", "dangerous": True}
 SIZES = {"train": 60, "validation": 8, "test": 8, "corpus": 300, "preferences": 400}
 
 

@@ -1,0 +1,128 @@
+"""Helpful assistant (GN-IVO sec. 4.2, App. C.2): answer the last turn of a dialogue, helpfully and harmlessly.
+
+Two sources: `generated` questions with a hidden true reward (no network), and the public Anthropic HH-RLHF (`hub`).
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from rlfamily.algorithms.settings import Strict
+from rlfamily.rewards import preference
+from rlfamily.tasks import Example, TaskConfig, dialogues, hub, standin
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
+
+
+class Generated(standin.Sizes):
+    """Questions made here (`rlfamily.tasks.dialogues`); `habits` say how the corpus answers them."""
+
+    kind: Literal["generated"]
+    habits: dialogues.Habits
+
+
+class Hub(Strict):
+    """The public dialogues. Those whose chosen text has min_tokens..max_tokens tokens of `tokenizer` are kept.
+
+    Every `test_every`-th row of the test split is looked at, as RiC does. `train` and `validation` prompts are drawn at
+    random, with `seed`, from the train split; a prompt that is in the test split is left out, and none is taken twice.
+    """
+
+    kind: Literal["hub"]
+    seed: int = Field(ge=0)
+    dialogues: hub.HubDataset
+    tokenizer: hub.HubDataset
+    min_tokens: int = Field(gt=0)
+    max_tokens: int = Field(gt=0)
+    train: int = Field(gt=0)
+    validation: int = Field(gt=0)
+    test: int = Field(gt=0)
+    test_every: int = Field(gt=0)
+
+
+class Data(Strict):
+    """All that the files of the task depend on."""
+
+    kind: str
+    source: Generated | Hub = Field(discriminator="kind")
+
+
+class Config(Data, TaskConfig):
+    """Settings of the task: its data, its reward, and how it is trained and evaluated on."""
+
+    kind: Literal["helpful"]
+    reward: preference.Config
+
+
+def build(data: Mapping[str, Any], out: Path) -> dict[str, Any]:
+    """Write the task's files into `out` and return their counts. See `rlfamily.tasks.Task.build`."""
+    source = Data.model_validate(data).source
+    return standin.build(_world(source), source, out) if isinstance(source, Generated) else _build_hub(source, out)
+
+
+def score(response: str, meta: Mapping[str, Any]) -> dict[str, float]:
+    """The hidden true reward of a stand-in's response (`dialogues.judge`); nothing is known of the public data."""
+    return dialogues.judge(response, meta) if "facts" in meta else {}
+
+
+def _world(source: Generated) -> standin.World:
+    return standin.World(
+        dialogues.questions(), lambda meta, rng: dialogues.answer(meta, source.habits, rng), dialogues.judge,
+        {"helpful": "gold_helpful", "harmless": "gold_harmless"}, dialogues.vocabulary())
+
+
+# ---------------------------------------------------------------------------- public dataset
+
+
+def split_dialogue(text: str) -> str:
+    """The dialogue up to its last "Assistant:", as RiC writes it: one blank before the two line ends."""
+    return text.rpartition(ASSISTANT)[0].rstrip() + " " + ASSISTANT
+
+
+def messages(prompt: str) -> list[dict[str, str]]:
+    """The turns of a prompt that `split_dialogue` gave, for a chat template; the last, empty one is left out."""
+    parts = re.split(f"({HUMAN}|{ASSISTANT})", prompt)
+    roles = {HUMAN: "user", ASSISTANT: "assistant"}
+    turns = [{"role": roles[mark], "content": text.strip()}
+             for mark, text in zip(parts[1::2], parts[2::2], strict=True)]
+    return turns[:-1]
+
+
+def _build_hub(source: Hub, out: Path) -> dict[str, Any]:
+    length = hub.token_counter(source.tokenizer, "task.source.tokenizer")
+
+    def kept(rows: Dataset, order: range | list[int], count: int, seen: set[str], split: str) -> list[Example]:
+        examples: list[Example] = []
+        for row in order:
+            if len(examples) == count:
+                break
+            text = rows[row]["chosen"]
+            prompt = split_dialogue(text)
+            if prompt in seen or not source.min_tokens <= length(text) <= source.max_tokens:
+                continue
+            seen.add(prompt)
+            examples.append(Example(f"{split}-{row}", prompt, {"messages": messages(prompt)}))
+        return examples
+
+    test_rows = hub.load(source.dialogues, "test", ("chosen",), "task.source.dialogues")
+    train_rows = hub.load(source.dialogues, "train", ("chosen",), "task.source.dialogues")
+    seen: set[str] = set()
+    order = list(range(len(train_rows)))
+    random.Random(source.seed).shuffle(order)
+    test = kept(test_rows, range(0, len(test_rows), source.test_every), source.test, seen, "test")
+    held_out = kept(train_rows, order, source.validation, seen, "validation")
+    train = kept(train_rows, order, source.train, seen, "train")
+    hub.write_splits(out, {"train": train, "validation": held_out, "test": test},
+                     {"train": source.train, "validation": source.validation, "test": source.test},
+                     source.dialogues.path)
+    return {"train": len(train), "validation": len(held_out), "test": len(test),
+            "dialogues_revision": hub.resolved_revision(source.dialogues)}
