@@ -19,9 +19,6 @@ from rlfamily.judges import JudgeConfig
 from rlfamily.records import read_jsonl
 from rlfamily.rewards import RewardConfig
 
-_NOT_TASKS = {"__init__", "arithmetic", "dialogues", "hub", "math_answers", "math_checker", "math_problems", "posts",
-              "prompt_generation_pictures", "prompt_generation_scenes", "prompt_generation_world", "puzzles", "standin", "summaries"}
-
 
 @dataclass(frozen=True)
 class Example:
@@ -118,7 +115,7 @@ class Task(Protocol):
 
 def names() -> list[str]:
     """Every task that has a file here, sorted."""
-    return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in _NOT_TASKS)
+    return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem != "__init__")
 
 
 def get(kind: str) -> Task:

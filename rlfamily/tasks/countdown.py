@@ -20,8 +20,9 @@ from rlfamily.algorithms.settings import Strict
 from rlfamily.errors import UserError
 from rlfamily.records import write_jsonl
 from rlfamily.rewards import verifiable
-from rlfamily.tasks import Demonstration, Example, TaskConfig, arithmetic, hub
-from rlfamily.tasks.puzzles import Generator, Puzzle, PuzzleKey, Solution
+from rlfamily.tasks import Demonstration, Example, TaskConfig
+from rlfamily.tasks.support import arithmetic, hub
+from rlfamily.tasks.support.puzzles import Generator, Puzzle, PuzzleKey, Solution
 
 if TYPE_CHECKING:
     from datasets import Dataset

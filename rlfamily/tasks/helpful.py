@@ -15,7 +15,8 @@ from pydantic import Field
 
 from rlfamily.algorithms.settings import Strict
 from rlfamily.rewards import preference
-from rlfamily.tasks import Example, TaskConfig, dialogues, hub, standin
+from rlfamily.tasks import Example, TaskConfig
+from rlfamily.tasks.support import dialogues, hub, standin
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -24,7 +25,7 @@ HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 
 
 class Generated(standin.Sizes):
-    """Questions made here (`rlfamily.tasks.dialogues`); `habits` say how the corpus answers them."""
+    """Questions made here (`rlfamily.tasks.support.dialogues`); `habits` say how the corpus answers them."""
 
     kind: Literal["generated"]
     habits: dialogues.Habits

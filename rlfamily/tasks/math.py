@@ -21,9 +21,10 @@ from rlfamily.algorithms.settings import Strict
 from rlfamily.errors import UserError
 from rlfamily.records import write_jsonl
 from rlfamily.rewards import correctness
-from rlfamily.tasks import Demonstration, Example, TaskConfig, hub
-from rlfamily.tasks.math_answers import equivalent, last_boxed
-from rlfamily.tasks.math_problems import SIGNS, Generator, Problem, Step, solve
+from rlfamily.tasks import Demonstration, Example, TaskConfig
+from rlfamily.tasks.support import hub
+from rlfamily.tasks.support.math_answers import equivalent, last_boxed
+from rlfamily.tasks.support.math_problems import SIGNS, Generator, Problem, Step, solve
 
 PLACE = "{problem}"  # in a template; replaced as it stands, since LaTeX is full of other braces
 

@@ -21,9 +21,9 @@ from rlfamily.errors import UserError
 from rlfamily.records import write_jsonl
 from rlfamily.rewards import clip
 from rlfamily.tasks import Demonstration, Example, TaskConfig
-from rlfamily.tasks import prompt_generation_pictures as pictures
-from rlfamily.tasks import prompt_generation_world as world
-from rlfamily.tasks.prompt_generation_scenes import scenes
+from rlfamily.tasks.support import prompt_generation_pictures as pictures
+from rlfamily.tasks.support import prompt_generation_world as world
+from rlfamily.tasks.support.prompt_generation_scenes import scenes
 
 PARTS = (*world.SCENE_PARTS, *world.LOOK_PARTS)
 

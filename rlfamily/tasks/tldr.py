@@ -15,14 +15,15 @@ from pydantic import Field
 
 from rlfamily.algorithms.settings import Strict
 from rlfamily.rewards import preference
-from rlfamily.tasks import Example, TaskConfig, hub, posts, standin
+from rlfamily.tasks import Example, TaskConfig
+from rlfamily.tasks.support import hub, posts, standin
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 
 class Generated(standin.Sizes):
-    """Posts made here (`rlfamily.tasks.posts`); `habits` say how the corpus summarises them."""
+    """Posts made here (`rlfamily.tasks.support.posts`); `habits` say how the corpus summarises them."""
 
     kind: Literal["generated"]
     habits: posts.Habits

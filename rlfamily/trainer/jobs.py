@@ -186,8 +186,9 @@ def _source(
                          lambda example, k: stream_seed(seed, "rollout", epoch, example.id, k))
         return _gather(groups, mine[1], len(examples))
 
-    return RolloutSource(select_prompts(inputs.data, count, seed, task["reuse_prompts"]), draw, settings.batch_prompts, settings.group_size,
-                         settings.epochs, settings.resample_each_epoch, seed)
+    examples = select_prompts(inputs.data, count, seed, task["reuse_prompts"])
+    return RolloutSource(examples, draw, settings.batch_prompts, settings.group_size, settings.epochs,
+                         settings.resample_each_epoch, seed)
 
 
 def _training_reward(

@@ -164,7 +164,7 @@ def test_every_judge_has_settings_and_a_name() -> None:
     assert names() == ["causal_lm", "openai", "stand_in"]
     assert "stand-in" in settings(STAND_IN).name
     assert settings(REMOTE, model="judge-1").name == "judge-1"
-    assert settings(REMOTE, base_url="http://127.0.0.1:1/v1").name == "m at http://127.0.0.1:1/v1"
+    assert settings(REMOTE, base_url="https://huggingface.co/v1").name == "m at https://huggingface.co/v1"
     with pytest.raises(UserError, match=r"did you mean 'openai'"):
         get("opena")
     with pytest.raises(ValidationError):

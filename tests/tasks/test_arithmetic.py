@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlfamily.tasks import arithmetic, countdown
+from rlfamily.tasks import countdown
+from rlfamily.tasks.support import arithmetic
 
 NUMBERS, TARGET = [3, 7, 12], 22
 META = {"nums": NUMBERS, "target": TARGET}

@@ -15,7 +15,8 @@ import yaml
 
 from rlfamily import tasks
 from rlfamily.errors import UserError
-from rlfamily.tasks import countdown, hub
+from rlfamily.tasks import countdown
+from rlfamily.tasks.support import hub
 
 CONF = Path(__file__).resolve().parents[2] / "conf" / "task" / "countdown.yaml"
 

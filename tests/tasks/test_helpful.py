@@ -17,7 +17,8 @@ from transformers import PreTrainedTokenizerFast
 from rlfamily import tasks
 from rlfamily.errors import UserError
 from rlfamily.records import read_jsonl
-from rlfamily.tasks import dialogues, helpful
+from rlfamily.tasks import helpful
+from rlfamily.tasks.support import dialogues
 
 CONF = Path(__file__).resolve().parents[2] / "conf" / "task"
 BENIGN = {"kind": 0, "facts": ["flour", "pot", "oil", "salt", "knife", "oven"], "whom": "boss", "dangerous": False}
@@ -129,7 +130,7 @@ def test_too_many_prompts_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_stuttered_answer_repeats_and_is_never_too_long() -> None:
-    from rlfamily.tasks import standin
+    from rlfamily.tasks.support import standin
 
     rng = random.Random(0)
     for _ in range(200):

@@ -16,8 +16,8 @@ import math_verify
 import psutil
 import pytest
 
-from rlfamily.tasks import math_answers
-from rlfamily.tasks.math_answers import MAX_CHARACTERS, Pool, equivalent, last_boxed
+from rlfamily.tasks.support import math_answers
+from rlfamily.tasks.support.math_answers import MAX_CHARACTERS, Pool, equivalent, last_boxed
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +149,7 @@ def test_a_forked_child_does_not_use_the_workers_of_its_parent(pool: Pool) -> No
 
 CRASH = """
 import os, signal, threading, time
-from rlfamily.tasks.math_answers import POOL
+from rlfamily.tasks.support.math_answers import POOL
 POOL.limit = 1.0
 POOL.check("0.5", "\\\\frac12")
 first = POOL.idle.pop()

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from rlfamily import rewards, tasks
 from rlfamily.errors import UserError
 from rlfamily.tasks import Demonstration, Example, math
-from rlfamily.tasks.math_problems import Generator, Problem, solve
+from rlfamily.tasks.support.math_problems import Generator, Problem, solve
 
 CONF = Path(__file__).resolve().parents[2] / "conf" / "task"
 FILES = ["corpus.jsonl", "demonstrations_train.jsonl", "demonstrations_validation.jsonl", "test.jsonl", "train.jsonl",

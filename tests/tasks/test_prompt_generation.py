@@ -16,8 +16,8 @@ from rlfamily import tasks
 from rlfamily.errors import UserError
 from rlfamily.records import read_jsonl
 from rlfamily.tasks import prompt_generation
-from rlfamily.tasks import prompt_generation_world as world
-from rlfamily.tasks.prompt_generation_scenes import EXAMPLES, scenes
+from rlfamily.tasks.support import prompt_generation_world as world
+from rlfamily.tasks.support.prompt_generation_scenes import EXAMPLES, scenes
 
 CONF = Path(__file__).resolve().parents[2] / "conf" / "task"
 SMALL = {"train": 200, "validation": 40, "test": 50, "corpus": 800}

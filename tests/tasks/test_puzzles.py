@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from rlfamily.tasks import arithmetic
-from rlfamily.tasks.puzzles import Generator, solutions
+from rlfamily.tasks.support import arithmetic
+from rlfamily.tasks.support.puzzles import Generator, solutions
 
 
 @pytest.mark.parametrize(("numbers", "target", "expressions"), [

@@ -14,7 +14,8 @@ import yaml
 from rlfamily import tasks
 from rlfamily.errors import UserError
 from rlfamily.records import read_jsonl
-from rlfamily.tasks import posts, tldr
+from rlfamily.tasks import tldr
+from rlfamily.tasks.support import posts
 
 CONF = Path(__file__).resolve().parents[2] / "conf" / "task"
 META = {"events": ["dog ate shoes", "boss missed meeting", "tutor failed exam"]}

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import Field
 
 from rlfamily.algorithms.settings import Strict
-from rlfamily.tasks import standin
+from rlfamily.tasks.support import standin
 
 # Things of one class need the same six words, and are made by the same six steps.
 CLASSES = {

@@ -18,7 +18,7 @@ from pydantic import Field
 from rlfamily.algorithms.settings import Strict
 from rlfamily.records import write_jsonl
 from rlfamily.rewards import clip
-from rlfamily.tasks import prompt_generation_world as world
+from rlfamily.tasks.support import prompt_generation_world as world
 
 
 class Pictures(Strict):
