@@ -143,9 +143,9 @@ def test_other_tables_use_the_runs_of_table_2() -> None:
         return {cell.stages["train"].key for cell in cells(name, "tiny") if "train" in cell.stages}
 
     runs = trained("gnivo_tab2")
-    assert len(runs) == 2 * 3 * 9 * 2, "models, tasks, methods, seeds"
+    assert len(runs) == 2 * 3 * 9, "models, tasks, methods, at one seed"
     assert trained("gnivo_fig1") < runs
-    assert trained("gnivo_samples") < runs
+    assert trained("gnivo_samples") <= runs
     shared = {row.key for cell in cells("gnivo_tab3", "tiny") for role in ("ours", "theirs")
               for row in [cell.stages["judge"].inputs[role]]}
     assert shared <= {cell.stages["score"].key for cell in cells("gnivo_tab2", "tiny")}
