@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = ["#2f6db5", "#d1662f", "#3a8f5c", "#8a5fa8", "#b8912b", "#c24d72", "#4aa3a8", "#7a7a7a"]
+# As many as the methods of the longest table, so that no two share a colour.
+COLOURS = ["#2f6db5", "#d1662f", "#3a8f5c", "#8a5fa8", "#b8912b", "#c24d72", "#4aa3a8", "#7a7a7a", "#111111", "#8c5a3c",
+           "#9bbf3b", "#e39ac0"]
 FEW = 3  # methods that share a panel without hiding each other's runs
 STYLE = {
     "svg.hashsalt": "rlfamily", "svg.fonttype": "path", "font.size": 9.0, "axes.titlesize": 9.5,
