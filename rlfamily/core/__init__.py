@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from rlfamily.core.masking import sum_over_tokens as sum_over_tokens
     from rlfamily.core.metrics import kl_metrics as kl_metrics
     from rlfamily.core.metrics import to_floats as to_floats
+    from rlfamily.core.mismatch import importance_metrics as importance_metrics
+    from rlfamily.core.mismatch import importance_weights as importance_weights
+    from rlfamily.core.mismatch import mismatch_metrics as mismatch_metrics
     from rlfamily.core.preferences import bradley_terry_nll as bradley_terry_nll
     from rlfamily.core.prefixes import Prefixes as Prefixes
     from rlfamily.core.prefixes import draw_variance as draw_variance
@@ -66,6 +69,7 @@ _EXPORTS = {
         "sum_over_tokens",
     ),
     "metrics": ("kl_metrics", "to_floats"),
+    "mismatch": ("importance_metrics", "importance_weights", "mismatch_metrics"),
     "preferences": ("bradley_terry_nll",),
     "prefixes": (
         "Prefixes",

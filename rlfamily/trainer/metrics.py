@@ -1,7 +1,9 @@
-"""What a step reports, whatever the algorithm: rewards, lengths, entropy, norms, both KLs, seconds."""
+"""What a step reports, whatever the algorithm: rewards, lengths, entropy, norms, KLs, the gap to the engine."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
@@ -10,12 +12,11 @@ from torch import Tensor
 from rlfamily import core
 from rlfamily.algorithms import LossBatch, LossOutput
 from rlfamily.models.batching import Forward
+from rlfamily.rollout.settings import Drawing
 from rlfamily.trainer.sources import TrainBatch
 
 
-def step_metrics(
-    batch: TrainBatch, behaviour_logp_NT: Tensor, forward: Forward, output: LossOutput, norm: float
-) -> dict[str, float]:
+def step_metrics(batch: TrainBatch, forward: Forward, output: LossOutput, norm: float) -> dict[str, float]:
     """Numbers of one step; a number that does not apply (rewards of demonstrations) is left out."""
     lengths = [len(ids) for ids in batch.rows.completions]
     metrics = {
@@ -28,9 +29,39 @@ def step_metrics(
             "reward": fmean(batch.rewards), "truncated": fmean(batch.truncated),
             **{f"mean_{name}": fmean(parts[name] for parts in batch.parts) for name in batch.parts[0]},
         }
-    if batch.sampler_logp:
-        metrics["sampler_gap"] = _sampler_gap(batch, behaviour_logp_NT)
     return metrics
+
+
+def engine_gap(
+    engine_logp_NT: Tensor | None, old_logp_NT: Tensor, mask_NT: Tensor, rollout: Drawing | None
+) -> tuple[Tensor | None, dict[str, float]]:
+    """Weights (N, T) that correct for the engine that drew the rows, None for none; and how far it is from the trainer.
+
+    No numbers where the rows come without the log-probs of an engine.
+    """
+    if engine_logp_NT is None:
+        return None, {}
+    mask_NT = mask_NT.to(old_logp_NT.device)
+    found = core.mismatch_metrics(engine_logp_NT, old_logp_NT, mask_NT)
+    cap = rollout.importance_cap if rollout else None
+    if cap is None:
+        return None, core.to_floats(found)
+    weights_NT = core.importance_weights(engine_logp_NT, old_logp_NT, mask_NT, cap)
+    corrected = core.importance_metrics(engine_logp_NT, old_logp_NT, mask_NT, cap)
+    return weights_NT, core.to_floats(found) | core.to_floats(corrected)
+
+
+def largest_mismatch(rows: Sequence[dict[str, float]]) -> dict[str, Any]:
+    """For a run's totals: the largest `mismatch_kl` in nats a token, and its step.
+
+    Empty where no step has one. A number that is not finite counts as the largest, and is left out (None).
+    """
+    measured = [row for row in rows if "mismatch_kl" in row]
+    if not measured:
+        return {}
+    worst = max(measured, key=lambda row: row["mismatch_kl"] if math.isfinite(row["mismatch_kl"]) else math.inf)
+    kl = worst["mismatch_kl"]
+    return {"mismatch": {"kl": kl if math.isfinite(kl) else None, "step": worst["step"]}}
 
 
 def reference_metrics(batch: LossBatch, ref_logp_NT: Tensor | None) -> dict[str, float]:
@@ -46,9 +77,3 @@ def samples(batch: TrainBatch, step: int) -> list[dict[str, Any]]:
     return [{"step": step, "prompt": prompt, "response": text, "reward": reward, **parts}
             for prompt, text, reward, parts in list(rows)[:batch.group_size]]
 
-
-def _sampler_gap(batch: TrainBatch, behaviour_logp_NT: Tensor) -> float:
-    """Largest difference between the sampler's log-prob of a token and the trainer's, at the same weights."""
-    gaps = [abs(ours - theirs) for row, sampled in zip(behaviour_logp_NT.tolist(), batch.sampler_logp, strict=True)
-            for ours, theirs in zip(row, sampled, strict=False)]
-    return max(gaps, default=0.0)
