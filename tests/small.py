@@ -45,17 +45,17 @@ class World:
 
 def place(folder: Path, **hardware: Any) -> Any:
     """A place for one job below `folder`."""
+    from rlfamily.config import build
     from rlfamily.trainer.jobs import Place
 
     for name in ("work", "out"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    settings = {"kind": "cpu", "slots": 0, "processes": 1, "micro_batch": 512, "rollout_batch": 1024,
-                "checkpoint_seconds": 1000.0, "wandb": "off", "wandb_folder": str(folder)}
+    settings = build().hardware.model_dump() | {"checkpoint_seconds": 1000.0, "wandb": "off", "wandb_folder": str(folder)}
     return Place("key", "label", folder / "work", folder / "out", settings | hardware, lambda step, total, note="": None)
 
 
-def build_world(folder: Path) -> World:
-    """Made by the jobs under test, in two seconds."""
+def build_world(folder: Path, *overrides: str) -> World:
+    """Made by the jobs under test, in two seconds; `overrides` come after SMALL."""
     import torch
 
     from rlfamily import tasks
@@ -63,7 +63,7 @@ def build_world(folder: Path) -> World:
     from rlfamily.trainer import jobs
 
     torch.set_num_threads(1)
-    config = build(SMALL)
+    config = build([*SMALL, *overrides])
     (folder / "data").mkdir()
     tasks.get("countdown").build(config.task.data_settings(), folder / "data")
     corpus, recipe = config.task.pretrain, config.model.pretrain

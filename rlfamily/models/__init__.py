@@ -57,12 +57,29 @@ class ScratchModel(Finetuning, ScratchShape):
     pretrain: Pretrain
 
 
+class ModelSize(Strict):
+    """What estimates of memory and time need to know of a transformer, before it is downloaded. Counts."""
+
+    parameters: int = Field(gt=0)
+    layers: int = Field(gt=0)
+    hidden_size: int = Field(gt=0)
+    intermediate_size: int = Field(gt=0)
+    heads: int = Field(gt=0)
+    kv_heads: int = Field(gt=0)
+    head_dim: int = Field(gt=0)
+    vocabulary: int = Field(gt=0)
+
+
 class HubModel(Finetuning):
-    """A pretrained causal model: a hub id at a revision, or a local folder. safetensors only, no remote code."""
+    """A pretrained causal model: a hub id at a revision, or a local folder. safetensors only, no remote code.
+
+    `size` serves estimates alone: a stage's key does not hold it.
+    """
 
     kind: Literal["hub"]
     path: str
     revision: str
+    size: ModelSize
 
 
 ModelConfig = Annotated[ScratchModel | HubModel, Field(discriminator="kind")]

@@ -1,16 +1,29 @@
-"""Published sequence classifiers as reward models: a text, or a pair of texts, to one of its logits."""
+"""Published sequence classifiers as reward models: a text, or a pair of texts, to one of its logits.
+
+`Classifier` runs in transformers. `Pooled` has only the tokenizer here; vLLM, which it is given, has the model.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 
 from rlfamily.errors import UserError
 from rlfamily.models.loaded import Loaded
 from rlfamily.models.policy import locate
+from rlfamily.models.reward_model import encode_texts, read_bias
 
 
 class Classifier(Loaded):
@@ -44,6 +57,51 @@ class Classifier(Loaded):
                     padding=True, return_tensors="pt").to(self.device)
                 values += self.model(**inputs).logits[:, logit].float().tolist()
         return values
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """A classifier that runs elsewhere: `pool` takes rows of token ids to logits. `bias` is that of a `RewardModel`."""
+
+    tokenizer: PreTrainedTokenizerBase
+    pool: Callable[[Sequence[Sequence[int]]], list[list[float]]]
+    logits: int
+    bias: float
+
+    def score(
+        self, texts: Sequence[str], pairs: Sequence[str] | None, logit: int, max_tokens: int, micro_batch: int
+    ) -> list[float]:
+        """As `Classifier.score`; how many rows go together is the other side's business."""
+        rows = self.tokenizer(list(texts), None if pairs is None else list(pairs), truncation=True,
+                              max_length=min(max_tokens, self.tokenizer.model_max_length))["input_ids"]
+        return [logits[logit] for logits in self.pool(rows)]
+
+    def score_texts(self, prompts: Sequence[str], responses: Sequence[str], micro_batch: int) -> list[float]:
+        """As `RewardModel.score_texts`."""
+        rows = encode_texts(self.tokenizer, prompts, responses)
+        joined = [[*prompt, *response] for prompt, response in zip(rows.prompts, rows.completions, strict=True)]
+        return [logits[0] - self.bias for logits in self.pool(joined)]
+
+
+def load_pooled(
+    folder: Path, trained_here: bool, pool: Callable[[Path, int | None], Any], longest: int | None
+) -> Pooled | str:
+    """The classifier in `folder` with what `pool` opens; text when it gives a reason instead, or would misread it.
+
+    Raises UserError when the folder holds none.
+    """
+    source, options = locate(folder)
+    bias = read_bias(folder) if trained_here else 0.0
+    try:
+        config = AutoConfig.from_pretrained(source, **options)
+        tokenizers = PreTrainedTokenizerFast if trained_here else AutoTokenizer
+        tokenizer = tokenizers.from_pretrained(source, **options)
+    except (OSError, ValueError) as error:
+        raise UserError(f"reward model: cannot load '{source}': {' '.join(str(error).split())[:300]}") from error
+    if getattr(config, "type_vocab_size", 0) > 1:
+        return "it tells a text from its pair by token types, which are not passed on"
+    found = pool(folder, longest and min(longest, tokenizer.model_max_length))
+    return found if isinstance(found, str) else Pooled(tokenizer, found, 1 if trained_here else config.num_labels, bias)
 
 
 def load(folder: Path, device: torch.device) -> Classifier:

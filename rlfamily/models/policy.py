@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from rlfamily.errors import UserError
 from rlfamily.models import Finetuning, Lora
 from rlfamily.models.batching import Forward, Padded
 from rlfamily.models.loaded import Loaded
+from rlfamily.models.sharded import is_sharded, whole, whole_model
 
 # Besides cluttering logs, the bars share one lock between forked processes: a worker killed while it holds the lock
 # would leave every later worker waiting for it.
@@ -103,10 +104,34 @@ class Policy(Loaded):
         """True when training changes adapters only."""
         return hasattr(self.model, "disable_adapter")
 
+    def named_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """The weights as the hub names them; of an adapted model its adapters alone, as peft names them.
+
+        They are whole, fp32, without gradient, on the policy's device. Sharded ones are gathered as they are asked
+        for, which is collective: every process must take all of them.
+        """
+        weights: Iterable[tuple[str, Tensor]] = self.model.named_parameters()
+        if self.adapted:
+            from peft import get_peft_model_state_dict
+
+            weights = get_peft_model_state_dict(self.model, save_embedding_layers=False).items()
+        for name, weight in weights:
+            yield name, whole(weight.detach())
+
     def save(self, folder: Path) -> None:
-        """Write weights (adapters merged) and tokenizer in the hub's own format; the policy itself stays as it is."""
-        # Merging destroys the adapters, so a copy is merged.
-        model = copy.deepcopy(self.model).merge_and_unload() if self.adapted else self.model
+        """Write weights (adapters merged) and tokenizer in the hub's own format; the policy itself stays as it is.
+
+        Collective when the weights are sharded: every process must call it, the first one writes.
+        """
+        model = self.model
+        if any(map(is_sharded, model.parameters())):
+            model = whole_model(model)
+        elif self.adapted:
+            model = copy.deepcopy(model)  # merging destroys the adapters
+        if model is None:
+            return
+        if self.adapted:
+            model = model.merge_and_unload()
         model.save_pretrained(folder, safe_serialization=True)
         self.tokenizer.save_pretrained(folder)
 
@@ -125,8 +150,8 @@ def _captured_input(module: nn.Module) -> Iterator[list[Tensor]]:
 def load(folder: Path, finetuning: Finetuning, device: torch.device, trainable: bool) -> Policy:
     """Load a policy from an artifact folder. Raises UserError when the folder holds no loadable model."""
     source, options = locate(folder)
+    tokenizer = load_tokenizer(folder)
     try:
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(source, **options)
         model = AutoModelForCausalLM.from_pretrained(
             source, dtype=torch.float32, use_safetensors=True, **options)
     except (OSError, ValueError) as error:
@@ -137,6 +162,15 @@ def load(folder: Path, finetuning: Finetuning, device: torch.device, trainable: 
         policy.model.requires_grad_(trainable)
     policy.model.eval()  # for good: a log-prob must not depend on dropout
     return policy
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of an artifact folder, without the weights. Raises UserError when there is none."""
+    source, options = locate(folder)
+    try:
+        return PreTrainedTokenizerFast.from_pretrained(source, **options)
+    except (OSError, ValueError) as error:
+        raise UserError(f"model: cannot load '{source}': {' '.join(str(error).split())[:300]}") from error
 
 
 def locate(folder: Path) -> tuple[str, dict[str, Any]]:

@@ -53,12 +53,15 @@ class RewardModel(Loaded):
             score_N: Tensor = self.model.score(last_ND).squeeze(-1).float()
         return score_N
 
+    @property
+    def logits(self) -> int:
+        """How many logits the model has."""
+        return 1
+
     def score_texts(self, prompts: Sequence[str], responses: Sequence[str], micro_batch: int) -> list[float]:
         """Score of each response, bias subtracted. The response is read with its end token, as in training."""
-        prompt_ids = [list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in prompts]
-        response_ids = [[*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.eos_id]
-                        for text in responses]
-        return [score - self.bias for score in self.score_rows(Rows(prompt_ids, response_ids), micro_batch)]
+        rows = encode_texts(self.tokenizer, prompts, responses)
+        return [score - self.bias for score in self.score_rows(rows, micro_batch)]
 
     def score_rows(self, rows: Rows, micro_batch: int) -> list[float]:
         """Score of each row of token ids, before the bias, `micro_batch` rows a pass."""
@@ -75,6 +78,22 @@ class RewardModel(Loaded):
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         (folder / BIAS).write_text(json.dumps({"bias": self.bias}))
+
+
+def encode_texts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], responses: Sequence[str]) -> Rows:
+    """Token ids of prompts, and of responses with their end token."""
+    def ids(text: str) -> list[int]:
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    return Rows([ids(text) for text in prompts], [[*ids(text), int(tokenizer.eos_token_id)] for text in responses])
+
+
+def read_bias(folder: Path) -> float:
+    """What a model trained here subtracts from its scores. Raises UserError when it was not trained here."""
+    if not (folder / BIAS).exists():
+        raise UserError(f"reward model: {folder} has no {BIAS}, so it was not trained here: "
+                        "give the convention of a published model in task.reward.components")
+    return float(json.loads((folder / BIAS).read_text())["bias"])
 
 
 def start(backbone: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, device: torch.device) -> RewardModel:
@@ -98,9 +117,7 @@ def load(folder: Path, finetuning: Finetuning, device: torch.device, trainable: 
 
 def load_trained(folder: Path, device: torch.device) -> RewardModel:
     """Load a frozen reward model in fp32. Raises UserError when the folder holds none that was trained here."""
-    if not (folder / BIAS).exists():
-        raise UserError(f"reward model: {folder} has no {BIAS}, so it was not trained here: "
-                        "give the convention of a published model in task.reward.components")
+    read_bias(folder)
     return _load(folder, "fp32", device, trainable=False)
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 REWARD_INPUT = "reward_"  # a stage's input named reward_<name> is the model <name> of the task's reward
 INSIDE = "RLFAMILY_LAUNCHED"
+REFUSAL = "refusal.txt"
 
 
 def place(context: StageContext) -> Place:
@@ -36,18 +37,21 @@ def relaunched(context: StageContext) -> dict[str, Any] | None:
     """Run this stage again as hardware.processes processes that accelerate joins; None when already inside.
 
     torchrun starts them: `accelerate launch` would start a single one on CPU.
-    Raises UserError when the launch fails; the stage's log has the processes' own output.
+    Raises UserError: what a process refused, or that the launch failed; the stage's log has the processes' own output.
     """
     if os.environ.get(INSIDE):
         return None
     content = {"key": context.key, "label": context.label, "config": context.config, "hardware": context.hardware,
                "inputs": {name: str(path) for name, path in context.inputs.items()},
                "work": str(context.work), "out": str(context.out)}
-    request, answer = context.work / "launch.json", context.work / "totals.json"
+    request, answer, refusal = (context.work / name for name in ("launch.json", "totals.json", REFUSAL))
     request.write_text(json.dumps(content))
+    refusal.unlink(missing_ok=True)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node",
                str(context.hardware["processes"]), "-m", "rlfamily.stages.launched", str(request)]
     finished = subprocess.run(command, env={**os.environ, INSIDE: "1"}, check=False)
+    if finished.returncode and refusal.exists():
+        raise UserError(refusal.read_text())
     if finished.returncode:
         raise UserError(f"train: {context.hardware['processes']} processes failed with code {finished.returncode}: "
                         f"see {context.work / 'log.txt'}")

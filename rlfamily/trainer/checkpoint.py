@@ -10,15 +10,21 @@ from typing import Any
 import numpy
 import torch
 
+from rlfamily.models.sharded import kept
+from rlfamily.trainer import sharding
 from rlfamily.trainer.loop import Trainer
 
 
 def save(path: Path, trainer: Trainer, extra: dict[str, Any]) -> None:
-    """Write weights, optimiser, schedule, data state and every random stream; the old file stays until it is done."""
+    """Write weights, optimiser, schedule, data state and every random stream; the old file stays until it is done.
+
+    One file, whatever the processes and whether they shard: any other arrangement can go on from it. Collective when
+    sharded; the first process writes.
+    """
     name, keys, *rest = numpy.random.get_state()
     content = {
-        "model": trainer.learner.trainable(),
-        "optimizer": trainer.optimizer.state_dict(),
+        "model": {name: kept(weight.detach()) for name, weight in trainer.learner.trainable().items()},
+        "optimizer": sharding.whole_state(trainer.optimizer.state_dict(), trainer.weights),
         "schedule": trainer.schedule.state_dict(),
         "source": trainer.source.state(),
         "step": trainer.step,
@@ -29,6 +35,8 @@ def save(path: Path, trainer: Trainer, extra: dict[str, Any]) -> None:
         "numpy": [name, numpy.asarray(keys).tolist(), *rest],
         "extra": extra,
     }
+    if not trainer.accelerator.is_main_process:
+        return
     temporary = path.with_suffix(".tmp")
     with temporary.open("wb") as file:
         torch.save(content, file)
@@ -39,12 +47,13 @@ def save(path: Path, trainer: Trainer, extra: dict[str, Any]) -> None:
 
 def restore(path: Path, trainer: Trainer) -> dict[str, Any]:
     """Bring the trainer to the state of the file; returns what was saved as `extra`. Loads tensors and plain data."""
-    content = torch.load(path, map_location="cpu", weights_only=True)
-    parameters = trainer.learner.trainable()
+    # Mapped: of a large file, a process reads no more than it takes.
+    content = torch.load(path, map_location="cpu", weights_only=True, mmap=trainer.sharded)
+    weights = trainer.learner.trainable()
     with torch.no_grad():
         for name, value in content["model"].items():
-            parameters[name].copy_(value)
-    trainer.optimizer.load_state_dict(content["optimizer"])
+            sharding.share(weights[name]).copy_(sharding.share_of(value, weights[name]))
+    trainer.optimizer.load_state_dict(sharding.state_share(content["optimizer"], trainer.weights))
     trainer.schedule.load_state_dict(content["schedule"])
     trainer.source.restore(content["source"])
     trainer.step = content["step"]

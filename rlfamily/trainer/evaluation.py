@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from rlfamily import tasks
 from rlfamily.errors import UserError, nearest
@@ -16,9 +17,9 @@ from rlfamily.models import Finetuning, policy
 from rlfamily.models.batching import Rows, pad
 from rlfamily.records import write_jsonl
 from rlfamily.rewards import Reward, RewardParts
-from rlfamily.rollout import SamplingParams, stream_seed
+from rlfamily.rollout import Engine, SamplingParams, stream_seed
 from rlfamily.rollout.collect import Group, collect, encode_completion, encode_prompt
-from rlfamily.rollout.torch_engine import TorchEngine
+from rlfamily.rollout.engines import frozen
 from rlfamily.tasks import Example, Task, read_demonstrations, read_examples
 from rlfamily.trainer.jobs import Place, sampling_params, scaled, select_prompts, task_reward
 
@@ -34,18 +35,17 @@ def write_scores(
     """
     task = config["task"]
     examples = read_examples(data / "test.jsonl")[:task["eval_prompts"]]
-    learner = _frozen(place, model, config["finetuning"])
-    reward = task_reward(task, models, learner.device, place.hardware["micro_batch"])
+    sampler = Sampler.of(place, model, config, "max_tokens_evaluation")
+    reward = task_reward(place, task, models, sampler.device)
     rows, tokens = [], 0
     for mode, draws in (("greedy", 1), ("sample", task["eval_draws"])):
-        params = sampling_params(task, mode, task["eval_temperature"], "max_tokens_evaluation")
-        groups = _draw(place, learner, reward, examples, draws, params,
-                       lambda example, k: stream_seed("score", example.id, k))
+        groups = sampler.draw(examples, draws, evaluation_params(task, mode), reward,
+                             lambda example: stream_seed("score", example.id))
         for item, group in enumerate(groups):
             rows += [{"mode": mode, "item": item, "draw": draw, **scored} for draw, scored in enumerate(_scored(group))]
             tokens += sum(len(completion.ids) for completion in group.completions)
     write_jsonl(place.out / "scores.jsonl", rows)
-    return {"responses": len(rows), "tokens": tokens}
+    return {"responses": len(rows), "tokens": tokens, **place.notes}
 
 
 def gate_value(place: Place, data: Path, model: Path, finetuning: Finetuning, task: dict[str, Any]) -> float:
@@ -54,10 +54,11 @@ def gate_value(place: Place, data: Path, model: Path, finetuning: Finetuning, ta
     Raises UserError when the task's score has no such part.
     """
     examples = read_examples(data / "validation.jsonl")[:task["eval_prompts"]]
-    learner = policy.load(model, finetuning, place.accelerator().device, trainable=False)
-    groups = _draw(place, learner, Parts(tasks.get(task["kind"])), examples, 1,
-                   sampling_params(task, "sample", task["eval_temperature"], "max_tokens_evaluation"),
-                   lambda example, k: stream_seed("gate", example.id, k))
+    settings = finetuning.model_dump(include=set(Finetuning.model_fields))  # a model to be built has more
+    config = {"finetuning": settings, "task": task, "engine": "torch"}  # one base model, whatever draws later
+    sampler = Sampler.of(place, model, config, "max_tokens_evaluation")
+    groups = sampler.draw(examples, 1, evaluation_params(task, "sample"), Parts(tasks.get(task["kind"])),
+                         lambda example: stream_seed("gate", example.id))
     scores, part = [group.parts[0].parts for group in groups], task["pretrain"]["gate"]["part"]
     if part not in scores[0]:
         raise UserError(f"task.pretrain.gate.part: the task's score has no '{part}'{nearest(part, scores[0])}")
@@ -85,17 +86,16 @@ def write_pairs(
     """
     task, seed = config["task"], config["seed"]
     examples = select_prompts(data, scaled(config["prompts"], task["prompt_fraction"]), seed, task["reuse_prompts"])
-    learner = _frozen(place, model, config["finetuning"])
-    reward = task_reward(task, models, learner.device, place.hardware["micro_batch"])
-    params = sampling_params(task, "sample", config["temperature"], "max_tokens_rollout")
-    groups = _draw(place, learner, reward, examples, 2, params,
-                   lambda example, k: stream_seed(seed, "pairs", example.id, k))
+    sampler = Sampler.of(place, model, config, "max_tokens_rollout")
+    reward = task_reward(place, task, models, sampler.device)
+    params = replace(sampling_params(task, "sample", "max_tokens_rollout"), temperature=config["temperature"])
+    groups = sampler.draw(examples, 2, params, reward, lambda example: stream_seed(seed, "pairs", example.id))
     pairs = [pair for group in groups for pair in _ordered(group)]
     if not pairs:
         raise UserError(f"pairs: all {len(examples)} pairs are ties, nothing to prefer: draw more prompts or start "
                         "from a better policy")
     write_jsonl(place.out / "pairs.jsonl", pairs)
-    return {"prompts": len(examples), "pairs": len(pairs), "ties": len(examples) - len(pairs)}
+    return {"prompts": len(examples), "pairs": len(pairs), "ties": len(examples) - len(pairs), **place.notes}
 
 
 def write_logprobs(place: Place, data: Path, model: Path, config: dict[str, Any]) -> dict[str, Any]:
@@ -118,14 +118,38 @@ def _frozen(place: Place, model: Path, finetuning: dict[str, Any]) -> policy.Pol
     return policy.load(model, Finetuning.model_validate(finetuning), place.accelerator().device, trainable=False)
 
 
-def _draw(
-    place: Place, learner: policy.Policy, reward: Reward, examples: Sequence[Example], draws: int,
-    params: SamplingParams, seed_of: Callable[[Example, int], int],
-) -> Iterator[Group]:
-    engine = TorchEngine(learner, place.hardware["rollout_batch"])
-    for start in range(0, len(examples), CHUNK):
-        place.progress(start, len(examples), "greedy" if params.greedy else "sampled")
-        yield from collect(engine, learner.tokenizer, reward, examples[start:start + CHUNK], draws, params, seed_of)
+def evaluation_params(task: dict[str, Any], mode: str) -> SamplingParams:
+    """How held-out responses are drawn; `mode` is sample or greedy."""
+    return replace(sampling_params(task, mode, "max_tokens_evaluation"), temperature=task["eval_temperature"],
+                   top_k=task["eval_top_k"], top_p=task["eval_top_p"])
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A finished policy that draws: its engine, its tokenizer, and the device that rewards run on."""
+
+    place: Place
+    engine: Engine
+    tokenizer: PreTrainedTokenizerBase
+    device: torch.device
+
+    @classmethod
+    def of(cls, place: Place, model: Path, config: dict[str, Any], limit: str) -> Sampler:
+        """The policy in folder `model`; `config` holds task, finetuning and engine, `limit` is the task's key."""
+        device = place.accelerator().device
+        engine, tokenizer = frozen(model, Finetuning.model_validate(config["finetuning"]), device, config["engine"],
+                                   place.machine(), config["task"][limit])
+        return cls(place, engine, tokenizer, device)
+
+    def draw(
+        self, examples: Sequence[Example], draws: int, params: SamplingParams, reward: Reward,
+        seed_of: Callable[[Example], int],
+    ) -> Iterator[Group]:
+        """`draws` responses to each example, with progress."""
+        for start in range(0, len(examples), CHUNK):
+            self.place.progress(start, len(examples), "greedy" if params.greedy else "sampled")
+            yield from collect(self.engine, self.tokenizer, reward, examples[start:start + CHUNK], draws, params,
+                               seed_of)
 
 
 def _scored(group: Group) -> Iterator[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,8 +22,10 @@ from rlfamily.rewards import Reward, bradley_terry
 from rlfamily.rewards.noise import RandomReward
 from rlfamily.rollout import SamplingParams, stream_seed
 from rlfamily.rollout.collect import Group, collect, encode_completion, encode_prompt
-from rlfamily.rollout.torch_engine import TorchEngine
+from rlfamily.rollout.engines import Machine, following, open_pool
+from rlfamily.rollout.settings import Drawing
 from rlfamily.tasks import Demonstration, Example, read_demonstrations, read_examples
+from rlfamily.trainer import sharding
 from rlfamily.trainer.clock import Clock, TimedReward
 from rlfamily.trainer.loop import Trainer
 from rlfamily.trainer.run import run
@@ -32,7 +35,10 @@ from rlfamily.trainer.tracking import make_tracker
 
 @dataclass(frozen=True)
 class Place:
-    """Where and how a job runs; nothing here changes a number. `work` survives crashes, `out` becomes the artifact."""
+    """Where and how a job runs; nothing here changes a number. `work` survives crashes, `out` becomes the artifact.
+
+    `notes` gathers what people must know of how it ran; it is part of the stage's summary.
+    """
 
     key: str
     label: str
@@ -40,6 +46,7 @@ class Place:
     out: Path
     hardware: dict[str, Any]
     progress: Callable[[int, int, str], None]
+    notes: dict[str, str] = field(default_factory=dict)
 
     def accelerator(self) -> Accelerator:
         """CPU, one GPU, or the processes started together. Raises UserError when the GPU is missing."""
@@ -48,13 +55,18 @@ class Place:
             raise UserError("hardware=gpu: no CUDA device is visible: use hardware=cpu, or check the driver")
         if cpu:
             torch.set_num_threads(1)
-        return Accelerator(cpu=cpu)
+        return sharding.accelerator(cpu, self.hardware["sharding"])
+
+    def machine(self, processes: int = 1) -> Machine:
+        """The same place as an engine sees it."""
+        return Machine(self.hardware, self.work, processes, self.progress)
 
     def train(self, trainer: Trainer, config: dict[str, Any]) -> dict[str, Any]:
         """Run the loop with records, checkpoints and mirror; returns its totals."""
         mode = self.hardware["wandb"] if trainer.accelerator.is_main_process else "off"
         tracker = make_tracker(mode, Path(self.hardware["wandb_folder"]), self.key, self.label, config)
-        return run(trainer, self.work, self.out, tracker, self.progress, self.hardware["checkpoint_seconds"])
+        totals = run(trainer, self.work, self.out, tracker, self.progress, self.hardware["checkpoint_seconds"])
+        return totals | self.notes
 
 
 def pretrain(place: Place, data: Path, model: ScratchModel, settings: AlgorithmSettings, limit: int) -> dict[str, Any]:
@@ -87,21 +99,24 @@ class Inputs:
 
 def train_policy(
     place: Place, inputs: Inputs, name: str, settings: AlgorithmSettings, finetuning: Finetuning,
-    task: dict[str, Any], seed: int,
+    task: dict[str, Any], rollout: Drawing | None, seed: int,
 ) -> dict[str, Any]:
-    """Train with algorithm `name` from the policy in `inputs`, on the data its SOURCE names."""
+    """Train with algorithm `name` from the policy in `inputs`, on the data its SOURCE names.
+
+    `rollout` says what draws the responses; None for methods that draw none.
+    """
     accelerator = place.accelerator()
     torch.manual_seed(seed)
-    learner = policy.load(inputs.policy, finetuning, accelerator.device, trainable=True)
+    learner = sharding.load(inputs.policy, finetuning, accelerator, trainable=True)
     algorithm = algorithms.get(name)
-    source = _source(place, inputs, learner, algorithm.SOURCE, settings, finetuning, task, seed, accelerator)
+    source = _source(place, inputs, learner, algorithm.SOURCE, settings, finetuning, task, rollout, seed, accelerator)
     wants_reference = "ref" in algorithms.needs(algorithm, settings) or settings.kl_ref_every > 0
-    reference = _reference(inputs.policy, learner, finetuning) if wants_reference else None
+    reference = _reference(inputs.policy, learner, finetuning, accelerator) if wants_reference else None
     # Demonstrations and pairs take the model's own distribution, rollouts the one they were drawn from.
-    rollouts = algorithm.SOURCE == "rollouts"
-    temperature = settings.sampling.temperature if rollouts else 1.0
+    temperature = settings.sampling.temperature if rollout else 1.0
+    least = task["min_new_tokens"] if rollout else 0
     trainer = Trainer(learner, reference, source, algorithm, settings, temperature, finetuning.lr_multiplier,
-                      place.hardware["micro_batch"], accelerator, seed, task["min_new_tokens"] if rollouts else 0)
+                      place.hardware["micro_batch"], accelerator, seed, least, rollout)
     return place.train(trainer, {"algorithm": name, "seed": seed, **settings.model_dump()})
 
 
@@ -157,14 +172,16 @@ def encode(learner: policy.Policy | reward_model.RewardModel, rows: list[Demonst
     return encoded
 
 
-def _reference(folder: Path, learner: policy.Policy, finetuning: Finetuning) -> policy.Policy:
+def _reference(
+    folder: Path, learner: policy.Policy, finetuning: Finetuning, accelerator: Accelerator
+) -> policy.Policy:
     """The frozen initial policy: the adapted model with its adapters off, or a second copy of the weights."""
-    return learner if learner.adapted else policy.load(folder, finetuning, learner.device, trainable=False)
+    return learner if learner.adapted else sharding.load(folder, finetuning, accelerator, trainable=False)
 
 
 def _source(
     place: Place, inputs: Inputs, learner: policy.Policy, kind: str, settings: AlgorithmSettings,
-    finetuning: Finetuning, task: dict[str, Any], seed: int, accelerator: Accelerator,
+    finetuning: Finetuning, task: dict[str, Any], rollout: Drawing | None, seed: int, accelerator: Accelerator,
 ) -> Source:
     count = scaled(settings.prompts, task["prompt_fraction"])
     if kind == "demonstrations":
@@ -175,16 +192,22 @@ def _source(
     if kind == "pairs":
         assert inputs.pairs is not None
         return FixedSource(read_pairs(inputs.pairs), settings.batch_prompts, settings.epochs, seed, learner.eos_id)
+    assert rollout is not None
     reward = _training_reward(place, inputs, settings, finetuning, task, accelerator.device, seed)
-    engine = TorchEngine(learner, place.hardware["rollout_batch"])
-    params = sampling_params(task, settings.sampling.mode, settings.sampling.temperature, "max_tokens_rollout")
+    params = replace(sampling_params(task, settings.sampling.mode, "max_tokens_rollout"), logps=True,
+                     temperature=settings.sampling.temperature)
+    engine = following(learner, inputs.policy, rollout, place.machine(accelerator.num_processes),
+                       params.max_total_tokens)
+    # Processes that share an engine draw the same responses.
+    shared = place.machine().vllm.shared if rollout.engine == "vllm" else 1
+    mine, shares = accelerator.process_index // shared, accelerator.num_processes // shared
 
     def draw(examples: list[Example], epoch: int, clock: Clock) -> list[Group]:
-        mine = accelerator.process_index, accelerator.num_processes
-        groups = collect(engine, learner.tokenizer, TimedReward(reward, clock), examples[mine[0]::mine[1]],
+        engine.refresh()
+        groups = collect(engine, learner.tokenizer, TimedReward(reward, clock), examples[mine::shares],
                          settings.group_size, params,
-                         lambda example, k: stream_seed(seed, "rollout", epoch, example.id, k))
-        return _gather(groups, mine[1], len(examples))
+                         lambda example: stream_seed(seed, "rollout", epoch, example.id))
+        return _gather(groups, accelerator.num_processes, shared, len(examples))
 
     examples = select_prompts(inputs.data, count, seed, task["reuse_prompts"])
     return RolloutSource(examples, draw, settings.batch_prompts, settings.group_size, settings.epochs,
@@ -197,7 +220,7 @@ def _training_reward(
 ) -> Reward:
     """What the method maximises: the task's reward, a model fitted to its preferences, or noise."""
     micro_batch = place.hardware["micro_batch"]
-    truth = task_reward(task, inputs.models, device, micro_batch)
+    truth = task_reward(place, task, inputs.models, device)
     if settings.reward == "random":
         return RandomReward(truth, seed)
     if inputs.reward is None:
@@ -206,23 +229,27 @@ def _training_reward(
     return bradley_terry.LearnedReward(scorer, truth, micro_batch)
 
 
-def task_reward(
-    task: dict[str, Any], models: Mapping[str, Path], device: torch.device, micro_batch: int
-) -> Reward:
-    """The task's own reward; `models` holds the folder of each model it reads."""
-    return rewards.load(task["reward"], tasks.get(task["kind"]), models, device, micro_batch)
+def task_reward(place: Place, task: dict[str, Any], models: Mapping[str, Path], device: torch.device) -> Reward:
+    """The task's own reward; `models` holds the folder of each model it reads. Says where vLLM was no help."""
+    def note(name: str, text: str) -> None:
+        sys.stderr.write(f"reward {name}: {text}\n")  # the stage's log
+        place.notes[f"reward_{name}"] = text
+
+    processes = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+    vllm = rewards.Vllm(open_pool(place.machine(processes)), note)
+    return rewards.load(task["reward"], tasks.get(task["kind"]), models, device, place.hardware["micro_batch"], vllm)
 
 
-def sampling_params(task: dict[str, Any], mode: str, temperature: float, limit: str) -> SamplingParams:
+def sampling_params(task: dict[str, Any], mode: str, limit: str) -> SamplingParams:
     """How responses to a task are drawn; `mode` is sample or greedy, `limit` the task's key for the total length."""
-    return SamplingParams(mode == "greedy", temperature, task[limit], task["min_new_tokens"])
+    return SamplingParams(mode == "greedy", 1.0, task[limit], task["min_new_tokens"])
 
 
-def _gather(groups: list[Group], processes: int, count: int) -> list[Group]:
-    """All processes' groups in prompt order; process p drew prompts p, p+processes, ..."""
+def _gather(groups: list[Group], processes: int, shared: int, count: int) -> list[Group]:
+    """All processes' groups in prompt order; `shared` neighbours drew the same, share p prompts p, p+shares, ..."""
     if processes == 1:
         return groups
     from accelerate.utils import gather_object
 
-    shares: list[list[Group]] = gather_object([groups])
-    return [shares[index % processes][index // processes] for index in range(count)]
+    shares: list[list[Group]] = gather_object([groups])[::shared]
+    return [shares[index % len(shares)][index // len(shares)] for index in range(count)]

@@ -34,5 +34,5 @@ class Learner(Protocol):
         ...
 
     def save(self, folder: Path) -> None:
-        """Write a folder that loads again."""
+        """Write a folder that loads again; every process must call it when the weights are sharded."""
         ...

@@ -2,7 +2,7 @@
 
 The loss is differentiated with respect to the log-probs (and the critic's values) of the whole batch, and those
 gradients are then pushed through the model micro-batch by micro-batch, process by process. Any loss, whatever it
-normalises over, therefore gives the same update however the rows are split.
+normalises over, therefore gives the same update however the rows are split, and however the weights are sharded.
 """
 
 from __future__ import annotations
@@ -20,11 +20,14 @@ from rlfamily.algorithms import Algorithm, LossBatch, LossOutput, needs
 from rlfamily.algorithms.settings import AlgorithmSettings, PairTraining
 from rlfamily.models.batching import Forward, Padded, pad
 from rlfamily.models.policy import Policy
+from rlfamily.models.sharded import is_sharded
 from rlfamily.rollout import stream_seed
+from rlfamily.rollout.settings import Drawing
 from rlfamily.rollout.steps import step_ends
+from rlfamily.trainer import sharding
 from rlfamily.trainer.clock import Clock
 from rlfamily.trainer.learner import Learner
-from rlfamily.trainer.metrics import reference_metrics, samples, step_metrics
+from rlfamily.trainer.metrics import engine_gap, reference_metrics, samples, step_metrics
 from rlfamily.trainer.optimization import build_optimizer, build_schedule
 from rlfamily.trainer.sources import Source, TrainBatch
 
@@ -54,6 +57,7 @@ class Trainer:
     """Everything a run needs, already built. `reference` is the frozen initial policy, None when nobody asks.
 
     `temperature` and `min_new_tokens` are those that the rows were drawn with; `seed` fixes what chance a loss uses.
+    `rollout` says what drew them and how its disagreement is dealt with; None for rows that are not drawn here.
     """
 
     learner: Learner
@@ -67,13 +71,15 @@ class Trainer:
     accelerator: Accelerator
     seed: int
     min_new_tokens: int
+    rollout: Drawing | None = None
 
     def __post_init__(self) -> None:
         self.needs = needs(self.algorithm, self.settings)
         if "value" in self.needs:
             assert isinstance(self.learner, Policy)
             self.learner.add_value_head()
-        self.parameters = list(self.learner.trainable().values())
+        self.weights = list(self.learner.trainable().values())
+        self.parameters = [sharding.share(weight) for weight in self.weights]
         self.optimizer = build_optimizer(self.parameters, self.settings.optimizer, self.lr_multiplier)
         self.schedule = build_schedule(
             self.optimizer, self.settings.optimizer, self.source.total_steps * self.settings.inner_updates)
@@ -84,6 +90,11 @@ class Trainer:
     def progress(self) -> float:
         """Fraction of the steps already taken."""
         return self.step / self.source.total_steps
+
+    @property
+    def sharded(self) -> bool:
+        """True when each process holds a share of the weights: passes, `checkpoint.save` and `save` are collective."""
+        return any(map(is_sharded, self.weights))
 
     def steps(self) -> Iterator[StepRecord]:
         """Train from the current step to the end, yielding a record after each; stop it when you like."""
@@ -97,17 +108,19 @@ class Trainer:
         padded = replace(pad(batch.rows, self.learner.pad_id), min_new_tokens=self.min_new_tokens)
         ref_logp_NT, forward = self._reference_logp(padded), self._forward(padded)
         # Unless logged before, the behaviour policy is the one of this moment: its log-probs are the first forward's.
-        logged_NT = self._logged(batch, padded)
+        logged_NT = self._per_token(batch.old_logp, padded)
         old = Old(forward.leaf.detach() if logged_NT is None else logged_NT, ref_logp_NT,
                   None if forward.values_NT is None else forward.values_NT.detach(), self._step_ends(batch))
+        weights_NT, found = engine_gap(
+            self._per_token(batch.sampler_logp, padded), old.logp_NT, padded.mask_NT, self.rollout)
         clock.lap("seconds_forward")
         lr = float(self.schedule.get_last_lr()[0])
         for update in range(self.settings.inner_updates):
             forward = forward if update == 0 else self._forward(padded)
             loss_batch = self._loss_batch(batch, padded, forward, old, update)
-            output, norm = self._update(padded, loss_batch, forward)
+            output, norm = self._update(padded, loss_batch, forward, weights_NT)
         clock.lap("seconds_update")
-        metrics = step_metrics(batch, old.logp_NT, forward, output, norm) | reference_metrics(loss_batch, ref_logp_NT)
+        metrics = step_metrics(batch, forward, output, norm) | found | reference_metrics(loss_batch, ref_logp_NT)
         metrics |= {"step": self.step, "epoch": self.step // self.source.steps_per_epoch, "progress": self.progress,
                     "lr": lr}
         self.source.log_behaviour(self.step, batch, old.logp_NT)
@@ -150,33 +163,38 @@ class Trainer:
         rows = [row + [len(ids)] * (width - len(row)) for row, ids in zip(ends, batch.rows.completions, strict=True)]
         return torch.tensor(rows, device=self.learner.device)
 
-    def _update(self, padded: Padded, batch: LossBatch, forward: Forward) -> tuple[LossOutput, float]:
-        """One optimiser step; returns the loss and the gradient norm before clipping."""
+    def _update(
+        self, padded: Padded, batch: LossBatch, forward: Forward, weights_NT: Tensor | None
+    ) -> tuple[LossOutput, float]:
+        """One optimiser step, the gradient of each log-prob times its weight; the loss and the norm before clipping."""
         output = self.algorithm.loss(batch, self.settings)
         leaves = [batch.logp_NT if self.learner.token_level else batch.rewards_N]
         if batch.values_NT is not None:
             leaves.append(batch.values_NT)
         gradients = torch.autograd.grad(output.loss, leaves, materialize_grads=True)
+        if weights_NT is not None:
+            gradients = (gradients[0] * weights_NT, *gradients[1:])
         if forward.leaf.requires_grad:
             torch.autograd.backward(_outputs(forward), gradients)
         else:
-            for span in self._spans(len(padded.ids_NL)):
+            for span, own in self._passes(len(padded.ids_NL)):
                 part = self.learner.evaluate(padded[span], self.temperature)
-                torch.autograd.backward(_outputs(part), [gradient[span] for gradient in gradients])
+                torch.autograd.backward(_outputs(part), [gradient[span] * own for gradient in gradients])
         return output, self._apply_gradients()
 
     def _apply_gradients(self) -> float:
-        for parameter in self.parameters:
-            if parameter.grad is None:  # a process without rows still takes part in the sum
-                parameter.grad = torch.zeros_like(parameter)
-            if self.accelerator.num_processes > 1:
-                parameter.grad = self._sum(parameter.grad)
-        norm = torch.nn.utils.clip_grad_norm_(
-            self.parameters, self.settings.optimizer.clip_norm, error_if_nonfinite=True)
+        for weight, parameter in zip(self.weights, self.parameters, strict=True):
+            # a process without rows still takes part in the sum
+            gradient = sharding.share(torch.zeros_like(weight) if weight.grad is None else weight.grad)
+            shared = self.accelerator.num_processes > 1 and not is_sharded(weight)  # those of shards are sums already
+            weight.grad = None
+            parameter.grad = self._sum(gradient) if shared else gradient
+        norm = sharding.clip_gradients(
+            self.weights, self.parameters, self.settings.optimizer.clip_norm, self.accelerator)
         self.optimizer.step()
         self.schedule.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return float(norm)
+        return norm
 
     def _spans(self, rows: int) -> list[slice]:
         """This process's micro-batches; a process may have none."""
@@ -185,19 +203,34 @@ class Trainer:
         high = min(rows, low + share)
         return [slice(start, min(start + self.micro_batch, high)) for start in range(low, high, self.micro_batch)]
 
+    def _passes(self, rows: int) -> list[tuple[slice, bool]]:
+        """The spans, each marked as this process's own.
+
+        A sharded model is passed by all processes together: for every span that the first process has more, this one
+        passes a row that does not count.
+        """
+        spans = self._spans(rows)
+        most = -(-min(rows, -(-rows // self.accelerator.num_processes)) // self.micro_batch)
+        idle = most - len(spans) if self.sharded else 0
+        return [(span, True) for span in spans] + [(slice(0, 1), False)] * idle
+
     def _forward(self, padded: Padded) -> Forward:
         """Forward over the whole batch. With gradient when it is one pass; else the gradient comes from a second."""
-        rows = len(padded.ids_NL)
-        spans = self._spans(rows)
-        if len(spans) == 1 and self.accelerator.num_processes == 1:
+        if self.accelerator.num_processes == 1 and len(self._spans(len(padded.ids_NL))) == 1:
             return self.learner.evaluate(padded, self.temperature)
-        device = self.learner.device
-        leaf = torch.zeros(padded.mask_NT.shape if self.learner.token_level else (rows,), device=device)
+        return self._without_gradient(self.learner, padded)
+
+    def _without_gradient(self, model: Learner, padded: Padded) -> Forward:
+        """Forward over the whole batch, each process its own rows."""
+        rows, device = len(padded.ids_NL), self.learner.device
+        leaf = torch.zeros(padded.mask_NT.shape if model.token_level else (rows,), device=device)
         full = Forward(leaf, torch.zeros(rows, device=device),
-                       torch.zeros_like(leaf) if "value" in self.needs else None)
+                       torch.zeros_like(leaf) if "value" in self.needs and model is self.learner else None)
         with torch.no_grad():
-            for span in spans:
-                part = self.learner.evaluate(padded[span], self.temperature)
+            for span, own in self._passes(rows):
+                part = model.evaluate(padded[span], self.temperature)
+                if not own:
+                    continue
                 full.leaf[span], full.entropy_N[span] = part.leaf, part.entropy_N
                 if full.values_NT is not None and part.values_NT is not None:
                     full.values_NT[span] = part.values_NT
@@ -218,15 +251,15 @@ class Trainer:
         policy = self.reference
         if not wanted or policy is None:
             return None
-        spans = [slice(start, start + self.micro_batch) for start in range(0, len(padded.ids_NL), self.micro_batch)]
-        with torch.no_grad(), policy.initial() if policy.adapted else contextlib.nullcontext():
-            return torch.cat([policy.evaluate(padded[span], self.temperature).leaf for span in spans])
+        with policy.initial() if policy.adapted else contextlib.nullcontext():
+            return self._without_gradient(policy, padded).leaf
 
-    def _logged(self, batch: TrainBatch, padded: Padded) -> Tensor | None:
-        if not batch.old_logp:
+    def _per_token(self, rows: list[list[float]], padded: Padded) -> Tensor | None:
+        """Logged numbers of each row's tokens, (N, T) with 0 on pads; None where nothing was logged."""
+        if not any(rows):
             return None
         width = padded.mask_NT.shape[1]
-        return torch.tensor([row + [0.0] * (width - len(row)) for row in batch.old_logp], device=self.learner.device)
+        return torch.tensor([row + [0.0] * (width - len(row)) for row in rows], device=self.learner.device)
 
 
 def _outputs(forward: Forward) -> list[Tensor]:

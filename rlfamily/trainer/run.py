@@ -16,8 +16,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import IO, Any
 
+import torch
+
 from rlfamily.trainer import checkpoint
 from rlfamily.trainer.loop import StepRecord, Trainer
+from rlfamily.trainer.metrics import largest_mismatch
 from rlfamily.trainer.tracking import Tracker
 
 LOGS = ("metrics.jsonl", "timings.jsonl", "samples.jsonl")
@@ -31,7 +34,8 @@ def run(
 ) -> dict[str, Any]:
     """Train to the end, from the checkpoint in `work` if there is one; fill `out` with model/ and the logs.
 
-    Returns the totals for the manifest: steps, tokens of the responses, seconds by phase, processes.
+    Returns the totals for the manifest: steps, tokens of the responses, seconds by phase, processes, and the largest
+    disagreement with the engine that drew the responses.
     """
     main = trainer.accelerator.is_main_process
     if main:
@@ -40,9 +44,7 @@ def run(
     path = work / "checkpoint.pt"
     offsets = checkpoint.restore(path, trainer) if path.exists() else dict.fromkeys(LOGS, 0)
     if not main:
-        for _ in trainer.steps():
-            pass
-        trainer.accelerator.wait_for_everyone()
+        _follow(trainer, path, out)
         return {}
     logs = {name: _reopen(work / name, offset) for name, offset in offsets.items()}
     total, saved_at = trainer.source.total_steps, time.monotonic()
@@ -52,13 +54,31 @@ def run(
         tracker.log(record)
         recent.append(record.metrics)
         progress(trainer.step, total, _note(recent))
-        if trainer.step == total or time.monotonic() - saved_at >= checkpoint_seconds:
+        if _agreed(trainer, trainer.step == total or time.monotonic() - saved_at >= checkpoint_seconds):
             checkpoint.save(path, trainer, {name: _flush(file) for name, file in logs.items()})
             saved_at = time.monotonic()
     for file in logs.values():
         file.close()
     trainer.accelerator.wait_for_everyone()
     return _finish(trainer, work, out, tracker)
+
+
+def _follow(trainer: Trainer, path: Path, out: Path) -> None:
+    """What the processes do that write nothing: train, and give their shares to what the first one writes."""
+    for _ in trainer.steps():
+        if _agreed(trainer, False):
+            checkpoint.save(path, trainer, {})
+    trainer.accelerator.wait_for_everyone()
+    if trainer.sharded:
+        trainer.learner.save(out / "model")
+
+
+def _agreed(trainer: Trainer, wanted: bool) -> bool:
+    """What the first process wants, known to all of them where all must take part: clocks differ."""
+    if not trainer.sharded:
+        return wanted
+    wishes = trainer.accelerator.reduce(torch.tensor(float(wanted), device=trainer.learner.device), reduction="sum")
+    return bool(wishes > 0)
 
 
 def _finish(trainer: Trainer, work: Path, out: Path, tracker: Tracker) -> dict[str, Any]:
@@ -71,7 +91,7 @@ def _finish(trainer: Trainer, work: Path, out: Path, tracker: Tracker) -> dict[s
     seconds = {name: round(sum(row.get(name, 0.0) for row in timings), 3)
                for name in sorted({key for row in timings for key in row if key.startswith("seconds_")})}
     return {"steps": len(metrics), "tokens": sum(row["tokens"] for row in metrics), **seconds,
-            "processes": trainer.accelerator.num_processes}
+            "processes": trainer.accelerator.num_processes, **largest_mismatch(metrics)}
 
 
 def _reopen(path: Path, offset: int) -> IO[bytes]:

@@ -76,8 +76,9 @@ def test_the_end_has_the_largest_id(small):
 def test_the_small_one_comes_back_from_its_folder(small, tmp_path):
     small.save(tmp_path)
     again = clip.load(tmp_path, CPU)
-    assert torch.equal(again.embed_texts(TEXTS, 2), small.embed_texts(TEXTS, 2))
-    assert torch.equal(again.embed_images(images(2), 2), small.embed_images(images(2), 2))
+    # weights read from a file lie elsewhere in memory, and kernels may add in another order there
+    torch.testing.assert_close(again.embed_texts(TEXTS, 2), small.embed_texts(TEXTS, 2), atol=1e-5, rtol=0)
+    torch.testing.assert_close(again.embed_images(images(2), 2), small.embed_images(images(2), 2), atol=1e-5, rtol=0)
     assert again.limit == 6 and again.over_limit(["red blue red blue red"]) == [True]
     assert not any(parameter.requires_grad for parameter in again.model.parameters())
     assert not list(tmp_path.glob("*.bin"))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any, get_args
 
 from small import World, place
@@ -79,13 +79,15 @@ def finetuning_of(world: World, finetune: str = "full") -> Finetuning:
 
 
 def train(here: Any, world: World, settings: Any, name: str, finetune: str = "full", pairs: Path | None = None,
-          reward: Path | None = None, seed: int = 0) -> dict[str, Any]:
-    """The job of a train stage."""
+          reward: Path | None = None, seed: int = 0, **rollout: Any) -> dict[str, Any]:
+    """The job of a train stage; `rollout` are changes to what draws its responses."""
+    drawn = world.config.rollout.model_copy(update=rollout) if algorithms.get(name).SOURCE == "rollouts" else None
     return jobs.train_policy(here, jobs.Inputs(world.data, world.base, pairs, reward), name, settings,
-                             finetuning_of(world, finetune), world.limits, seed)
+                             finetuning_of(world, finetune), world.limits, drawn, seed)
 
 
-def trainer_of(folder: Path, world: World, settings: Any, name: str, micro_batch: int = 512, **options: Any) -> Any:
+def trainer_of(folder: Path, world: World, settings: Any, name: str, micro_batch: int = 512,
+               hardware: Mapping[str, Any] = MappingProxyType({}), **options: Any) -> Any:
     """The trainer that the job builds, caught before it runs."""
     caught = []
 
@@ -94,7 +96,7 @@ def trainer_of(folder: Path, world: World, settings: Any, name: str, micro_batch
             caught.append(trainer)
             return {}
 
-    train(Catching(**vars(place(folder, micro_batch=micro_batch))), world, settings, name, **options)
+    train(Catching(**vars(place(folder, micro_batch=micro_batch, **hardware))), world, settings, name, **options)
     return caught[0]
 
 

@@ -15,7 +15,7 @@ def pairs(world, tmp_path_factory):
 
     here = place(tmp_path_factory.mktemp("pairs"))
     config = {"prompts": 3000, "temperature": 1.0, "finetuning": finetuning_of(world).model_dump(), "task": world.limits,
-              "seed": 0}
+              "engine": "torch", "seed": 0}
     evaluation.write_pairs(here, world.data, world.base, {}, config)
     return here.out
 

@@ -111,6 +111,6 @@ def test_the_least_length_is_the_samplers_and_the_trainers(world, tmp_path):
         update={"task": world.config.task.model_copy(update={"min_new_tokens": 25})}))
     trainer = trainer_of(tmp_path, limited, settings_of("rloo", batch_prompts=4, inner_updates=2), "rloo")
     record = next(trainer.steps())
-    assert record.metrics["sampler_gap"] < ROUNDING
+    assert record.metrics["mismatch_max"] < ROUNDING
     free = next(trainer_of(tmp_path, world, settings_of("rloo", batch_prompts=4, inner_updates=2), "rloo").steps())
     assert record.metrics["length"] >= 25 > free.metrics["length"]
