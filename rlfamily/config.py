@@ -26,9 +26,22 @@ from rlfamily import algorithms, tasks
 from rlfamily.algorithms.settings import AlgorithmSettings, Strict
 from rlfamily.errors import UserError, describe, nearest
 from rlfamily.models import HubModel, ModelConfig, ScratchModel
+from rlfamily.rollout.settings import ADAPTER_RANKS, Rollout, Vllm
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 GROUPS = ("task", "model", "algorithm", "hardware")
+
+
+class Gpu(Strict):
+    """What estimates assume of one GPU: memory in GiB, peak TFLOP/s in bf16, memory bandwidth in GiB/s.
+
+    `utilization` is the share of the peak that training and prefill are taken to reach.
+    """
+
+    memory_gib: float = Field(gt=0)
+    tflops: float = Field(gt=0)
+    bandwidth_gib_s: float = Field(gt=0)
+    utilization: float = Field(gt=0, le=1)
 
 
 class Hardware(Strict):
@@ -37,9 +50,12 @@ class Hardware(Strict):
     kind: Literal["cpu", "gpu"]
     slots: int = Field(ge=0)
     processes: int = Field(gt=0)
+    sharding: Literal["none", "fsdp"]
     micro_batch: int = Field(gt=0)
     rollout_batch: int = Field(gt=0)
     checkpoint_seconds: float = Field(ge=0)
+    vllm: Vllm
+    gpu: Gpu | None
 
 
 class RunConfig(Strict):
@@ -52,6 +68,7 @@ class RunConfig(Strict):
     model: ScratchModel | HubModel
     algorithm: SerializeAsAny[AlgorithmSettings]
     hardware: Hardware
+    rollout: Rollout
     seed: int = Field(ge=0)
     results: str
     wandb: Literal["offline", "online", "off"]
@@ -91,9 +108,34 @@ def check(composed: DictConfig | dict[str, Any], choices: Mapping[str, str]) -> 
         config = RunConfig(names=names, **parts, **rest)
     except ValidationError as error:
         raise UserError(f"conf/config.yaml or command line: {describe(error, RunConfig)}") from error
+    _placeable(config)
     if config.wandb == "online" and not os.environ.get("WANDB_API_KEY"):
         raise UserError("wandb=online needs WANDB_API_KEY in the environment: set it, or use wandb=offline")
     return config
+
+
+def _placeable(config: RunConfig) -> None:
+    """Refuse what no machine can do. Raises UserError."""
+    hardware, vllm = config.hardware, config.hardware.vllm
+    drawing = algorithms.get(config.names["algorithm"]).SOURCE == "rollouts"
+    if hardware.sharding == "fsdp" and hardware.processes == 1:
+        raise UserError("hardware.sharding=fsdp shards over several processes: set hardware.processes, or use "
+                        "hardware.sharding=none")
+    if hardware.sharding == "fsdp" and drawing and config.rollout.engine == "torch":
+        raise UserError("rollout.engine=torch cannot draw from weights that hardware.sharding=fsdp has split: set "
+                        "rollout.engine=vllm or hardware.sharding=none")
+    if config.rollout.engine == "torch":
+        return
+    if vllm.server_url and vllm.mode == "colocated":
+        raise UserError("hardware.vllm.server_url names a server: set hardware.vllm.mode=server, or server_url=null")
+    if vllm.sleep and hardware.kind == "cpu":
+        raise UserError("hardware.vllm.sleep gives a GPU's memory back: use hardware.vllm.sleep=false on CPUs")
+    if vllm.mode == "colocated" and drawing and hardware.processes % vllm.tensor_parallel:
+        raise UserError(f"hardware.vllm.tensor_parallel={vllm.tensor_parallel} does not divide hardware.processes="
+                        f"{hardware.processes}: colocated engines are shared by training processes")
+    if config.model.finetune == "lora" and config.model.lora.rank > ADAPTER_RANKS[-1]:
+        raise UserError(f"model.lora.rank={config.model.lora.rank} is above {ADAPTER_RANKS[-1]}, the most vLLM takes: "
+                        "lower it, or use rollout.engine=torch")
 
 
 def expand(overrides: Iterable[str]) -> list[list[str]]:

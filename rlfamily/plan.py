@@ -16,13 +16,15 @@ from rlfamily.experiment import Experiment, Policy
 from rlfamily.judges import CausalLmJudge
 from rlfamily.models import Finetuning, ScratchModel
 from rlfamily.rewards import HubSource, ModelSource, TrainedSource
+from rlfamily.rollout.settings import Drawing
 from rlfamily.stages.graph import Node
 from rlfamily.stages.placing import REWARD_INPUT
 
 ROLES = ("train", "score", "logprobs")
 _ROLLOUT = ("kind", "max_tokens_rollout", "min_new_tokens")
 _TRAINING_LIMITS = (*_ROLLOUT, "max_tokens_demonstration", "prompt_fraction", "reuse_prompts")
-_GATE = ("kind", "max_tokens_evaluation", "min_new_tokens", "eval_prompts", "eval_temperature")
+_GATE = ("kind", "max_tokens_evaluation", "min_new_tokens", "eval_prompts", "eval_temperature", "eval_top_k",
+         "eval_top_p")
 _EVALUATION = (*_GATE, "eval_draws")
 
 
@@ -203,7 +205,8 @@ class _Planner:
 
     def score(self) -> Node:
         """Held-out scores of the cell's policy."""
-        config = {"task": self._task(*_EVALUATION, reward=True), "finetuning": self._frozen()}
+        config = {"task": self._task(*_EVALUATION, reward=True), "finetuning": self._frozen(),
+                  "engine": self.config.rollout.engine}
         inputs = {"data": self.data(), "policy": self.policy(), **self._reward_models()}
         return self._node("score", config, inputs, f"score {self.label}")
 
@@ -231,7 +234,7 @@ class _Planner:
     def _pairs(self, prompts: int, temperature: float) -> Node:
         task = self._task(*_ROLLOUT, "prompt_fraction", "reuse_prompts", reward=True)
         config = {"prompts": prompts, "temperature": temperature, "finetuning": self._frozen(), "task": task,
-                  "seed": self.config.seed}
+                  "engine": self.config.rollout.engine, "seed": self.config.seed}
         inputs = {"data": self.data(), "policy": self.warm_start(), **self._reward_models()}
         return self._node("pairs", config, inputs, f"preference pairs · seed {self.config.seed}")
 
@@ -265,7 +268,8 @@ class _Planner:
     def _train(self, name: str, settings: AlgorithmSettings, inputs: dict[str, Node], label: str) -> Node:
         rollouts = algorithms.get(name).SOURCE == "rollouts"
         config = {"algorithm": name, "settings": settings.model_dump(mode="json"), "finetuning": self._finetuning(),
-                  "task": self._task(*_TRAINING_LIMITS, reward=rollouts), "seed": self.config.seed}
+                  "task": self._task(*_TRAINING_LIMITS, reward=rollouts), "seed": self.config.seed,
+                  "rollout": self.config.rollout.model_dump(include=set(Drawing.model_fields)) if rollouts else None}
         return self._node("train", config, inputs, label)
 
     def _task(self, *keys: str, reward: bool = False) -> dict[str, Any]:
@@ -282,6 +286,14 @@ class _Planner:
         return self._finetuning() | {"finetune": "full", "lr_multiplier": 1.0}
 
     def _node(self, kind: str, config: dict[str, Any], inputs: dict[str, Node], label: str) -> Node:
-        hardware = self.config.hardware.model_dump(mode="json")
         mirror = {"wandb": self.config.wandb, "wandb_folder": str(Path(self.config.results).resolve())}
-        return Node(kind, config, inputs, hardware | mirror, label)
+        return Node(kind, config, inputs, self._hardware(kind, config) | mirror, label)
+
+    def _hardware(self, kind: str, config: dict[str, Any]) -> dict[str, Any]:
+        """What a stage occupies: only training runs as several processes, and a policy's server has its own slots."""
+        hardware, placed = self.config.hardware.model_dump(mode="json"), self.config.hardware.vllm
+        vllm = (config.get("rollout") or config).get("engine") == "vllm"
+        serves = vllm and placed.mode == "server" and placed.server_url is None
+        if kind != "train":
+            hardware["processes"] = placed.shared if vllm else 1
+        return hardware | {"server_slots": placed.tensor_parallel * placed.data_parallel if serves else 0}

@@ -14,6 +14,7 @@ from rlfamily.records import Layout
 from rlfamily.stages.graph import Node
 
 PRELOAD = ("torch", "transformers.models.qwen2.modeling_qwen2", "accelerate", "rlfamily.trainer.jobs")
+PRELOAD_VLLM = ("rlfamily.rollout.vllm_engine",)  # on CPUs only: on GPUs a fork must not find CUDA in use
 GRACE_SECONDS = 30.0  # between asking a worker to end and ending it
 
 OK, FAILED, USAGE, INCOMPLETE, INTERRUPTED = 0, 1, 2, 3, 130
@@ -31,16 +32,23 @@ def guarded(main: Callable[[], int]) -> int:
 def execute(nodes: Iterable[Node], results: str, hardware: Hardware, executor: str) -> dict[str, Any]:
     """Bring `nodes` to their artifacts; returns what became of each stage by key.
 
-    Raises UserError when the executor is unknown or the machine is too small, Interrupted after Ctrl-C.
+    Raises UserError when the executor is unknown, the machine too small or vllm missing, Interrupted after Ctrl-C.
     """
+    from rlfamily.rollout.engines import require
+    from rlfamily.rollout.settings import uses_vllm
     from rlfamily.stages.progress import view
-    from rlfamily.stages.scheduler import run_graph
+    from rlfamily.stages.scheduler import needed, run_graph
     from rlfamily.stages.slots import Pool
+    from rlfamily.stages.store import Store
 
     targets = list(nodes)
+    preload: tuple[str, ...] = PRELOAD
+    if any(uses_vllm(node.config) for node in needed(targets, Store(results))):
+        require("vllm")
+        preload += PRELOAD_VLLM if hardware.kind == "cpu" else ()
     capacity = Pool.of(hardware.model_dump(mode="json")).capacity
     factory = find_executor(executor)
-    with factory(results, capacity, PRELOAD, GRACE_SECONDS) as workers, view(targets, results, capacity) as watcher:
+    with factory(results, capacity, preload, GRACE_SECONDS) as workers, view(targets, results, capacity) as watcher:
         return run_graph(targets, results, workers, watcher)
 
 

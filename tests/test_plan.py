@@ -211,3 +211,49 @@ def test_planning_starts_nothing(tmp_path):
     store = Store(tmp_path)
     assert not any(store.committed(node.key) for node in topological(cell.stages.values()))
     assert list(tmp_path.iterdir()) == []
+
+
+# ---------------------------------------------------------------------------- engines
+
+
+def test_an_engine_is_part_of_what_draws_and_of_nothing_else():
+    torch, vllm = (keys("algorithm=topr", *change) for change in ([], ["rollout.engine=vllm"]))
+    assert {name for name in torch if torch[name] != vllm[name]} == {"train", "score", "logprobs"}
+    pairs = [keys("algorithm=dpo", *change) for change in ([], ["rollout.engine=vllm"])]
+    assert {name for name in pairs[0] if pairs[0][name] != pairs[1][name]} == {"pairs", "train", "score", "logprobs"}
+    assert keys("algorithm=topr", "rollout.importance_cap=2.0")["train"] != torch["train"]
+    assert keys("algorithm=topr", "rollout.mismatch_limit=0.5") == torch  # the table's business
+    assert keys("algorithm=topr", "rollout.engine=vllm", "hardware.vllm.mode=server", "hardware.vllm.rows=3") == vllm
+
+
+def test_what_a_stage_occupies():
+    def slots(*overrides):
+        return {name: (node.hardware["processes"], node.hardware["server_slots"])
+                for name, node in graph("algorithm=topr", "hardware.processes=4", *overrides).items()}
+
+    alone, server = (1, 0), "hardware.vllm.mode=server"
+    assert slots() == {"data": alone, "base": alone, "warm start": (4, 0), "train": (4, 0), "score": alone, "logprobs": alone}
+    shared = slots("rollout.engine=vllm", "hardware.vllm.tensor_parallel=2")
+    assert (shared["train"], shared["score"], shared["base"]) == ((4, 0), (2, 0), alone)
+    served = slots("rollout.engine=vllm", server, "hardware.vllm.tensor_parallel=2", "hardware.vllm.data_parallel=2")
+    assert (served["train"], served["score"], served["warm start"]) == ((4, 4), (1, 4), (4, 0))
+    assert slots("rollout.engine=vllm", server, "hardware.vllm.server_url=http://localhost:8000")["train"] == (4, 0)
+
+
+@pytest.mark.parametrize(("overrides", "line"), [
+    (["hardware.sharding=fsdp"], "hardware.sharding=fsdp shards over several processes"),
+    (["hardware.sharding=fsdp", "hardware.processes=2"], "rollout.engine=torch cannot draw from weights"),
+    (["rollout.engine=vllm", "hardware.processes=3", "hardware.vllm.tensor_parallel=2"], "hardware.vllm.tensor_parallel=2 does not divide"),
+    (["rollout.engine=vllm", "model.finetune=lora", "model.lora.rank=513"], "model.lora.rank=513 is above 512"),
+    (["rollout.engine=vllm", "hardware.vllm.sleep=true"], "hardware.vllm.sleep gives a GPU's memory back"),
+    (["rollout.engine=vllm", "hardware.vllm.server_url=http://localhost:8000"], "hardware.vllm.server_url names a server"),
+])
+def test_placements_that_cannot_be_are_refused_in_one_line(overrides, line):
+    with pytest.raises(UserError) as caught:
+        build(["algorithm=topr", *overrides])
+    assert str(caught.value).startswith(line)
+    assert "\n" not in str(caught.value)
+
+
+def test_demonstrations_train_sharded_with_any_engine():
+    assert build(["algorithm=sft", "hardware.sharding=fsdp", "hardware.processes=2"]).hardware.sharding == "fsdp"

@@ -1,4 +1,4 @@
-"""Prompts to responses. `Engine` is the protocol; `torch_engine` is the default, others stand beside it."""
+"""Prompts to responses. `Engine` is the protocol; `engines` chooses among torch (the default) and two ways to vLLM."""
 
 from __future__ import annotations
 
@@ -7,24 +7,34 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from rlfamily.errors import UserError
+
 
 @dataclass(frozen=True)
 class SamplingParams:
     """How to draw: `temperature` divides the logits; `greedy` takes the likeliest token, at any temperature.
 
     `max_total_tokens` bounds prompt and response together, as the report counts them; a response cannot end before it
-    has `min_new_tokens` tokens, its end included or not.
+    has `min_new_tokens` tokens, its end included or not. `top_k` (0: all) and then `top_p` keep the likeliest tokens
+    only. `stop_ids` end a response as EOS does. `logps` asks for the log-prob of each token drawn.
     """
 
     greedy: bool
     temperature: float
     max_total_tokens: int
     min_new_tokens: int = 0
+    top_k: int = 0
+    top_p: float = 1.0
+    stop_ids: tuple[int, ...] = ()
+    logps: bool = False
 
 
 @dataclass(frozen=True)
 class Completion:
-    """One response: token ids with the EOS if it came, the sampler's log-prob of each, and whether EOS is missing."""
+    """One response: token ids with the EOS if it came, and whether EOS is missing.
+
+    `logps` are those of the distribution drawn from (tempered, and cut by top_k and top_p); empty when not asked for.
+    """
 
     ids: list[int]
     logps: list[float]
@@ -32,16 +42,31 @@ class Completion:
 
 
 class Engine(Protocol):
-    """Generates one response per prompt given; row n uses the random stream of `seeds[n]` and no other."""
+    """Generates responses to prompts; the same prompts, parameters, seeds and weights give the same responses."""
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], params: SamplingParams, seeds: Sequence[int]
+        self, prompts: Sequence[Sequence[int]], params: SamplingParams, seeds: Sequence[int], copies: int = 1
     ) -> list[Completion]:
-        """Return the responses in the order of the prompts."""
+        """Return `copies` responses to each of B prompts, in order, a prompt's together.
+
+        Response k to prompt b uses the random stream `seeds[b] + k` and no other, whatever is drawn beside it.
+        """
+        ...
+
+    def refresh(self) -> None:
+        """Draw from the policy as its weights are now."""
         ...
 
 
 def stream_seed(*parts: int | str) -> int:
-    """A 63-bit seed from a name such as (seed, "rollout", prompt, draw): independent streams, no shared state."""
+    """A 63-bit seed from a name such as (seed, "rollout", prompt): independent streams, no shared state."""
     digest = hashlib.sha256("/".join(str(part) for part in parts).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
+
+
+def check_room(prompts: Sequence[Sequence[int]], params: SamplingParams) -> None:
+    """Raise UserError when a prompt leaves no room for a response."""
+    longest = max(map(len, prompts), default=0)
+    if longest >= params.max_total_tokens:
+        raise UserError(f"rollout: a prompt of {longest} tokens leaves no room below max_tokens_rollout="
+                        f"{params.max_total_tokens}: raise task.max_tokens_rollout")

@@ -25,14 +25,11 @@ class Group:
 
 def collect(
     engine: Engine, tokenizer: PreTrainedTokenizerBase, reward: Reward, examples: Sequence[Example],
-    group_size: int, params: SamplingParams, seed_of: Callable[[Example, int], int],
+    group_size: int, params: SamplingParams, seed_of: Callable[[Example], int],
 ) -> list[Group]:
-    """Draw `group_size` responses for each example; draw k of an example uses the stream `seed_of(example, k)`."""
+    """Draw `group_size` responses for each example; draw k of an example uses the stream `seed_of(example) + k`."""
     prompts = [encode_example(tokenizer, example) for example in examples]
-    drawn = engine.generate(
-        [prompt for prompt in prompts for _ in range(group_size)], params,
-        [seed_of(example, draw) for example in examples for draw in range(group_size)],
-    )
+    drawn = engine.generate(prompts, params, [seed_of(example) for example in examples], group_size)
     texts = decode(tokenizer, [completion.ids for completion in drawn])
     parts = reward.score([example for example in examples for _ in range(group_size)], texts)
     spans = [slice(index * group_size, (index + 1) * group_size) for index in range(len(examples))]

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from rlfamily.errors import UserError
 from rlfamily.models.batching import Rows, pad
 from rlfamily.models.policy import Policy
-from rlfamily.rollout import Completion, SamplingParams
+from rlfamily.rollout import Completion, SamplingParams, check_room
 
 
 class TorchEngine:
@@ -23,18 +22,20 @@ class TorchEngine:
         self.batch_rows = batch_rows
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], params: SamplingParams, seeds: Sequence[int]
+        self, prompts: Sequence[Sequence[int]], params: SamplingParams, seeds: Sequence[int], copies: int = 1
     ) -> list[Completion]:
-        """Return one response per prompt, in order. Raises UserError when a prompt leaves no room for a response."""
-        longest = max(map(len, prompts), default=0)
-        if longest >= params.max_total_tokens:
-            raise UserError(f"rollout: a prompt of {longest} tokens leaves no room below max_tokens_rollout="
-                            f"{params.max_total_tokens}: raise task.max_tokens_rollout")
+        """Return `copies` responses to each prompt. Raises UserError when a prompt leaves no room for a response."""
+        check_room(prompts, params)
+        rows = [prompt for prompt in prompts for _ in range(copies)]
+        streams = [seed + copy for seed in seeds for copy in range(copies)]
         completions: list[Completion] = []
-        for start in range(0, len(prompts), self.batch_rows):
+        for start in range(0, len(rows), self.batch_rows):
             part = slice(start, start + self.batch_rows)
-            completions += self._generate_batch(prompts[part], params, seeds[part])
+            completions += self._generate_batch(rows[part], params, streams[part])
         return completions
+
+    def refresh(self) -> None:
+        """Nothing to do: the policy itself is asked."""
 
     @torch.inference_mode()
     def _generate_batch(
@@ -53,6 +54,7 @@ class _Decoding:
         self, policy: Policy, prompts: Sequence[Sequence[int]], params: SamplingParams, seeds: Sequence[int]
     ) -> None:
         self.policy, self.params = policy, params
+        self.stop_ids = {policy.eos_id, *params.stop_ids}
         self.room_N = [params.max_total_tokens - len(prompt) for prompt in prompts]
         self.uniforms_NT = _uniforms(seeds, max(self.room_N)).to(policy.device)
         self.ids: list[list[int]] = [[] for _ in prompts]
@@ -81,8 +83,9 @@ class _Decoding:
         """Append one token to every running row: inverse-CDF sampling with the row's own uniforms, or argmax."""
         step = len(self.ids[self.rows[0]])
         if step < self.params.min_new_tokens:
-            logits_NV[:, self.policy.eos_id] = -torch.inf  # before the softmax: log-probs are of what is drawn from
-        logps_NV = torch.log_softmax(logits_NV.float() / self.params.temperature, -1)
+            logits_NV[:, list(self.stop_ids)] = -torch.inf  # before the softmax: log-probs are of what is drawn from
+        logits_NV = logits_NV.float() / self.params.temperature
+        logps_NV = torch.log_softmax(_likeliest(logits_NV, self.params.top_k, self.params.top_p), -1)
         if self.params.greedy:
             token_N = logps_NV.argmax(-1)
         else:
@@ -94,11 +97,11 @@ class _Decoding:
         for row, token, logp in zip(self.rows, token_N.tolist(), chosen_N.tolist(), strict=True):
             self.ids[row].append(token)
             self.logps[row].append(logp)
-            self.ended[row] = token == self.policy.eos_id
+            self.ended[row] = token in self.stop_ids
 
     def completions(self) -> list[Completion]:
         """The finished responses, in the order of the prompts."""
-        return [Completion(ids, logps, not ended)
+        return [Completion(ids, logps if self.params.logps else [], not ended)
                 for ids, logps, ended in zip(self.ids, self.logps, self.ended, strict=True)]
 
     def _prefill(self) -> Tensor:
@@ -137,3 +140,16 @@ def _uniforms(seeds: Sequence[int], length: int) -> Tensor:
     return torch.stack([
         torch.rand(length, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) for seed in seeds
     ])
+
+
+def _likeliest(logits_NV: Tensor, top_k: int, top_p: float) -> Tensor:
+    """logits_NV with all but the top_k likeliest tokens at -inf, then all but the fewest that reach top_p together."""
+    if 0 < top_k < logits_NV.shape[1]:
+        least_N1 = logits_NV.topk(top_k, -1).values[:, -1:]
+        logits_NV = logits_NV.masked_fill(logits_NV < least_N1, -torch.inf)
+    if top_p < 1.0:
+        sorted_NV, order_NV = logits_NV.sort(-1, descending=True)
+        before_NV = sorted_NV.softmax(-1).cumsum(-1) - sorted_NV.softmax(-1)  # 0 at the likeliest: it always stays
+        cut_NV = torch.zeros_like(before_NV, dtype=torch.bool).scatter(1, order_NV, before_NV >= top_p)
+        logits_NV = logits_NV.masked_fill(cut_NV, -torch.inf)
+    return logits_NV

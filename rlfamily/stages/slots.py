@@ -39,13 +39,15 @@ class Pool:
     def of(cls, hardware: dict[str, Any]) -> Pool:
         """Read {"kind": "cpu" | "gpu", "slots": int | list of GPU ids, "processes": int}; other keys are the kind's.
 
-        `slots` 0 means one per core, or one per visible GPU. `processes` slots are taken together.
+        `slots` 0 means one per core, or one per visible GPU. A stage takes `processes` of them together, and after
+        those the `server_slots` (0 when absent) of a server that it starts.
         Raises UserError when a key is missing or the machine has too few.
         """
         try:
-            kind, slots, need = hardware["kind"], hardware["slots"], hardware["processes"]
+            kind, slots, processes = hardware["kind"], hardware["slots"], hardware["processes"]
         except KeyError as error:
             raise UserError(f"hardware: {error} is missing; a stage needs kind, slots and processes") from None
+        need = processes + hardware.get("server_slots", 0)
         if kind not in ("cpu", "gpu"):
             raise UserError(f"hardware.kind: '{kind}' is neither cpu nor gpu")
         devices = _devices(kind, slots)

@@ -58,7 +58,8 @@ class TaskConfig(Strict):
 
     `prompt_fraction` is the share of an algorithm's `prompts` that this task takes (1 at paper scale); when the
     training split has fewer, `reuse_prompts` says whether to go through it again or to refuse;
-    the evaluation draws `eval_draws` responses at `eval_temperature` to each of `eval_prompts` held-out prompts.
+    the evaluation draws `eval_draws` responses at `eval_temperature` to each of `eval_prompts` held-out prompts,
+    each token among the `eval_top_k` likeliest (0: all) and the likeliest that reach `eval_top_p` together.
     `reward` is the task's own reward. `reward_model` says how a learned one is fitted to preferences which that reward
     labels, for algorithms that ask for one; `pretrain`, how a from-scratch base model is trained; `judge`, who compares
     two responses. Each of the three may be null.
@@ -74,6 +75,8 @@ class TaskConfig(Strict):
     eval_prompts: int = Field(gt=0)
     eval_draws: int = Field(gt=0)
     eval_temperature: float = Field(gt=0)
+    eval_top_k: int = Field(ge=0)
+    eval_top_p: float = Field(gt=0, le=1)
     reward: SerializeAsAny[RewardConfig]
     reward_model: RewardModelSettings | None
     pretrain: Pretraining | None

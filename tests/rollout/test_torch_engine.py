@@ -16,8 +16,8 @@ from rlfamily.rollout.collect import decode, encode_completion, encode_prompt
 from rlfamily.rollout.torch_engine import TorchEngine
 from rlfamily.tasks import read_examples
 
-SAMPLED = SamplingParams(greedy=False, temperature=1.0, max_total_tokens=40)
-GREEDY = SamplingParams(greedy=True, temperature=1.0, max_total_tokens=40)
+SAMPLED = SamplingParams(greedy=False, temperature=1.0, max_total_tokens=40, logps=True)
+GREEDY = SamplingParams(greedy=True, temperature=1.0, max_total_tokens=40, logps=True)
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_the_stream_of_a_row_is_its_seed(policy, prompts):
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
 def test_greedy_is_the_argmax_of_a_plain_forward(policy, prompts, seeds, temperature):
-    params = SamplingParams(True, temperature, 30)
+    params = SamplingParams(True, temperature, 30, logps=True)
     drawn = TorchEngine(policy, 100).generate(prompts[:6], params, seeds[:6])
     for prompt, row in zip(prompts, drawn, strict=False):
         for place, token in enumerate(row.ids):
@@ -91,7 +91,7 @@ def test_greedy_is_the_argmax_of_a_plain_forward(policy, prompts, seeds, tempera
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7, 1.6])
 def test_sampler_and_trainer_agree_on_log_probs(policy, prompts, seeds, temperature):
-    drawn = TorchEngine(policy, 100).generate(prompts, SamplingParams(False, temperature, 40), seeds)
+    drawn = TorchEngine(policy, 100).generate(prompts, SamplingParams(False, temperature, 40, logps=True), seeds)
     with torch.no_grad():
         logp_NT = policy.evaluate(pad(Rows(prompts, [row.ids for row in drawn]), policy.pad_id), temperature).leaf
     for row, logp_T in zip(drawn, logp_NT.tolist(), strict=True):
@@ -121,6 +121,62 @@ def test_first_tokens_follow_the_softmax(policy, prompts, temperature):
             checked += 1
             assert abs(counts[token] / draws - p) < 5 * (p * (1 - p) / draws) ** 0.5, token
     assert checked >= 2
+
+
+def test_copies_of_a_prompt_count_on_from_its_seed(policy, prompts):
+    engine = TorchEngine(policy, 5)
+    rows = engine.generate(prompts[:3], SAMPLED, [11, 40, 70], copies=3)
+    same(rows, engine.generate([prompt for prompt in prompts[:3] for _ in range(3)], SAMPLED, [11, 12, 13, 40, 41, 42, 70, 71, 72]))
+
+
+def test_log_probs_are_given_only_when_asked_for(policy, prompts, seeds):
+    silent = TorchEngine(policy, 5).generate(prompts, replace(SAMPLED, logps=False), seeds)
+    asked = TorchEngine(policy, 5).generate(prompts, SAMPLED, seeds)
+    assert [row.ids for row in silent] == [row.ids for row in asked]
+    assert all(row.logps == [] for row in silent)
+
+
+def kept(logits_V, top_k, top_p):
+    """Ids that stay, by the definition: the k likeliest, then the fewest of them that reach p together."""
+    order = logits_V.double().argsort(descending=True).tolist()[:top_k or None]
+    shares = logits_V.double()[order].softmax(-1).tolist()
+    total, stay = 0.0, []
+    for token, share in zip(order, shares, strict=True):
+        if total >= top_p:
+            break
+        stay.append(token)
+        total += share
+    return stay
+
+
+@pytest.mark.parametrize(("top_k", "top_p"), [(1, 1.0), (3, 1.0), (0, 0.6), (0, 1e-9), (4, 0.8), (10_000, 1.0)])
+def test_only_the_likeliest_tokens_are_drawn_and_their_log_probs_are_of_what_is_left(policy, prompts, top_k, top_p):
+    draws = 400
+    params = SamplingParams(False, 1.7, len(prompts[0]) + 1, top_k=top_k, top_p=top_p, logps=True)
+    rows = TorchEngine(policy, draws).generate(prompts[:1], params, [5], copies=draws)
+    logits_V = next_logits(policy, prompts[0], []) / 1.7
+    stay = kept(logits_V, top_k, top_p)
+    expected = dict(zip(stay, logits_V[stay].log_softmax(-1).tolist(), strict=True))
+    drawn = {row.ids[0]: row.logps[0] for row in rows}
+    assert set(drawn) <= set(stay)
+    likely = {token for token, logp in expected.items() if logp > -3.0}  # missed by 400 draws once in 10^9
+    assert likely and likely <= set(drawn)
+    for token, logp in drawn.items():
+        assert logp == pytest.approx(expected[token], abs=1e-4)
+
+
+def test_a_stop_token_ends_a_row_as_eos_does(policy, prompts, seeds):
+    free = TorchEngine(policy, 100).generate(prompts, SAMPLED, seeds)
+    stop = Counter(token for row in free for token in row.ids[1:-1]).most_common(1)[0][0]
+    cut = 0
+    for row, whole in zip(TorchEngine(policy, 100).generate(prompts, replace(SAMPLED, stop_ids=(stop,)), seeds), free, strict=True):
+        end = whole.ids.index(stop) + 1 if stop in whole.ids else len(whole.ids)
+        assert row.ids == whole.ids[:end]
+        assert row.truncated == (whole.truncated and stop not in whole.ids)
+        cut += end < len(whole.ids)
+    assert cut
+    held = TorchEngine(policy, 100).generate(prompts, replace(SAMPLED, stop_ids=(stop,), min_new_tokens=4), seeds)
+    assert all({stop, policy.eos_id}.isdisjoint(row.ids[:4]) for row in held)
 
 
 def test_eos_ends_a_row_and_is_kept(policy, prompts, seeds):
@@ -171,7 +227,7 @@ def test_a_response_cannot_end_too_early(policy, prompts, seeds, greedy):
     engine = TorchEngine(policy, 3)
     free = engine.generate(prompts, SamplingParams(greedy, 1.0, 40), seeds)
     least = max(len(row.ids) for row in free if not row.truncated)  # so that every row is held up
-    held = engine.generate(prompts, SamplingParams(greedy, 1.0, 40, least), seeds)
+    held = engine.generate(prompts, SamplingParams(greedy, 1.0, 40, least, logps=True), seeds)
     assert all(len(row.ids) > least or row.truncated for row in held)
     assert all(policy.eos_id not in row.ids[:-1] for row in held)
     for row, other in zip(held, free, strict=True):
@@ -185,7 +241,7 @@ def test_a_response_cannot_end_too_early(policy, prompts, seeds, greedy):
 
 def test_the_end_is_excluded_and_the_rest_scaled_up(policy, prompts):
     """The distribution of the first token, drawn from by inversion."""
-    params = SamplingParams(False, 1.0, 40, 1)
+    params = SamplingParams(False, 1.0, 40, 1, logps=True)
     logits_V = next_logits(policy, prompts[0], []).clone()
     logits_V[policy.eos_id] = -torch.inf
     (row,) = TorchEngine(policy, 1).generate([prompts[0]], params, [11])
@@ -237,7 +293,7 @@ def test_generating_leaves_no_trace(world, prompts, seeds):
 
 
 def test_streams_have_no_pattern():
-    seeds = {stream_seed(seed, "rollout", epoch, f"train-{n}", k)
+    seeds = {stream_seed(seed, "rollout", epoch, f"train-{n}") + k
              for seed in range(3) for epoch in range(2) for n in range(50) for k in range(4)}
     assert len(seeds) == 3 * 2 * 50 * 4
     assert all(0 <= seed < 2**63 for seed in seeds)

@@ -32,6 +32,8 @@ WORKER_ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "PYTHONHASHSEED": "0",
+    # setproctitle, which vLLM's processes call, would write over their environment, and over the reaper's marks in it.
+    "SPT_NOENV": "1",
 }
 """Set before the fork server starts, because libraries read it when they are imported."""
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rlfamily.judges import OpenChooser
     from rlfamily.judges.pairwise import Pair
     from rlfamily.stages.worker import StageContext
 
@@ -35,7 +36,7 @@ def run(context: StageContext) -> dict[str, Any]:
         context.progress(0, max(1, estimate.calls), f"{config.name}: {estimate}")
 
     def load() -> judges.Judge:
-        return judges.get(config.kind).load(config, *_place(context))
+        return judges.get(config.kind).load(config, *_place(context), _vllm(context))
 
     root = context.work.parents[2]  # <results>/artifacts/work/<key>; all tables share the answers
     cache = Cache(root, config.identity()) if config.kind != "stand_in" else None  # its answers cost less than a file
@@ -81,3 +82,13 @@ def _place(context: StageContext) -> tuple[Path | None, Any]:
     from rlfamily.stages.placing import place
 
     return context.inputs["judge"] / "model", place(context).accelerator().device
+
+
+def _vllm(context: StageContext) -> OpenChooser | None:
+    """What opens the judge's model in vLLM, where it runs here and vLLM is asked for."""
+    if context.config["judge"].get("engine") != "vllm":
+        return None
+    from rlfamily.rollout.engines import open_chooser
+    from rlfamily.stages.placing import place
+
+    return open_chooser(place(context).machine())

@@ -11,9 +11,13 @@ VERSION = "1"
 
 
 def run(context: StageContext) -> dict[str, Any]:
-    """Config: algorithm, settings, finetuning, task, seed; inputs: data, policy and, where used, pairs and reward."""
+    """Train. Inputs: data, policy and, where used, pairs and reward, and the task's reward models.
+
+    Config: algorithm, settings, finetuning, task, rollout (null: draws no responses), seed.
+    """
     from rlfamily import algorithms
     from rlfamily.models import Finetuning
+    from rlfamily.rollout.settings import Drawing
     from rlfamily.stages.placing import place, relaunched, reward_models
     from rlfamily.trainer import jobs
 
@@ -26,4 +30,5 @@ def run(context: StageContext) -> dict[str, Any]:
                          folders["reward"] / "model" if "reward" in folders else None, reward_models(context))
     settings = algorithms.get(config["algorithm"]).Config.model_validate(config["settings"])
     return jobs.train_policy(place(context), inputs, config["algorithm"], settings,
-                             Finetuning.model_validate(config["finetuning"]), config["task"], config["seed"])
+                             Finetuning.model_validate(config["finetuning"]), config["task"],
+                             Drawing.model_validate(config["rollout"]) if config["rollout"] else None, config["seed"])

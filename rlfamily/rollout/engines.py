@@ -1,0 +1,122 @@
+"""Which engine draws: from a policy that is being trained, or from a finished one. vllm is imported on use only."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlfamily.errors import UserError
+from rlfamily.rollout import Engine
+from rlfamily.rollout.settings import Drawing, Vllm
+from rlfamily.rollout.vllm_common import UNKNOWN, Start
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+    from rlfamily.judges import Choose, OpenChooser
+    from rlfamily.models import Finetuning
+    from rlfamily.models.policy import Policy
+    from rlfamily.rewards import OpenPool, Pool
+
+INSTALL = "install it with `make setup VLLM=cpu` (Linux, no GPU) or `make setup VLLM=gpu`"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where an engine runs: the stage's hardware, a folder for files, how many processes train together, progress."""
+
+    hardware: dict[str, Any]
+    work: Path
+    processes: int
+    progress: Callable[[int, int, str], None]
+
+    @property
+    def vllm(self) -> Vllm:
+        """The checked settings of vLLM's placement."""
+        return Vllm.model_validate(self.hardware["vllm"])
+
+
+def following(policy: Policy, folder: Path, rollout: Drawing, machine: Machine, limit: int) -> Engine:
+    """An engine that draws from `policy` as it was at the last refresh; `folder` holds the weights it starts from.
+
+    `limit` bounds prompt and response together, in tokens. Raises UserError when the engine cannot be had.
+    """
+    if rollout.engine == "torch":
+        return _torch(policy, machine)
+    return _vllm(folder, policy.dtype, policy.eos_id, policy, machine, limit)
+
+
+def frozen(
+    folder: Path, finetuning: Finetuning, device: torch.device, engine: str, machine: Machine, limit: int
+) -> tuple[Engine, PreTrainedTokenizerBase]:
+    """An engine for the weights in `folder`, and their tokenizer. Raises UserError when the engine cannot be had."""
+    from rlfamily.models import policy
+
+    if engine == "torch":
+        loaded = policy.load(folder, finetuning, device, trainable=False)
+        return _torch(loaded, machine), loaded.tokenizer
+    tokenizer = policy.load_tokenizer(folder)
+    return _vllm(folder, finetuning.dtype, int(tokenizer.eos_token_id), None, machine, limit), tokenizer
+
+
+def open_chooser(machine: Machine) -> OpenChooser:
+    """What opens a judge's model in vLLM, in this process. Raises UserError, when called, where that cannot be."""
+    def opened(folder: Path, dtype: str, longest: int) -> Choose:
+        require("vllm")
+        from rlfamily.rollout.vllm_engine import Chooser
+
+        return Chooser(Start(folder, dtype, longest + 1, 0, False), _awake(machine))  # its answer is one token
+
+    return opened
+
+
+def open_pool(machine: Machine) -> OpenPool:
+    """What opens a reward's model in vLLM, in this process and in fp32, or the reason why it cannot."""
+    def opened(folder: Path, longest: int | None) -> Pool | str:
+        require("vllm")
+        from rlfamily.rollout.vllm_engine import Scorer
+
+        try:
+            return Scorer(Start(folder, "fp32", longest, 0, machine.processes > 1), _awake(machine))
+        except UserError as error:
+            if UNKNOWN not in str(error):
+                raise
+            return str(error)
+
+    return opened
+
+
+def _awake(machine: Machine) -> Vllm:
+    """Frozen models sit beside the policy's engine, and stay awake."""
+    return machine.vllm.model_copy(update={"sleep": False})
+
+
+def require(engine: str) -> None:
+    """Raise UserError, saying what to install, when the engine is not there."""
+    if engine == "vllm" and importlib.util.find_spec("vllm") is None:
+        raise UserError(f"rollout.engine=vllm: the package vllm is not installed: {INSTALL}, or use "
+                        "rollout.engine=torch")
+
+
+def _torch(policy: Policy, machine: Machine) -> Engine:
+    from rlfamily.rollout.torch_engine import TorchEngine
+
+    return TorchEngine(policy, machine.hardware["rollout_batch"])
+
+
+def _vllm(folder: Path, dtype: str, eos_id: int, policy: Policy | None, machine: Machine, limit: int) -> Engine:
+    rank = policy.model.peft_config["default"].r if policy and policy.adapted else 0
+    start = Start(folder, dtype, limit, rank, machine.processes > 1)
+    if machine.vllm.mode == "colocated" or machine.vllm.server_url is None:
+        require("vllm")
+    if machine.vllm.mode == "server":
+        from rlfamily.rollout.vllm_server import VllmServerEngine
+
+        return VllmServerEngine(start, eos_id, policy, machine)
+    from rlfamily.rollout.vllm_engine import VllmEngine
+
+    return VllmEngine(start, machine.vllm, eos_id, policy, machine.work)
