@@ -7,7 +7,7 @@ here imports torch or a client library before a judge is loaded.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, cast
@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 _NOT_JUDGES = {"__init__", "pairwise", "prompts", "cache"}
 
 Answer = Literal["first", "second", "tie", "unreadable"]
+
+Choose = Callable[[Sequence[Sequence[int]], Sequence[int]], list[int]]
+"""(prompts as token ids, ids to choose among) to the position of the likeliest next token of each prompt."""
+
+OpenChooser = Callable[[Path, str, int], Choose]
+"""(model's folder, precision, longest prompt in tokens) to what chooses; made by who knows the engine."""
 
 
 class JudgeSettings(Strict):
@@ -78,10 +84,12 @@ class OpenAiJudge(JudgeSettings):
 class CausalLmJudge(JudgeSettings):
     """A local causal language model: the most probable of the three answers, read from one forward pass.
 
-    `path` and `revision` as for any hub model; `batch` questions are read together.
+    `path` and `revision` as for any hub model; `batch` questions are read together. `engine` does the reading:
+    transformers in fp32 on CPUs and bf16 on GPUs, or vllm in the same precision.
     """
 
     kind: Literal["causal_lm"]
+    engine: Literal["torch", "vllm"]
     path: str
     revision: str
     batch: int = Field(gt=0)
@@ -92,8 +100,8 @@ class CausalLmJudge(JudgeSettings):
         return self.path if self.revision == "main" else f"{self.path}@{self.revision}"
 
     def identity(self) -> dict[str, Any]:
-        """The model at its revision."""
-        return self.model_dump(include={"kind", "path", "revision"})
+        """The model at its revision, and what reads it: engines agree but for near ties."""
+        return self.model_dump(include={"kind", "engine", "path", "revision"})
 
 
 class StandInJudge(JudgeSettings):
@@ -143,8 +151,10 @@ class Judge(Protocol):
 class JudgeModule(Protocol):
     """What a module in this folder offers."""
 
-    def load(self, config: Any, model: Path | None, device: torch.device | None) -> Judge:
-        """Make the judge; `model` and `device` are for judges that run here. Raises UserError when it cannot be had."""
+    def load(
+        self, config: Any, model: Path | None, device: torch.device | None, vllm: OpenChooser | None = None
+    ) -> Judge:
+        """Make the judge; the rest is for judges that run here. Raises UserError when it cannot be had."""
         ...
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlfamily.errors import UserError
-from rlfamily.judges import Answer, CausalLmJudge, Question
+from rlfamily.judges import Answer, CausalLmJudge, Choose, OpenChooser, Question
 
 if TYPE_CHECKING:
     import torch
@@ -20,39 +20,27 @@ _OPENING = "[["  # the answer's first characters are given, so that one token is
 
 @dataclass(frozen=True)
 class Judge:
-    """Model, tokenizer and the ids of the three letters."""
+    """Tokenizer, the ids of the three letters, the longest prompt it can read, and what opens the model for prompts."""
 
     config: CausalLmJudge
-    model: Any
     tokenizer: Any
     letters: list[int]
+    limit: int | None
+    open: Callable[[int], Choose]
 
     def answers(self, questions: Sequence[Question]) -> Iterator[tuple[int, Answer]]:
-        """Answer in order, `batch` questions to a forward pass. A question too long for the model is unreadable."""
-        for start in range(0, len(questions), self.config.batch):
-            chosen = self._choose([self._ids(question.text) for question in questions[start:start + self.config.batch]])
-            yield from ((start + index, answer) for index, answer in enumerate(chosen))
-
-    def _choose(self, ids: list[list[int]]) -> list[Answer]:
-        import torch
-
-        limit = getattr(self.model.config, "max_position_embeddings", None) or max(map(len, ids))
-        fitting = [index for index, row in enumerate(ids) if len(row) <= limit]
-        answers: list[Answer] = ["unreadable"] * len(ids)
+        """Answer `batch` questions at a time. A question too long for the model is unreadable."""
+        rows = [self._ids(question.text) for question in questions]
+        fitting = [index for index, row in enumerate(rows) if self.limit is None or len(row) <= self.limit]
+        for index in sorted({*range(len(rows))} - {*fitting}):
+            yield index, "unreadable"
         if not fitting:
-            return answers
-        width = max(len(ids[index]) for index in fitting)
-        pads = [width - len(ids[index]) for index in fitting]
-        ids_NL = torch.tensor([[0] * pad + ids[index] for pad, index in zip(pads, fitting, strict=True)])
-        attention_NL = torch.tensor([[0] * pad + [1] * (width - pad) for pad in pads])
-        with torch.inference_mode():
-            logits_NV = self.model(
-                input_ids=ids_NL.to(self.model.device), attention_mask=attention_NL.to(self.model.device),
-                position_ids=(attention_NL.cumsum(1) - 1).clamp(min=0).to(self.model.device),
-                logits_to_keep=1, use_cache=False).logits[:, -1]
-        for index, letter in zip(fitting, logits_NV[:, self.letters].argmax(1).tolist(), strict=True):
-            answers[index] = _ANSWERS[letter]
-        return answers
+            return
+        choose = self.open(max(len(rows[index]) for index in fitting))
+        for start in range(0, len(fitting), self.config.batch):
+            part = fitting[start:start + self.config.batch]
+            chosen = choose([rows[index] for index in part], self.letters)
+            yield from ((index, _ANSWERS[letter]) for index, letter in zip(part, chosen, strict=True))
 
     def _ids(self, text: str) -> list[int]:
         """The prompt as one user turn where the tokenizer has a chat template, with the answer's opening after it."""
@@ -63,23 +51,65 @@ class Judge:
         return list(self.tokenizer(f"{text}\n{_OPENING}")["input_ids"])
 
 
-def load(config: CausalLmJudge, model: Path | None, device: torch.device | None) -> Judge:
-    """Load the model of a hub artifact's folder. Raises UserError when it cannot be loaded or cannot tell A from B."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+def load(
+    config: CausalLmJudge, model: Path | None, device: torch.device | None, vllm: OpenChooser | None = None
+) -> Judge:
+    """Open a hub artifact's folder; the weights are loaded when the first question is asked, by `vllm` or here.
+
+    Raises UserError when it cannot be loaded or cannot tell A from B.
+    """
+    from transformers import AutoConfig, AutoTokenizer
 
     from rlfamily.models.policy import locate
 
     if model is None or device is None:
         raise UserError("task.judge.kind=causal_lm: no model was fetched: give task.judge.path and task.judge.revision")
     source, options = locate(model)
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
-        loaded = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True, **options)
+        positions = getattr(AutoConfig.from_pretrained(source, **options), "max_position_embeddings", None)
     except (OSError, ValueError) as error:
-        raise UserError(f"judge {config.name}: cannot load '{source}': {' '.join(str(error).split())[:300]}") from error
+        raise _unloadable(config, source, error) from error
     letters = [tokenizer.encode(letter, add_special_tokens=False)[-1:] for letter in _LETTERS]
     if not all(letters) or len({letter[0] for letter in letters}) < len(_LETTERS):
         raise UserError(f"judge {config.name}: its tokenizer does not tell A, B and C apart: use another model")
-    return Judge(config, loaded.to(device).eval(), tokenizer, [letter[0] for letter in letters])
+    ids = [letter[0] for letter in letters]
+    if config.engine == "torch":
+        return Judge(config, tokenizer, ids, positions, lambda longest: _chooser(config, model, device))
+    assert vllm is not None, "who loads a judge on vllm passes what opens it"
+    dtype = "bf16" if device.type == "cuda" else "fp32"
+    # vLLM counts the answer's token to the context.
+    return Judge(config, tokenizer, ids, positions and positions - 1, lambda longest: vllm(model, dtype, longest))
+
+
+def _chooser(config: CausalLmJudge, folder: Path, device: torch.device) -> Choose:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from rlfamily.models.policy import locate
+
+    source, options = locate(folder)
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    try:
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True, **options)
+    except (OSError, ValueError) as error:
+        raise _unloadable(config, source, error) from error
+    model = model.to(device).eval()
+
+    def choose(rows: Sequence[Sequence[int]], allowed: Sequence[int]) -> list[int]:
+        width = max(map(len, rows))
+        ids_NL = torch.tensor([[0] * (width - len(row)) + list(row) for row in rows])
+        attention_NL = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+        with torch.inference_mode():
+            logits_NV = model(
+                input_ids=ids_NL.to(device), attention_mask=attention_NL.to(device),
+                position_ids=(attention_NL.cumsum(1) - 1).clamp(min=0).to(device),
+                logits_to_keep=1, use_cache=False).logits[:, -1]
+        chosen: list[int] = logits_NV[:, list(allowed)].argmax(1).tolist()
+        return chosen
+
+    return choose
+
+
+def _unloadable(config: CausalLmJudge, source: str, error: Exception) -> UserError:
+    return UserError(f"judge {config.name}: cannot load '{source}': {' '.join(str(error).split())[:300]}")

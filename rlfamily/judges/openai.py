@@ -12,7 +12,7 @@ from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from rlfamily.errors import UserError
-from rlfamily.judges import Answer, OpenAiJudge, Question
+from rlfamily.judges import Answer, OpenAiJudge, OpenChooser, Question
 
 if TYPE_CHECKING:
     import torch
@@ -71,7 +71,9 @@ def read(reply: str) -> Answer:
     return _ANSWERS.get(letter, "unreadable")
 
 
-def load(config: OpenAiJudge, model: Path | None, device: torch.device | None) -> Judge:
+def load(
+    config: OpenAiJudge, model: Path | None, device: torch.device | None, vllm: OpenChooser | None = None
+) -> Judge:
     """Make a client. Raises UserError when the environment has no key."""
     key = os.environ.get(KEY)
     if not key:

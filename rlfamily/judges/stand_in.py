@@ -9,7 +9,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from rlfamily.errors import UserError
-from rlfamily.judges import Answer, Question, StandInJudge
+from rlfamily.judges import Answer, OpenChooser, Question, StandInJudge
 
 if TYPE_CHECKING:
     import torch
@@ -37,6 +37,8 @@ class Judge:
         return "first" if difference > 0 else "second"
 
 
-def load(config: StandInJudge, model: Path | None, device: torch.device | None) -> Judge:
+def load(
+    config: StandInJudge, model: Path | None, device: torch.device | None, vllm: OpenChooser | None = None
+) -> Judge:
     """Make the judge; it needs neither a model nor a device."""
     return Judge(config)

@@ -7,7 +7,7 @@ and a `load`. Nothing here imports torch before a reward is loaded.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, cast
@@ -24,6 +24,24 @@ if TYPE_CHECKING:
     from rlfamily.tasks import Example, Task
 
 _NOT_REWARDS = {"__init__", "bradley_terry", "noise"}
+
+
+Pool = Callable[[Sequence[Sequence[int]]], list[list[float]]]
+"""Rows of token ids to the logits that a classifier reads at their ends."""
+
+OpenPool = Callable[[Path, int | None], Pool | str]
+"""(model's folder, longest row in tokens or None for the model's own) to its logits, or to why there are none."""
+
+
+@dataclass(frozen=True)
+class Vllm:
+    """What opens a classifier in vLLM. A model that vLLM does not know runs in transformers, which `note` must tell.
+
+    `note` takes the model's name and the reason; it goes to the stage's log and to its manifest.
+    """
+
+    open: OpenPool
+    note: Callable[[str, str], None]
 
 
 @dataclass(frozen=True)
@@ -108,9 +126,10 @@ class RewardModule(Protocol):
     Config: type[RewardConfig]
 
     def load(
-        self, config: Any, task: Task, models: Mapping[str, Path], device: torch.device, micro_batch: int
+        self, config: Any, task: Task, models: Mapping[str, Path], device: torch.device, micro_batch: int,
+        vllm: Vllm | None = None,
     ) -> Reward:
-        """Make the reward; `models` holds the folder of each model that the config names.
+        """Make the reward; `models` holds the folder of each model that the config names. `vllm` is for those that ask.
 
         Raises UserError when a model cannot be loaded.
         """
@@ -130,8 +149,10 @@ def get(kind: str) -> RewardModule:
 
 
 def load(
-    settings: Mapping[str, Any], task: Task, models: Mapping[str, Path], device: torch.device, micro_batch: int
+    settings: Mapping[str, Any], task: Task, models: Mapping[str, Path], device: torch.device, micro_batch: int,
+    vllm: Vllm | None = None,
 ) -> Reward:
     """Make a reward from what `RewardConfig.settings` gave. Raises UserError when a model cannot be loaded."""
     module = get(settings["kind"])
-    return module.load(module.Config.model_validate({**settings, "models": {}}), task, models, device, micro_batch)
+    config = module.Config.model_validate({**settings, "models": {}})
+    return module.load(config, task, models, device, micro_batch, vllm)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from rlfamily.errors import UserError
-from rlfamily.rewards import RewardConfig, RewardParts
+from rlfamily.rewards import RewardConfig, RewardParts, Vllm
 
 if TYPE_CHECKING:
     import torch
@@ -86,7 +86,8 @@ class ClipReward:
 
 
 def load(
-    config: Config, task: Task, models: Mapping[str, Path], device: torch.device, micro_batch: int
+    config: Config, task: Task, models: Mapping[str, Path], device: torch.device, micro_batch: int,
+    vllm: Vllm | None = None,
 ) -> ClipReward:
     """Load the CLIP and embed the reference images once. Raises UserError when either cannot be had."""
     from rlfamily.models import clip

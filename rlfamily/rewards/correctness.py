@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from rlfamily.errors import UserError
-from rlfamily.rewards import RewardConfig, RewardParts
+from rlfamily.rewards import RewardConfig, RewardParts, Vllm
 
 if TYPE_CHECKING:
     import torch
@@ -53,7 +53,8 @@ class Correctness:
 
 
 def load(
-    config: Config, task: Task, models: Mapping[str, Path], device: torch.device, micro_batch: int
+    config: Config, task: Task, models: Mapping[str, Path], device: torch.device, micro_batch: int,
+    vllm: Vllm | None = None,
 ) -> Correctness:
     """The checker of `task`, weighted. Raises UserError when math-verify is missing: every answer would be wrong."""
     if importlib.util.find_spec("math_verify") is None:

@@ -8,18 +8,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
 from rlfamily.algorithms.settings import Strict
 from rlfamily.errors import UserError
-from rlfamily.rewards import RewardConfig, RewardParts
+from rlfamily.rewards import RewardConfig, RewardParts, Vllm
 
 if TYPE_CHECKING:
     import torch
 
-    from rlfamily.models.classifier import Classifier
+    from rlfamily.models.classifier import Classifier, Pooled
     from rlfamily.models.reward_model import RewardModel
     from rlfamily.tasks import Example, Task
 
@@ -32,12 +32,14 @@ class Component(Strict):
     ids: a model trained here; token ids of prompt and response with its end.
     pair: tokenizer(context, response). response_then_context: tokenizer(response, context).
     response_bos_context: one text, "response <bos> context".
-    `logit` is the output that is the score; a model trained here has one.
+    `logit` is the output that is the score; a model trained here has one. `engine` runs the model, in fp32; one that
+    vllm does not know is run by transformers, which the stage's log and its manifest say.
     """
 
     weight: float
     convention: Convention
     logit: int = Field(ge=0)
+    engine: Literal["torch", "vllm"]
 
 
 class Config(RewardConfig):
@@ -66,7 +68,7 @@ class Preference:
 
     config: Config
     task: Task
-    scorers: Mapping[str, Classifier | RewardModel]
+    scorers: Mapping[str, Classifier | RewardModel | Pooled]
     micro_batch: int
 
     def score(self, examples: Sequence[Example], responses: Sequence[str]) -> list[RewardParts]:
@@ -80,10 +82,9 @@ class Preference:
         return rewards
 
     def _component(self, name: str, contexts: Sequence[str], responses: Sequence[str]) -> list[float]:
-        from rlfamily.models.reward_model import RewardModel
-
-        component, scorer = self.config.components[name], self.scorers[name]
-        if isinstance(scorer, RewardModel):
+        component: Component = self.config.components[name]
+        scorer: Any = self.scorers[name]
+        if component.convention == "ids":
             scores = scorer.score_texts(contexts, responses, self.micro_batch)
         else:
             texts, pairs = arrange(component.convention, contexts, [text.strip() for text in responses],
@@ -104,18 +105,36 @@ def arrange(
 
 
 def load(
-    config: Config, task: Task, models: Mapping[str, Path], device: torch.device, micro_batch: int
+    config: Config, task: Task, models: Mapping[str, Path], device: torch.device, micro_batch: int,
+    vllm: Vllm | None = None,
 ) -> Preference:
     """Load every component's model from its folder. Raises UserError when one cannot be loaded or lacks the logit."""
-    from rlfamily.models import classifier, reward_model
-
-    scorers: dict[str, Classifier | RewardModel] = {}
+    scorers: dict[str, Classifier | RewardModel | Pooled] = {}
     for name, component in config.components.items():
-        if component.convention == "ids":
-            scorers[name] = reward_model.load_trained(models[name], device)
-            continue
-        scorers[name] = scorer = classifier.load(models[name], device)
+        pooled = _pooled(name, config, models[name], vllm) if component.engine == "vllm" else None
+        scorers[name] = scorer = pooled or _loaded(component, models[name], device)
         if component.logit >= scorer.logits:
             raise UserError(f"task.reward.components.{name}.logit={component.logit}: the model has {scorer.logits} "
                             "logits: give a smaller index")
     return Preference(config, task, scorers, micro_batch)
+
+
+def _loaded(component: Component, folder: Path, device: torch.device) -> Classifier | RewardModel:
+    from rlfamily.models import classifier, reward_model
+
+    if component.convention == "ids":
+        return reward_model.load_trained(folder, device)
+    return classifier.load(folder, device)
+
+
+def _pooled(name: str, config: Config, folder: Path, vllm: Vllm | None) -> Pooled | None:
+    """The model in vLLM; None, once that is noted, where vLLM has no such model."""
+    from rlfamily.models import classifier
+
+    assert vllm is not None, "who loads a reward on vllm passes what opens it"
+    ids = config.components[name].convention == "ids"
+    found = classifier.load_pooled(folder, ids, vllm.open, None if ids else config.max_tokens)
+    if isinstance(found, str):
+        vllm.note(name, f"run by transformers, not by vllm: {found}")
+        return None
+    return found

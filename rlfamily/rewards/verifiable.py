@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from rlfamily.rewards import RewardConfig, RewardParts
+from rlfamily.rewards import RewardConfig, RewardParts, Vllm
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +35,8 @@ class Verifiable:
 
 
 def load(
-    config: Config, task: Task, models: Mapping[str, Path], device: torch.device, micro_batch: int
+    config: Config, task: Task, models: Mapping[str, Path], device: torch.device, micro_batch: int,
+    vllm: Vllm | None = None,
 ) -> Verifiable:
     """The checker of `task`, as a reward."""
     return Verifiable(task)

@@ -14,7 +14,7 @@ from rlfamily.records import read_jsonl, write_jsonl
 from rlfamily.stages.kinds import judge
 from rlfamily.stages.worker import StageContext
 
-LOCAL = {"kind": "causal_lm", "criterion": "better?", "prompt_file": None, "max_unreadable": 0.0, "path": "judge",
+LOCAL = {"kind": "causal_lm", "engine": "torch", "criterion": "better?", "prompt_file": None, "max_unreadable": 0.0, "path": "judge",
          "revision": "main", "batch": 3}
 
 
@@ -30,7 +30,7 @@ def context(root: Path, inputs: dict[str, Path], config: dict) -> StageContext:
     work, out = root / "artifacts" / "work" / "key", root / "out"
     for folder in (work, out):
         folder.mkdir(parents=True)
-    hardware = {"kind": "cpu", "slots": 0, "processes": 1, "micro_batch": 8, "rollout_batch": 8, "checkpoint_seconds": 9.0,
+    hardware = {"kind": "cpu", "slots": 0, "processes": 1, "sharding": "none", "micro_batch": 8, "rollout_batch": 8, "checkpoint_seconds": 9.0,
                 "wandb": "off", "wandb_folder": str(root)}
     return StageContext("key", "label", {"judge": config, "task": {"kind": "helpful"}}, inputs, work, out, hardware)
 
@@ -85,15 +85,16 @@ def load(model: Path, **changes):
 
 def test_the_local_model_is_read_at_the_last_position_whatever_the_batch(model) -> None:
     import torch
+    from transformers import LlamaForCausalLM
 
     questions = [Question("x" * length + str(length), None) for length in (5, 40, 11, 200, 80, 3, 60, 24)]
     alone = dict(load(model, batch=1).answers(questions))
     assert alone == dict(load(model, batch=3).answers(questions)) == dict(load(model, batch=8).answers(questions))
     assert len(set(alone.values())) > 1, "a judge that always says the same shows nothing"
-    local = load(model)
+    local, transformer = load(model), LlamaForCausalLM.from_pretrained(model)
     for index, question in enumerate(questions):
         ids = local.tokenizer(question.text + "\n[[")["input_ids"]
-        logits = local.model(input_ids=torch.tensor([ids])).logits[0, -1].tolist()
+        logits = transformer(input_ids=torch.tensor([ids])).logits[0, -1].tolist()
         best = max(zip("ABC", ("first", "second", "tie"), strict=True),
                    key=lambda pair: logits[local.tokenizer.encode(pair[0])[0]])
         assert alone[index] == best[1]
@@ -133,3 +134,26 @@ def test_a_tokenizer_without_the_letters_is_refused(tmp_path, model) -> None:
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>").save_pretrained(folder)
     with pytest.raises(UserError, match="does not tell A, B and C apart"):
         load(folder)
+
+
+def test_what_an_answer_depends_on(model) -> None:
+    """A cached answer of one engine is none of another's."""
+    torch, vllm = (TypeAdapter(JudgeConfig).validate_python(LOCAL | {"engine": name}) for name in ("torch", "vllm"))
+    assert torch.identity() != vllm.identity()
+
+
+def test_an_engine_is_opened_once_for_the_longest_question_that_fits(model) -> None:
+    import torch
+
+    opened = []
+
+    def chooser(folder, dtype, longest):
+        opened.append((folder, dtype, longest))
+        return lambda rows, allowed: [len(row) % 3 for row in rows]
+
+    config = TypeAdapter(JudgeConfig).validate_python(LOCAL | {"engine": "vllm", "batch": 2})
+    judge = get("causal_lm").load(config, model, torch.device("cpu"), chooser)
+    questions = [Question("x" * length, None) for length in (5, 40, 1396, 1397, 11)]  # three characters of ours follow
+    answers = dict(judge.answers(questions))
+    assert opened == [(model, "fp32", 1399)]
+    assert [answers[index] for index in range(5)] == ["tie", "second", "second", "unreadable", "tie"]

@@ -23,10 +23,10 @@ EXAMPLES = [Example("a", "w1 w2", {}), Example("b", "ignored", {"context": "w3 w
 RESPONSES = [" w6 w7 ", "w8"]
 
 
-def settings(decimals: int | None = None, **components: tuple[float, str, int]) -> preference.Config:
+def settings(decimals: int | None = None, engine: str = "torch", **components: tuple[float, str, int]) -> preference.Config:
     return preference.Config.model_validate({
         "kind": "preference", "models": {}, "max_tokens": 64, "decimals": decimals,
-        "components": {name: {"weight": weight, "convention": convention, "logit": logit}
+        "components": {name: {"weight": weight, "convention": convention, "logit": logit, "engine": engine}
                        for name, (weight, convention, logit) in components.items()}})
 
 
@@ -93,3 +93,27 @@ def test_models_and_components_have_the_same_names():
     content["components"]["kind_of"] = content["components"].pop("helpful")
     with pytest.raises(ValidationError, match="components are harmless, kind_of but models are harmless, helpful"):
         preference.Config.model_validate(content)
+
+
+def test_what_an_engine_scores_and_what_it_leaves_to_transformers(tmp_path):
+    """An engine in place of the model gets the same ids; one that does not know the model is not silent."""
+    folders, notes, opened = {"known": save_gpt2(tmp_path / "g"), "unknown": save_bart(tmp_path / "b")}, [], {}
+    gpt2 = classifier.load(folders["known"], CPU)
+
+    def pool(rows):
+        with torch.no_grad():
+            return [gpt2.model(torch.tensor([row])).logits[0].tolist() for row in rows]
+
+    def opener(folder, longest):
+        opened[folder] = longest
+        return pool if folder == folders["known"] else "no such class"
+
+    components = {"known": (0.5, "response_bos_context", 0), "unknown": (0.5, "pair", 1)}
+    vllm = rewards.Vllm(opener, lambda name, text: notes.append((name, text)))
+    got = rewards.load(settings(engine="vllm", **components).settings(), TASK, folders, CPU, 2, vllm).score(EXAMPLES, RESPONSES)
+    expected = rewards.load(settings(**components).settings(), TASK, folders, CPU, 2).score(EXAMPLES, RESPONSES)
+    assert [one.parts for one in got] == [pytest.approx(one.parts, abs=1e-5) for one in expected]
+    assert notes == [("unknown", "run by transformers, not by vllm: no such class")]
+    assert set(opened.values()) == {64}
+    with pytest.raises(UserError, match="the model has 1 logits"):
+        rewards.load(settings(engine="vllm", known=(1.0, "pair", 1)).settings(), TASK, folders, CPU, 8, vllm)
