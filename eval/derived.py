@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 
@@ -84,7 +83,7 @@ def _warned(entry: Entry, start: str, at: dict[tuple[str, str, str, str], Entry]
         return entry
     warning = (f"reward hacking: {entry.metric.name} rises above {start} while {name} falls below it "
                f"(in {100 * share:.0f} % of draws)")
-    return replace(entry, warning=warning, note="; ".join(part for part in (warning, entry.note) if part))
+    return entry.warned((warning,))
 
 
 def _better(metric: Quantity, left_D: Floats, right_D: Floats) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:

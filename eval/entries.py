@@ -7,7 +7,7 @@ seed that is missing, failed or not finite is named in the entry's note, and an 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -49,7 +49,7 @@ class Entry:
     n        rows behind the number over all usable seeds: responses, training steps or examples
     runs     (seed, artifact key) of every usable seed: the artifact the number was read from
     hole     why there is no number: "not run", "failed" or "not applicable"; empty when there is one
-    warning  what a reader must not miss, e.g. reward hacking; repeated in `note`
+    warnings  what a reader must not miss, in a word or two before a colon, e.g. reward hacking; repeated in `note`
     """
 
     model: str
@@ -67,7 +67,12 @@ class Entry:
     hole: str
     verdict: str
     note: str
-    warning: str = ""
+    warnings: tuple[str, ...] = ()
+
+    def warned(self, warnings: tuple[str, ...]) -> Entry:
+        """The entry with further warnings, which stand first in its note."""
+        note = "; ".join(part for part in (*warnings, self.note) if part)
+        return replace(self, warnings=(*self.warnings, *warnings), note=note)
 
 
 def hole(place: Place, metric: Quantity, word: str, note: str, runs: tuple[tuple[int, str], ...] = ()) -> Entry:

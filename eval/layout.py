@@ -30,7 +30,7 @@ class Shown:
     verdict: str
     rank: str
     hole: str
-    warning: str
+    warnings: tuple[str, ...]
     mark: str
     runs: tuple[tuple[int, str], ...]
 
@@ -86,7 +86,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Sheet:
-    """A table ready to print. `notes` are (mark, text); a place carries the mark of its note."""
+    """A table ready to print. `notes` are (mark, text); a place carries the mark of its note, "" is for the table."""
 
     groups: tuple[Group, ...]
     blocks: tuple[Block, ...]
@@ -143,7 +143,8 @@ def sheet(frame: TableFrame) -> Sheet:
         lines = [line for row in frame.rows
                  for line in (_settings(frame, model, row, marks) if settings else [_line(frame, model, row, marks)])]
         blocks.append(Block(model if len(frame.models) > 1 else "", tuple(lines)))
-    return Sheet(_groups(frame, settings), tuple(blocks), tuple((mark, note) for note, mark in marks.items()))
+    notes = [(mark, note) for note, mark in marks.items()]
+    return Sheet(_groups(frame, settings), tuple(blocks), (*notes, *([("", frame.footnote)] if frame.footnote else [])))
 
 
 def _groups(frame: TableFrame, settings: bool) -> tuple[Group, ...]:
@@ -197,7 +198,7 @@ def _shown(frame: TableFrame, model: str, row: str, column: str, metric: str, ma
         verdict="" if entry.hole else SHORT.get(entry.verdict, entry.verdict),
         rank=rank,
         hole=entry.hole,
-        warning=entry.warning,
+        warnings=tuple(dict.fromkeys(warning.partition(":")[0] for warning in entry.warnings)),
         mark=_mark(entry.note, marks),
         runs=entry.runs,
     )

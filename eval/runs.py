@@ -16,7 +16,8 @@ from eval.sparklines import sparkline
 from rlfamily.records import CellEntry, Failure, Manifest
 
 CURVES = ["pg_loss", "loss", "mean_valid", "reward", "mean_format", "entropy", "weight_mean", "clip_fraction", "kl_old",
-          "kl_ref_k3", "grad_norm", "length", "truncated", "mean_gold"]
+          "kl_ref_k3", "grad_norm", "length", "truncated", "mean_gold", "mismatch_mean", "mismatch_max", "mismatch_kl",
+          "importance_mean", "importance_truncated"]
 FIRST, LAST = 4, 8
 PER_MODE = 6
 

@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
-from eval import claims, deviations, verdicts
+from eval import claims, deviations, engines, verdicts
 from eval.artifacts import Results
 from eval.checks import Unavailable
 from eval.claims import Claim, ClaimResult
@@ -29,7 +29,10 @@ BANNER = ("Stand-in models and data (scale=tiny): absolute values are not compar
 
 @dataclass(frozen=True)
 class TableFrame:
-    """Everything printed about one experiment. `ranks` holds, by position in `entries`, the marks that survive."""
+    """Everything printed about one experiment. `ranks` holds, by position in `entries`, the marks that survive.
+
+    `footnote` says what drew the responses, when it is not the usual engine.
+    """
 
     name: str
     experiment: Experiment
@@ -38,6 +41,7 @@ class TableFrame:
     ranks: dict[int, str]
     claims: tuple[ClaimResult, ...]
     deviations: tuple[Deviation, ...]
+    footnote: str
 
     @property
     def banner(self) -> str:
@@ -108,7 +112,7 @@ class Book:
         if name not in self._entries:
             index, experiment = self.results.index(name)
             made = derived(self.results, index, experiment, entries(self.results, index, experiment))
-            self._entries[name] = watched(experiment, made)
+            self._entries[name] = watched(experiment, engines.warned(self.results, index, made))
         return self._entries[name]
 
     def frame(self, name: str) -> TableFrame:
@@ -117,7 +121,8 @@ class Book:
         made = self.entries(name)
         return TableFrame(name, experiment, index.scale, tuple(made), ranks(made, experiment),
                           tuple(self.claims(name, index.scale)),
-                          tuple(deviations.touching(self.ledger, name, index.scale)))
+                          tuple(deviations.touching(self.ledger, name, index.scale)),
+                          engines.footnote(self.results, made))
 
     def claims(self, name: str, scale: str) -> list[ClaimResult]:
         """Every claim that concerns a table, evaluated at this scale."""

@@ -32,7 +32,7 @@ def render(frame: TableFrame) -> RenderableType:
     tables = [_table(part, "" if position else frame.experiment.title)
               for position, part in enumerate(page.parts(MOST))]
     below = [Text.from_markup(f"[bold yellow]{escape(frame.banner)}[/]")] if frame.banner else []
-    below += [Text(f"{mark} {note}", style="dim") for mark, note in page.notes]
+    below += [Text(f"{mark} {note}".strip(), style="dim") for mark, note in page.notes]
     return Group(*tables, *below, *_claims(frame), *_ledger(frame))
 
 
@@ -57,8 +57,8 @@ def _place(place: Shown) -> Text:
     if place.published:
         text.append(f"{place.published} | ", style="dim")
     text.append(place.reproduced, style=STYLE[place.hole] if place.hole else RANK.get(place.rank, ""))
-    if place.warning:
-        text.append(" reward hacking", style="bold red")
+    if place.warnings:
+        text.append(f" {', '.join(place.warnings)}", style="bold red")
     if place.mark:
         text.append(f" {place.mark}", style="dim")
     if place.aside:

@@ -44,7 +44,7 @@ def to_markdown(frame: TableFrame) -> str:
     for part in page.parts(MOST):
         lines += _markdown_part(part)
     lines += [md(reading(page)), ""]
-    lines += [f"- {md(mark)} {md(note)}" for mark, note in page.notes]
+    lines += [f"- {md(f'{mark} {note}'.strip())}" for mark, note in page.notes]
     return "\n".join([*lines, *_markdown_claims(frame), *_markdown_ledger(frame)]).rstrip() + "\n"
 
 
@@ -77,7 +77,7 @@ def _markdown_place(place: Shown) -> str:
     reproduced = f"{around}{md(place.reproduced)}{around}"
     published = f"{md(place.published)} \\| " if place.published else ""
     aside = f" ({md(place.aside)})" if place.aside else ""
-    warning = " **reward hacking**" if place.warning else ""
+    warning = f" **{md(', '.join(place.warnings))}**" if place.warnings else ""
     return f"{published}{reproduced}{aside}{warning}{' ' + md(place.mark) if place.mark else ''}"
 
 
@@ -158,7 +158,7 @@ def _latex_place(place: Shown, printed: bool) -> str:
 
 
 def _latex_notes(frame: TableFrame, notes: tuple[tuple[str, str], ...]) -> list[str]:
-    paragraphs = [frame.banner, *(f"{mark} {note}" for mark, note in notes)]
+    paragraphs = [frame.banner, *(f"{mark} {note}".strip() for mark, note in notes)]
     paragraphs += [f"{one.claim.id}: {one.claim.says} Published: {verdict_text(one.published)}. "
                    f"Reproduced: {verdict_text(one.reproduced)}." for one in frame.claims]
     paragraphs += [f"{one.id}: {one.we_do}" for one in frame.deviations]

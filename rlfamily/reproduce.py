@@ -180,10 +180,11 @@ def _fate(cell: Any, outcomes: dict[str, Any], results: str) -> tuple[Status, st
 
 
 def _print_plan(cells: dict[str, list[Any]], nodes: list[Any], results: str) -> int:
-    """The stages with their state and forecast, then the sums."""
+    """The stages with their state and forecast, the sums, and what GPUs they may ask for."""
     from rich.console import Console
     from rich.table import Table
 
+    from rlfamily import costs
     from rlfamily.stages.forecast import plan
     from rlfamily.stages.progress import clock
 
@@ -197,6 +198,7 @@ def _print_plan(cells: dict[str, list[Any]], nodes: list[Any], results: str) -> 
     unknown = len(missing) - len(known)
     print(f"{sum(map(len, cells.values()))} cells, {len(rows)} stages, {len(missing)} to run, about "
           f"{clock(sum(known))} of one slot's time" + (f" and {unknown} stages of unknown cost" if unknown else ""))
+    costs.show([cell for group in cells.values() for cell in group], {row.key for row in missing})
     return OK
 
 

@@ -66,7 +66,7 @@ def _rng(*parts: object) -> np.random.Generator:
 
 def commit(
     root: Path, kind: str, label: str, inputs: dict[str, str], files: dict[str, list[dict[str, Any]]],
-    config: dict[str, Any],
+    config: dict[str, Any], summary: dict[str, Any] | None = None,
 ) -> str:
     """Write one artifact with its manifest; return its key. An artifact that is there already is left alone."""
     key = key_of(kind, label, sorted(inputs.items()), json.dumps(config, sort_keys=True))
@@ -81,7 +81,7 @@ def commit(
         content = (folder / name).read_bytes()
         infos[name] = FileInfo(bytes=len(content), blake3=hashlib.sha256(content).hexdigest())
     manifest = Manifest(
-        key=key, kind=kind, version="1", label=label, config=config, inputs=inputs, files=infos, summary={"rows": 1},
+        key=key, kind=kind, version="1", label=label, config=config, inputs=inputs, files=infos, summary=summary or {"rows": 1},
         hardware={"kind": "cpu"}, commit="0123456789abcdef0123456789abcdef01234567", dirty=False,
         versions={"torch": "2.13.0+cpu", "python": "3.11.7"}, machine={"cpus": 2, "system": "Linux"},
         started="2026-01-01T00:00:00Z", seconds=12.5, attempts=1)

@@ -148,7 +148,7 @@ def test_without_a_best_there_is_no_second(tmp_path):
 
 
 def test_reward_up_and_gold_down_is_called_reward_hacking(wide):
-    hacked = {entry.row for entry in wide.entries if entry.warning}
+    hacked = {entry.row for entry in wide.entries if entry.warnings}
     assert hacked == {"Hacker"}
     note = wide.at("Hacker", "Chat", "Avg@1", "Small")[0].note
     assert note == ("reward hacking: Avg@1 rises above base while gold falls below it (in 100 % of draws); "

@@ -1,0 +1,261 @@
+"""What a stage may ask of GPUs: memory in GiB a GPU, and GPU-hours. Arithmetic on settings: nothing is run or measured.
+
+Upper bounds on tokens: every response is taken to be as long as its limit, which prompt and response share. What GPUs
+reach is assumed (conf/hardware, `gpu`). Loading, rewards' own time, judges and log-probs are left out.
+Suffixes of names: N parameters of the model, A parameters of its adapters.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from rlfamily import algorithms
+from rlfamily.models import Finetuning, ModelSize
+from rlfamily.stages.graph import Node
+from rlfamily.stages.placing import REWARD_INPUT
+
+GIB = 2.0**30
+FP32, BF16 = 4, 2  # bytes
+ADAM = 2 * FP32  # two moments
+# Bytes of activations a token, layer and unit of width keep for the backward pass in bf16, the scores of attention left
+# out, which fused attention never stores (Korthikanti et al. 2022, arXiv 2205.05198, sec. 4).
+KEPT = 34
+# Bytes of one logit where log-prob and entropy are made of it: bf16 and its selection, fp32, tempered, log-softmax,
+# probability, entropy (Policy.evaluate, core.logprobs). Decoding needs as much (TorchEngine.choose).
+LOGIT = 2 * BF16 + 5 * FP32
+# Parameters of published reward models, by their architectures; read in fp32.
+REWARD_MODELS = {
+    "Ray2333/gpt2-large-helpful-reward_model": 774_030_080,  # GPT-2 large
+    "Ray2333/gpt2-large-harmless-reward_model": 774_030_080,  # GPT-2 large
+    "Tristan/gpt2_reward_summarization": 124_439_808,  # GPT-2
+    "CogComp/bart-faithful-summary-detector": 406_000_000,  # BART large, rounded
+    "openai/clip-vit-large-patch14": 428_000_000,  # CLIP ViT-L/14, rounded
+}
+
+
+@dataclass(frozen=True)
+class Memory:
+    """GiB of one GPU that trains.
+
+    weights      fp32 weights, the frozen copy of the reference, and reward models
+    optimizer    gradients and AdamW's moments
+    activations  of one micro-batch, with its logits and the bf16 copies of the weights
+    engine       the engine's own weights, its KV cache, and the logits of its rows
+    apart        the engine's memory is free while training, or is taken from what training leaves free
+    """
+
+    weights: float
+    optimizer: float
+    activations: float
+    engine: float
+    apart: bool
+
+    @property
+    def peak(self) -> float:
+        """The most that is needed at once."""
+        if self.apart:
+            return self.weights + self.optimizer + max(self.activations, self.engine)
+        return self.weights + self.optimizer + self.activations + self.engine
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """GPUs that a stage occupies, memory of each that trains, what such a GPU has in GiB, and GPU-hours."""
+
+    gpus: int
+    memory: Memory
+    limit: float
+    hours: float
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a stage computes, in rows of at most `limit` tokens, a batch at a time.
+
+    trained     rows that the policy learns from
+    passes      of 2 FLOP a parameter and token over each of them
+    drawn       rows that are generated, by `engine`
+    reference   a frozen initial policy is evaluated as well
+    rewards     parameters of the reward models beside the policy
+    processes   that share the work; stages that do not train use one, whatever they occupy
+    """
+
+    limit: int
+    batch: int
+    trained: int = 0
+    passes: float = 0
+    drawn: int = 0
+    engine: str = ""
+    reference: bool = False
+    rewards: int = 0
+    processes: int = 1
+
+
+def adapter_parameters(size: ModelSize, rank: int) -> int:
+    """A of LoRA on all linear layers but the output: rank x (inputs + outputs) of q, k, v, o, gate, up and down."""
+    hidden, queries, keys = size.hidden_size, size.heads * size.head_dim, size.kv_heads * size.head_dim
+    widths = 2 * (hidden + queries) + 2 * (hidden + keys) + 3 * (hidden + size.intermediate_size)
+    return rank * size.layers * widths
+
+
+def kv_bytes(size: ModelSize) -> int:
+    """Bytes of KV cache a token, in bf16: key and value of every layer and head."""
+    return 2 * BF16 * size.layers * size.kv_heads * size.head_dim
+
+
+def training_memory(
+    size: ModelSize, tuning: Finetuning, work: Work, hardware: dict[str, Any]
+) -> tuple[float, float, float]:
+    """GiB of weights, of gradients with optimiser, and of activations with logits; the last two 0 without training.
+
+    Weights 4N (drawing with vLLM loads none), once more for a reference beside full finetuning (adapters are switched
+    off instead); gradients and moments 12 bytes a trained parameter. Sharding divides these by the processes.
+    Activations: 34 bytes a token, layer and unit of width, 24 bytes a logit, and 2N for the bf16 copies that a backward
+    pass keeps whole.
+    """
+    shards = work.processes if hardware["sharding"] == "fsdp" else 1
+    adapters = adapter_parameters(size, tuning.lora.rank) if tuning.finetune == "lora" else 0
+    copies = 2 if work.reference and not adapters else 1
+    policy = FP32 * (copies * size.parameters + adapters) / shards
+    if not work.trained:  # vLLM draws from weights of its own
+        return FP32 * (work.rewards + (0 if work.engine == "vllm" else size.parameters)) / GIB, 0.0, 0.0
+    tokens = work.limit * min(hardware["micro_batch"], math.ceil(work.batch / work.processes))
+    half = tuning.dtype == "bf16"
+    kept = tokens * size.layers * size.hidden_size * KEPT * (1 if half else 2)
+    copied = BF16 * size.parameters if half else 0
+    optimizer = (FP32 + ADAM) * (adapters or size.parameters) / shards
+    weights = policy + FP32 * work.rewards
+    return weights / GIB, optimizer / GIB, (kept + tokens * size.vocabulary * LOGIT + copied) / GIB
+
+
+def engine_memory(size: ModelSize, work: Work, hardware: dict[str, Any]) -> tuple[float, bool]:
+    """GiB of the engine on a GPU that trains, and whether it is apart from training's activations.
+
+    torch: KV cache and logits of the rows decoded together; the weights are the policy's own. vLLM: the share of the
+    GPU that it takes, or 2N and the cache it is given; nothing when a server has GPUs of its own.
+    """
+    vllm = hardware["vllm"]
+    if not work.drawn:
+        return 0.0, True
+    if work.engine == "torch":
+        rows = min(hardware["rollout_batch"], math.ceil(work.batch / work.processes))
+        return rows * (work.limit * kv_bytes(size) + LOGIT * size.vocabulary) / GIB, True
+    if vllm["mode"] == "server":
+        return 0.0, True
+    weights = BF16 * size.parameters / vllm["tensor_parallel"] / GIB
+    if vllm["kv_cache_mib"]:
+        return weights + vllm["kv_cache_mib"] / 1024, vllm["sleep"]
+    least = weights + work.limit * kv_bytes(size) / vllm["tensor_parallel"] / GIB  # room for one response
+    return max(least, vllm["memory_share"] * hardware["gpu"]["memory_gib"]), vllm["sleep"]
+
+
+def training_seconds(size: ModelSize, work: Work, gpu: dict[str, Any]) -> float:
+    """2 FLOP x N x tokens x passes, at the assumed share of the peak of each GPU."""
+    flop = 2 * size.parameters * work.trained * work.limit * work.passes
+    return flop / (work.processes * gpu["tflops"] * 1e12 * gpu["utilization"])
+
+
+def drawing_seconds(
+    size: ModelSize, work: Work, gpu: dict[str, Any], rows: int, engines: int, gpus_each: int
+) -> float:
+    """`limit` decoding steps for each `rows` of an engine's share of a batch.
+
+    A step reads the weights once (2N in vLLM; 4N, fp32, in torch) and half a full KV cache a row, and computes 2 FLOP a
+    parameter and row; the slower of the two counts. `gpus_each` GPUs share an engine.
+    """
+    if not work.drawn:
+        return 0.0
+    share = math.ceil(work.batch / engines)
+    rounds = work.drawn / work.batch * math.ceil(share / rows)
+    rows = min(rows, share)
+    read = (FP32 if work.engine == "torch" else BF16) * size.parameters + rows * work.limit / 2 * kv_bytes(size)
+    reading = read / (gpus_each * gpu["bandwidth_gib_s"] * GIB)
+    computing = 2 * size.parameters * rows / (gpus_each * gpu["tflops"] * 1e12 * gpu["utilization"])
+    return rounds * work.limit * max(reading, computing)
+
+
+def estimate(node: Node, size: ModelSize) -> Estimate | None:
+    """The stage's GPUs, memory and GPU-hours for a model of this size; None for stages that are not estimated."""
+    work, hardware = work_of(node), node.hardware
+    if work is None or not hardware["gpu"]:
+        return None
+    if "reward" in node.inputs:  # one fitted to preferences, of the policy's own size
+        work = replace(work, rewards=work.rewards + size.parameters)
+    vllm = hardware["vllm"]
+    server = work.engine == "vllm" and vllm["mode"] == "server" and work.drawn > 0
+    shared = vllm["tensor_parallel"] if work.engine == "vllm" else 1
+    engines = vllm["data_parallel"] if server else max(1, work.processes // shared)
+    rows = vllm["rows"] if work.engine == "vllm" else hardware["rollout_batch"]
+    seconds = training_seconds(size, work, hardware["gpu"]) + drawing_seconds(
+        size, work, hardware["gpu"], rows, engines, shared)
+    gpus = hardware["processes"] + hardware["server_slots"]
+    parts = training_memory(size, Finetuning.model_validate(node.config["finetuning"]), work, hardware)
+    engine, apart = engine_memory(size, work, hardware)
+    return Estimate(gpus, Memory(*parts, engine, apart), hardware["gpu"]["memory_gib"], gpus * seconds / 3600)
+
+
+def work_of(node: Node) -> Work | None:
+    """Rows, limits and passes of a stage, from its config; None for a kind that is not estimated."""
+    makers = {"train": _training, "score": _scoring, "pairs": _pairs, "reward_model": _reward_model}
+    return makers[node.kind](node) if node.kind in makers else None
+
+
+def _training(node: Node) -> Work:
+    config, task = node.config, node.config["task"]
+    algorithm = algorithms.get(config["algorithm"])
+    settings = algorithm.Config.model_validate(config["settings"])
+    rollouts = algorithm.SOURCE == "rollouts"
+    rows = {"rollouts": settings.group_size, "pairs": 2}.get(algorithm.SOURCE, 1)
+    total, processes = rows * _prompts(settings.prompts, task), node.hardware["processes"]
+    always = "ref" in algorithms.needs(algorithm, settings)
+    seen = 1.0 if always else 1 / settings.kl_ref_every if settings.kl_ref_every else 0.0
+    # A batch of several micro-batches is passed forward once more, without gradient, at every update.
+    again = settings.batch_prompts * rows > node.hardware["micro_batch"] or processes > 1
+    backward = 1 if config["finetuning"]["finetune"] == "lora" else 2  # frozen weights need no gradient
+    return Work(
+        limit=task["max_tokens_demonstration" if algorithm.SOURCE == "demonstrations" else "max_tokens_rollout"],
+        batch=settings.batch_prompts * rows, trained=total * settings.epochs,
+        passes=settings.inner_updates * (1 + backward + again) + seen,
+        drawn=total * (settings.epochs if settings.resample_each_epoch else 1) if rollouts else 0,
+        engine=config["rollout"]["engine"] if rollouts else "", reference=seen > 0, rewards=_rewards(node),
+        processes=processes)
+
+
+def _scoring(node: Node) -> Work:
+    task = node.config["task"]
+    rows = task["eval_prompts"] * (1 + task["eval_draws"])
+    return Work(task["max_tokens_evaluation"], rows, drawn=rows, engine=node.config["engine"], rewards=_rewards(node))
+
+
+def _pairs(node: Node) -> Work:
+    rows, task = 2 * _prompts(node.config["prompts"], node.config["task"]), node.config["task"]
+    return Work(task["max_tokens_rollout"], rows, drawn=rows, engine=node.config["engine"], rewards=_rewards(node))
+
+
+def _reward_model(node: Node) -> Work:
+    settings, limit = node.config["settings"], node.config["task"]["max_tokens_demonstration"]
+    pairs = settings["prompts"] * settings["epochs"]
+    return Work(limit, 2 * settings["batch_pairs"], trained=2 * pairs, passes=3)
+
+
+def _prompts(prompts: int, task: dict[str, Any]) -> int:
+    """As the jobs count them."""
+    return max(1, round(prompts * task["prompt_fraction"]))
+
+
+def _rewards(node: Node) -> int:
+    """Parameters of the published reward models beside the policy; unknown ones count nothing (see `unknown`)."""
+    return sum(REWARD_MODELS.get(path, 0) for path in _reward_paths(node))
+
+
+def _reward_paths(node: Node) -> list[str]:
+    return [source.config["path"] for name, source in node.inputs.items()
+            if name.startswith(REWARD_INPUT) and source.kind == "hub"]
+
+
+def unknown(nodes: Iterable[Node]) -> list[str]:
+    """Published reward models whose size is not known here, so that estimates leave them out."""
+    return sorted({path for node in nodes for path in _reward_paths(node)} - set(REWARD_MODELS))
