@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from stub import Stub, serving
 from test_judge_pairwise import PAIRS, REMOTE, settings
 
 from rlfamily.errors import UserError
@@ -23,35 +22,19 @@ def endpoint(reply, failures=()):
     """Serve chat completions by `reply(prompt)`; the first calls fail with the codes given. Yields (url, requests)."""
     requests, codes, lock = [], list(failures), threading.Lock()
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Stub):
         def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            body = self.body()
             with lock:
                 requests.append({"path": self.path, "key": self.headers["Authorization"], **body})
                 code = codes.pop(0) if codes else 200
             content = {"id": "1", "object": "chat.completion", "created": 0, "model": body["model"], "choices": [
                 {"index": 0, "finish_reason": "stop",
                  "message": {"role": "assistant", "content": reply(body["messages"][0]["content"])}}]}
-            data = json.dumps(content if code == 200 else {"error": {"message": f"code {code}"}}).encode()
-            self.send_response(code)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(data)))
-            self.send_header("retry-after-ms", "1")
-            self.end_headers()
-            self.wfile.write(data)
+            self.answer(code, content if code == 200 else {"error": {"message": f"code {code}"}})
 
-        def log_message(self, *arguments) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/v1", requests
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with serving(Handler) as url:
+        yield f"{url}/v1", requests
 
 
 def longer(prompt: str) -> str:

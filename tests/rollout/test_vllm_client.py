@@ -5,16 +5,15 @@ No vLLM is needed here; tests/vllm/test_vllm_server.py has the real server.
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from small import place
+from stub import Stub, serving
 
 from rlfamily.errors import UserError
 from rlfamily.rollout import Completion, SamplingParams
@@ -27,13 +26,13 @@ def stub(folder: Path, failures=(), root: str | None = None):
     """A server that repeats a prompt's first token; its first completions fail with the codes given."""
     requests, codes, lock = [], list(failures), threading.Lock()
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Stub):
         def do_GET(self) -> None:
             self.answer(200, {"object": "list", "data": [
                 {"id": "stub", "object": "model", "root": root or str(folder), "max_model_len": 64}]})
 
         def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            body = self.body()
             with lock:
                 requests.append((self.path, body))
                 code = codes.pop(0) if codes and self.path == "/v1/completions" else 200
@@ -47,27 +46,8 @@ def stub(folder: Path, failures=(), root: str | None = None):
                 self.answer(200, {"id": "1", "object": "text_completion", "created": 0, "model": "stub",
                                   "choices": choices[::-1]})  # in no order
 
-        def answer(self, code: int, content: Any) -> None:
-            data = json.dumps(content).encode()
-            self.send_response(code)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(data)))
-            self.send_header("retry-after-ms", "1")
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, *arguments) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", requests
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with serving(Handler) as url:
+        yield url, requests
 
 
 def engine(url: str, folder: Path, work: Path, limit: int = 8, **vllm: Any) -> Any:
