@@ -7,6 +7,8 @@ import os
 import sys
 from pathlib import Path
 
+import torch
+
 from rlfamily.errors import UserError
 from rlfamily.stages.kinds import train
 from rlfamily.stages.placing import REFUSAL
@@ -32,6 +34,14 @@ def main(request: Path) -> None:
         raise
     if int(os.environ.get("RANK", "0")) == 0:
         (folders["work"] / "totals.json").write_text(json.dumps(totals))
+    _part()
+
+
+def _part() -> None:
+    """Leave the group together and in order: its threads, met by the end of the process, may abort it."""
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
