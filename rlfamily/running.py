@@ -43,7 +43,9 @@ def execute(nodes: Iterable[Node], results: str, hardware: Hardware, executor: s
 
     targets = list(nodes)
     preload: tuple[str, ...] = PRELOAD
-    if any(uses_vllm(node.config) for node in needed(targets, Store(results))):
+    # Stages that ask a server of the user's own need no vllm here; what else of theirs does says so itself.
+    if any(uses_vllm(node.config) and node.hardware["vllm"]["server_url"] is None
+           for node in needed(targets, Store(results))):
         require("vllm")
         preload += PRELOAD_VLLM if hardware.kind == "cpu" else ()
     capacity = Pool.of(hardware.model_dump(mode="json")).capacity

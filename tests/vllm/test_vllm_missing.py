@@ -62,6 +62,15 @@ def test_asked_for_and_missing(run_cli, hidden, tmp_path, command):
     assert not list(tmp_path.glob("results/artifacts/*")), "refused before anything starts"
 
 
+def test_a_server_of_the_users_own_needs_none_here(run_cli, hidden, tmp_path):
+    """This one is silent, which is the cell's failure and not a missing package."""
+    done = run_cli("rlfamily.train", *SMALL, "algorithm=rloo", "algorithm.warm_start=base", "rollout.engine=vllm", "wandb=off",
+                   "hardware.vllm.mode=server", "hardware.vllm.server_url=http://127.0.0.1:9", "hardware.vllm.retries=0", **hidden)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "rollout: the vLLM server at http://127.0.0.1:9 failed 1 times" in done.stderr
+    assert "not installed" not in done.stdout + done.stderr
+
+
 def test_a_plan_needs_no_vllm(run_cli, hidden):
     done = run_cli("rlfamily.reproduce", "--plan", "topr_tab2", "rollout.engine=vllm", **hidden)
     assert done.returncode == 0, done.stderr
