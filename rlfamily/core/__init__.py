@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from rlfamily.core.gae import sums_to_go as sums_to_go
     from rlfamily.core.gae import whiten as whiten
     from rlfamily.core.logprobs import sequence_logprobs as sequence_logprobs
-    from rlfamily.core.logprobs import token_entropies as token_entropies
     from rlfamily.core.logprobs import token_logprobs as token_logprobs
     from rlfamily.core.masking import expectation_over_rows as expectation_over_rows
     from rlfamily.core.masking import mean_over_row_tokens as mean_over_row_tokens
@@ -61,7 +60,7 @@ if TYPE_CHECKING:
 _EXPORTS = {
     "advantages": ("group_center", "group_leave_one_out", "group_zscore"),
     "divergences": ("kl_in_loss", "kl_in_reward", "kl_per_token", "penalised_rewards"),
-    "logprobs": ("sequence_logprobs", "token_entropies", "token_logprobs"),
+    "logprobs": ("sequence_logprobs", "token_logprobs"),
     "masking": (
         "expectation_over_rows",
         "mean_over_row_tokens",

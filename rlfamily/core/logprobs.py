@@ -2,35 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from rlfamily.core.masking import sum_over_tokens
-from rlfamily.core.shapes import check
+
+CHUNK = 1 << 22  # logits widened at a time (16 MiB in fp32): the V axis dwarfs everything else
 
 
-def token_logprobs(
-    logits_NTV: Tensor, ids_NT: Tensor, mask_NT: Tensor, temperature: float
-) -> Tensor:
-    """log pi(y_t | x, y_<t) in nats at the given temperature, (N, T); pads get 0.
+def token_logprobs(logits_MV: Tensor, ids_M: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """log pi(y_m | ...) of M tokens and the entropy of what each was drawn from, in nats, (M,) each.
 
-    `logits_NTV[n, t]` is the distribution that token t was drawn from: model outputs at positions
-    P-1 .. P+T-2. Only unmasked positions are computed, since the V axis dwarfs everything else.
+    `logits_MV[m]` is the distribution that token m was drawn from, before `temperature` divides it; -inf excludes a
+    token. Only the log-probs carry a gradient, and only once: d logp_m / d logits_mv = ([v = y_m] - pi(v)) /
+    temperature. Nothing as large as the logits is kept for it but the logits. Raises ValueError when the temperature is
+    not positive.
     """
-    check(logits_NTV=logits_NTV, ids_NT=ids_NT, mask_NT=mask_NT)
-    real_NT = mask_NT > 0
-    logits_MV = _tempered(logits_NTV[real_NT], temperature)
-    chosen_M = logits_MV.gather(1, ids_NT[real_NT][:, None])[:, 0]
-    return _scatter(chosen_M - logits_MV.logsumexp(1), real_NT)
-
-
-def token_entropies(logits_NTV: Tensor, mask_NT: Tensor, temperature: float) -> Tensor:
-    """Entropy in nats of the distribution each token was drawn from, (N, T); pads get 0."""
-    check(logits_NTV=logits_NTV, mask_NT=mask_NT)
-    real_NT = mask_NT > 0
-    logp_MV = _tempered(logits_NTV[real_NT], temperature).log_softmax(1)
-    # torch.special.entr has 0 log 0 = 0, so an excluded token (logit -inf) is no NaN
-    return _scatter(torch.special.entr(logp_MV.exp()).sum(1), real_NT)
+    if temperature <= 0:
+        raise ValueError(f"temperature={temperature} must be positive")
+    found: tuple[Tensor, Tensor] = _TokenLogprobs.apply(logits_MV, ids_M, temperature)  # type: ignore[no-untyped-call]
+    return found
 
 
 def sequence_logprobs(logp_NT: Tensor, mask_NT: Tensor) -> Tensor:
@@ -41,12 +36,37 @@ def sequence_logprobs(logp_NT: Tensor, mask_NT: Tensor) -> Tensor:
     return sum_over_tokens(logp_NT, mask_NT)
 
 
-def _tempered(logits_MV: Tensor, temperature: float) -> Tensor:
-    if temperature <= 0:
-        raise ValueError(f"temperature={temperature} must be positive")
-    return logits_MV.to(torch.promote_types(logits_MV.dtype, torch.float32)) / temperature
+class _TokenLogprobs(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits_MV: Tensor, ids_M: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        wide = torch.promote_types(logits_MV.dtype, torch.float32)
+        logp_M, entropy_M, normaliser_M = logits_MV.new_empty(3, len(ids_M), dtype=wide)
+        for part in _chunks(logits_MV):
+            scaled_CV = logits_MV[part].to(wide) / temperature
+            normaliser_M[part] = scaled_CV.logsumexp(1)
+            logp_M[part] = scaled_CV.gather(1, ids_M[part][:, None])[:, 0] - normaliser_M[part]
+            share_CV = (scaled_CV - normaliser_M[part][:, None]).exp_()
+            # finite where excluded: 0 x -inf is no number
+            entropy_M[part] = normaliser_M[part] - share_CV.mul_(scaled_CV.clamp_(min=torch.finfo(wide).min)).sum(1)
+        ctx.save_for_backward(logits_MV, ids_M, normaliser_M)
+        ctx.temperature = temperature
+        ctx.mark_non_differentiable(entropy_M)
+        return logp_M, entropy_M
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient_M: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
+        logits_MV, ids_M, normaliser_M = ctx.saved_tensors
+        gradient_MV = torch.empty_like(logits_MV)
+        for part in _chunks(logits_MV):
+            slope_C1 = (gradient_M[part] / ctx.temperature)[:, None]
+            scaled_CV = logits_MV[part].to(normaliser_M.dtype) / ctx.temperature
+            share_CV = scaled_CV.sub_(normaliser_M[part][:, None]).exp_()
+            gradient_MV[part] = share_CV.mul_(-slope_C1).scatter_add_(1, ids_M[part][:, None], slope_C1)
+        return gradient_MV, None, None
 
 
-def _scatter(values_M: Tensor, real_NT: Tensor) -> Tensor:
-    zeros_NT = torch.zeros(real_NT.shape, dtype=values_M.dtype, device=values_M.device)
-    return zeros_NT.masked_scatter(real_NT, values_M)
+def _chunks(logits_MV: Tensor) -> Iterator[slice]:
+    """Rows of at most CHUNK logits together, at least one."""
+    rows = max(1, CHUNK // max(1, logits_MV.shape[1]))
+    return (slice(start, start + rows) for start in range(0, len(logits_MV), rows))

@@ -16,7 +16,7 @@ from transformers.utils import logging as transformers_logging
 
 from rlfamily import core
 from rlfamily.errors import UserError
-from rlfamily.models import Finetuning, Lora
+from rlfamily.models import Finetuning, Lora, shared_prefix
 from rlfamily.models.batching import Forward, Padded
 from rlfamily.models.loaded import Loaded
 from rlfamily.models.sharded import is_sharded, whole, whole_model
@@ -37,6 +37,7 @@ class Policy(Loaded):
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dtype: str, device: torch.device
     ) -> None:
         super().__init__(model, tokenizer, dtype, device)
+        self.shares_prefixes = shared_prefix.enable(model)
         self.value_head: nn.Linear | None = None
 
     def add_value_head(self) -> None:
@@ -56,42 +57,43 @@ class Policy(Loaded):
         head = self.value_head.named_parameters() if self.value_head is not None else ()
         return super().trainable() | {f"value_head.{name}": weight for name, weight in head}
 
-    def logits(self, rows: Padded) -> Tensor:
-        """logits_NTV of each completion token: positions P-1 .. P+T-2 of the sequence."""
-        width = rows.mask_NT.shape[1]
-        with self.autocast():
-            output = self.model(
-                input_ids=rows.ids_NL.to(self.device),
-                attention_mask=rows.attention_NL.to(self.device),
-                position_ids=rows.positions_NL.to(self.device),
-                logits_to_keep=width + 1,
-                use_cache=False,
-            )
-        return output.logits[:, :-1]
-
     def evaluate(self, rows: Padded, temperature: float) -> Forward:
         """Completion log-probs (with gradient, fp32, 0 on pads) and the mean token entropy of each row.
 
         They are of the distribution that tokens are drawn from: tempered, and without EOS among a row's first
         `rows.min_new_tokens` tokens. With a value head, the values come from the same pass through the backbone.
         """
+        rows = rows.to(self.device)
         with _captured_input(self.model.get_output_embeddings()) as captured:
-            logits_NTV = self.logits(rows)
+            logits_CV = self._packed_logits(rows) if self.shares_prefixes else self._padded_logits(rows)
+        real_NT = rows.mask_NT > 0
         if rows.min_new_tokens:  # in place: a copy of the V axis would cost more than everything else here
-            logits_NTV[:, :rows.min_new_tokens, self.eos_id] = -torch.inf
-        mask_NT = rows.mask_NT.to(self.device)
-        logp_NT = core.token_logprobs(logits_NTV, rows.completion_ids_NT.to(self.device), mask_NT, temperature)
-        with torch.no_grad():
-            entropy_NT = core.token_entropies(logits_NTV, mask_NT, temperature)
-        entropy_N = entropy_NT.sum(1) / mask_NT.sum(1).clamp(min=1)
-        return Forward(logp_NT, entropy_N, self._values(captured[0], mask_NT))
+            early_NT = torch.arange(real_NT.shape[1], device=self.device) < rows.min_new_tokens
+            logits_CV[early_NT.expand_as(real_NT)[real_NT], self.eos_id] = -torch.inf
+        logp_C, entropy_C = core.token_logprobs(logits_CV, rows.completion_ids_NT[real_NT], temperature)
+        entropy_N = _spread(entropy_C, real_NT).sum(1) / real_NT.sum(1).clamp(min=1)
+        return Forward(_spread(logp_C, real_NT), entropy_N, self._values(captured[0], real_NT))
 
-    def _values(self, hidden_NLD: Tensor, mask_NT: Tensor) -> Tensor | None:
-        """Value of the state before each token, from the hidden state that its logits are made of."""
+    def _packed_logits(self, rows: Padded) -> Tensor:
+        """logits_CV of the completion tokens, row by row; every distinct prompt is passed once."""
+        packed = shared_prefix.pack(rows)
+        with self.autocast():
+            return shared_prefix.forward(self.model, packed.ids_M, packed.positions_M, packed.before_C, packed)
+
+    def _padded_logits(self, rows: Padded) -> Tensor:
+        """The same from padded rows: positions P-1 .. P+T-2 of each."""
+        width = rows.mask_NT.shape[1]
+        with self.autocast():
+            output = self.model(input_ids=rows.ids_NL, attention_mask=rows.attention_NL, position_ids=rows.positions_NL,
+                                logits_to_keep=width + 1, use_cache=False)
+        return output.logits[:, :-1][rows.mask_NT > 0]
+
+    def _values(self, hidden: Tensor, real_NT: Tensor) -> Tensor | None:
+        """Value of the state before each token, from the hidden states that the logits are made of."""
         if self.value_head is None:
             return None
-        values_NT: Tensor = self.value_head(hidden_NLD[:, :-1].float()).squeeze(-1)  # outside autocast: fp32
-        return torch.where(mask_NT > 0, values_NT, torch.zeros_like(values_NT))
+        hidden_CD = hidden[0] if self.shares_prefixes else hidden[:, :-1][real_NT]
+        return _spread(self.value_head(hidden_CD.float()).squeeze(-1), real_NT)  # outside autocast: fp32
 
     @contextlib.contextmanager
     def initial(self) -> Iterator[None]:
@@ -134,6 +136,11 @@ class Policy(Loaded):
             model = model.merge_and_unload()
         model.save_pretrained(folder, safe_serialization=True)
         self.tokenizer.save_pretrained(folder)
+
+
+def _spread(values_C: Tensor, real_NT: Tensor) -> Tensor:
+    """A number of each completion token, row by row, as (N, T) with 0 on pads."""
+    return values_C.new_zeros(real_NT.shape).masked_scatter(real_NT, values_C)
 
 
 @contextlib.contextmanager

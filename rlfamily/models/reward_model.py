@@ -30,6 +30,7 @@ class RewardModel(Loaded):
     """Scores whole responses. `bias` is the mean score of reference responses, subtracted when scoring."""
 
     token_level = False
+    shares_prefixes = False
 
     def __init__(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dtype: str, device: torch.device, bias: float

@@ -23,8 +23,12 @@ ROWS = Rows([[5, 6, 7], [8, 9], [10]], [[11, 12], [13], [14, 15, 16, 2]])
 
 
 def logits(learner, rows=ROWS):
-    with torch.no_grad():
-        return learner.logits(pad(rows, learner.pad_id))
+    """What the model itself says, padded rows and no `Policy.evaluate` between."""
+    padded = pad(rows, learner.pad_id)
+    with torch.no_grad(), learner.autocast():
+        output = learner.model(input_ids=padded.ids_NL, attention_mask=padded.attention_NL,
+                               position_ids=padded.positions_NL, use_cache=False)
+    return output.logits[padded.attention_NL > 0]
 
 
 def disturb(learner):

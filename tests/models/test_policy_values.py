@@ -1,4 +1,4 @@
-"""Forwards beyond plain log-probs: an end that could not be drawn, and the value head."""
+"""Forwards beyond plain log-probs: nonsense on pads, an end that could not be drawn, and the value head."""
 
 from __future__ import annotations
 
@@ -12,17 +12,80 @@ from rlfamily.models.batching import Rows, pad
 ROWS = Rows([[5, 6, 7], [8, 9], [10]], [[11, 12], [13], [14, 15, 16, 2]])
 
 
+def plain_logits(learner, rows):
+    """logits_NTV that completion tokens are drawn from: padded rows through the model itself."""
+    output = learner.model(input_ids=rows.ids_NL, attention_mask=rows.attention_NL, position_ids=rows.positions_NL,
+                           use_cache=False)
+    return output.logits[:, -rows.mask_NT.shape[1] - 1:-1]
+
+
+def evaluated(learner, rows):
+    """All that `evaluate` gives, and the gradient of every weight."""
+    forward = learner.evaluate(rows, 0.7)
+    loss = forward.leaf.square().sum() + forward.values_NT.sum()
+    return [*forward, *torch.autograd.grad(loss, list(learner.trainable().values()))]
+
+
+def with_value_head(world, shares_prefixes):
+    learner = world.policy(trainable=True)
+    learner.add_value_head()
+    with torch.no_grad():
+        learner.value_head.weight.fill_(0.1)
+    if not shares_prefixes:
+        learner.model.set_attn_implementation("sdpa")
+        learner.shares_prefixes = False
+    return learner
+
+
+def test_pads_are_not_even_passed(world):
+    """No token has such an id: to look it up would be an error."""
+    learner, rows = with_value_head(world, True), pad(ROWS, 0)
+    nonsense = torch.where(rows.attention_NL > 0, rows.ids_NL, -100)
+    expected = evaluated(learner, rows)
+    for actual, wanted in zip(evaluated(learner, replace(rows, ids_NL=nonsense)), expected, strict=True):
+        assert torch.equal(actual, wanted)
+
+
+def test_pads_that_are_passed_are_inert(world):
+    """Where rows are padded: other ids on pads, and logits that are no numbers."""
+    learner, rows = with_value_head(world, False), pad(ROWS, 0)
+    expected = evaluated(learner, rows)
+    other = torch.where(rows.attention_NL > 0, rows.ids_NL, torch.arange(rows.ids_NL.shape[1]) + 3)
+
+    def spoil(_module, _inputs, output):
+        nowhere_NL = rows.attention_NL[:, -output.logits.shape[1]:] == 0
+        assert nowhere_NL.any()
+        return replace(output, logits=output.logits.masked_fill(nowhere_NL[..., None], torch.nan))
+
+    learner.model.register_forward_hook(spoil)
+    for actual, wanted in zip(evaluated(learner, replace(rows, ids_NL=other)), expected, strict=True):
+        torch.testing.assert_close(actual, wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_rows_without_tokens_count_nothing(world):
+    for shares_prefixes in (True, False):
+        learner = with_value_head(world, shares_prefixes)
+        forward = learner.evaluate(pad(Rows([[5, 6], [5, 6], [7]], [[], [8, 2], []]), 0), 1.0)
+        alone = learner.evaluate(pad(Rows([[5, 6]], [[8, 2]]), 0), 1.0)
+        for part, wanted in zip(forward, alone, strict=True):
+            assert not part[0].any() and not part[2].any()
+            torch.testing.assert_close(part[1], wanted[0], atol=1e-5, rtol=0)
+        nothing = learner.evaluate(pad(Rows([[5, 6], [7]], [[], []]), 0), 1.0)
+        assert not any(part.any() for part in nothing)
+        nothing.leaf.sum().backward()
+
+
 def test_tokens_that_could_not_be_the_end_have_log_probs_without_it(world):
     learner = world.policy()
     rows = replace(pad(ROWS, learner.pad_id), min_new_tokens=2)
     with torch.no_grad():
-        logits_NTV = learner.logits(rows)
+        logits_NTV = plain_logits(learner, rows)
         forward = learner.evaluate(rows, 0.7)
     logits_NTV[:, :2, learner.eos_id] = -torch.inf
     logp_NTV = (logits_NTV / 0.7).log_softmax(-1)
     expected_NT = logp_NTV.gather(2, rows.completion_ids_NT.unsqueeze(2)).squeeze(2)
     real_NT = rows.mask_NT > 0
-    torch.testing.assert_close(forward.leaf[real_NT], expected_NT[real_NT], atol=1e-6, rtol=0)
+    torch.testing.assert_close(forward.leaf[real_NT], expected_NT[real_NT], atol=1e-5, rtol=0)
     assert forward.entropy_N.isfinite().all()
     assert rows[1:].min_new_tokens == 2
     loose = learner.evaluate(pad(ROWS, learner.pad_id), 0.7).leaf
