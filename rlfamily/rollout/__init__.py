@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -34,11 +35,13 @@ class Completion:
     """One response: token ids with the EOS if it came, and whether EOS is missing.
 
     `logps` are those of the distribution drawn from (tempered, and cut by top_k and top_p); empty when not asked for.
+    `entropy` is the mean, in nats, of those distributions; nan when not asked for, or where the engine cannot tell.
     """
 
     ids: list[int]
     logps: list[float]
     truncated: bool
+    entropy: float = math.nan
 
 
 class Engine(Protocol):

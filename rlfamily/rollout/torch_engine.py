@@ -1,17 +1,15 @@
-"""The default engine: a transformers model, a KV cache, one random stream per row, finished rows dropped."""
+"""The default engine: a transformers model, one random stream per row, finished rows dropped."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
-from rlfamily.models.batching import Rows, pad
 from rlfamily.models.policy import Policy
-from rlfamily.rollout import Completion, SamplingParams, check_room
+from rlfamily.rollout import Completion, SamplingParams, check_room, sessions
 
 
 class TorchEngine:
@@ -37,102 +35,83 @@ class TorchEngine:
     def refresh(self) -> None:
         """Nothing to do: the policy itself is asked."""
 
-    @torch.inference_mode()
     def _generate_batch(
         self, prompts: Sequence[Sequence[int]], params: SamplingParams, seeds: Sequence[int]
     ) -> list[Completion]:
-        decoding = _Decoding(self.policy, prompts, params, seeds)
-        for logits_NV in decoding.steps():
-            decoding.choose(logits_NV)
+        # In bf16 the weights are cast once for all steps, which inference mode, the faster one in fp32, would not keep.
+        with torch.inference_mode(self.policy.dtype == "fp32"), torch.no_grad(), self.policy.autocast():
+            decoding = _Decoding(self.policy, prompts, params, seeds)
+            while len(decoding.row_R):
+                decoding.step()
         return decoding.completions()
 
 
 class _Decoding:
-    """State of one batch while it is decoded: `rows` are the indices still running, the cache holds just those."""
+    """State of one batch while it is decoded: row_R are the indices of the rows that run, in the session's order."""
 
     def __init__(
         self, policy: Policy, prompts: Sequence[Sequence[int]], params: SamplingParams, seeds: Sequence[int]
     ) -> None:
-        self.policy, self.params = policy, params
-        self.stop_ids = {policy.eos_id, *params.stop_ids}
-        self.room_N = [params.max_total_tokens - len(prompt) for prompt in prompts]
-        self.uniforms_NT = _uniforms(seeds, max(self.room_N)).to(policy.device)
-        self.ids: list[list[int]] = [[] for _ in prompts]
-        self.logps: list[list[float]] = [[] for _ in prompts]
-        self.ended = [False] * len(prompts)
-        self.rows = list(range(len(prompts)))
-        self.cache = DynamicCache(config=policy.model.config)
-        self.attention: Tensor
-        self.repeats = [len(list(group)) for _, group in groupby(tuple(prompt) for prompt in prompts)]
-        starts = [sum(self.repeats[:index]) for index in range(len(self.repeats))]
-        self.unique_prompts = [prompts[start] for start in starts]
+        self.params = params
+        groups = [(prompt, len(list(same))) for prompt, same in groupby(map(tuple, prompts))]
+        self.session = sessions.start(policy, [prompt for prompt, _ in groups], [count for _, count in groups])
+        device, room = policy.device, [params.max_total_tokens - len(prompt) for prompt in prompts]
+        self.row_R, self.room_N = torch.arange(len(prompts), device=device), torch.tensor(room, device=device)
+        self.stop_ids = torch.tensor(sorted({policy.eos_id, *params.stop_ids}), device=device)
+        self.uniforms_NT = _uniforms(seeds, max(room)).to(device)
+        self.ids_NT = torch.zeros(len(prompts), max(room), dtype=torch.long, device=device)
+        self.logps_NT = torch.zeros(self.ids_NT.shape, device=device)
+        self.entropy_N = torch.zeros(len(prompts), device=device)  # summed over tokens
+        self.length_N, self.ended_N = torch.zeros_like(self.room_N), torch.zeros_like(self.room_N, dtype=torch.bool)
+        self.count = 0  # tokens that every running row has
 
-    def steps(self) -> Iterator[Tensor]:
-        """Yield logits_NV for the rows still running, until none is."""
-        logits_NV = self._prefill()
-        while True:
-            yield logits_NV
-            self._drop_finished()
-            if not self.rows:
-                return
-            last = torch.tensor([[self.ids[row][-1]] for row in self.rows], device=self.policy.device)
-            self.attention = torch.cat([self.attention, self.attention.new_ones(len(self.rows), 1)], 1)
-            logits_NV = self._forward(last, (self.attention.sum(1, keepdim=True) - 1))
-
-    def choose(self, logits_NV: Tensor) -> None:
-        """Append one token to every running row: inverse-CDF sampling with the row's own uniforms, or argmax."""
-        step = len(self.ids[self.rows[0]])
-        if step < self.params.min_new_tokens:
-            logits_NV[:, list(self.stop_ids)] = -torch.inf  # before the softmax: log-probs are of what is drawn from
-        logits_NV = logits_NV.float() / self.params.temperature
-        logps_NV = torch.log_softmax(_likeliest(logits_NV, self.params.top_k, self.params.top_p), -1)
-        if self.params.greedy:
-            token_N = logps_NV.argmax(-1)
-        else:
-            cumulative_NV = logps_NV.double().exp().cumsum(-1)
-            target_N1 = self.uniforms_NT[self.rows, step].unsqueeze(1) * cumulative_NV[:, -1:]
-            token_N = torch.searchsorted(cumulative_NV, target_N1, right=True).squeeze(1)
-            token_N = token_N.clamp(max=logps_NV.shape[1] - 1)
-        chosen_N = logps_NV.gather(1, token_N.unsqueeze(1)).squeeze(1)
-        for row, token, logp in zip(self.rows, token_N.tolist(), chosen_N.tolist(), strict=True):
-            self.ids[row].append(token)
-            self.logps[row].append(logp)
-            self.ended[row] = token in self.stop_ids
+    def step(self) -> None:
+        """Append one token to every running row; those that end with it run no more."""
+        token_R, logp_R = self._choose(self.session.logits_RV)
+        self.ids_NT[self.row_R, self.count], self.logps_NT[self.row_R, self.count] = token_R, logp_R
+        self.count += 1
+        ended_R = torch.isin(token_R, self.stop_ids)
+        running_R = ~ended_R & (self.room_N[self.row_R] > self.count)
+        self.ended_N[self.row_R] = ended_R
+        self.length_N[self.row_R] = self.count
+        if not running_R.all():
+            index_R = _kept(running_R)
+            self.row_R, token_R = self.row_R[index_R], token_R[index_R]
+            if len(self.row_R):
+                self.session.select(index_R)
+        if len(self.row_R):
+            self.session.step(token_R)
 
     def completions(self) -> list[Completion]:
         """The finished responses, in the order of the prompts."""
-        return [Completion(ids, logps if self.params.logps else [], not ended)
-                for ids, logps, ended in zip(self.ids, self.logps, self.ended, strict=True)]
+        of_rows = self.ids_NT, self.logps_NT, self.length_N, self.ended_N, self.entropy_N / self.length_N
+        rows = zip(*(part.tolist() for part in of_rows), strict=True)
+        return [Completion(ids[:length], logps[:length], not ended, entropy) if self.params.logps
+                else Completion(ids[:length], [], not ended) for ids, logps, length, ended, entropy in rows]
 
-    def _prefill(self) -> Tensor:
-        """Run each distinct prompt once, then copy its cache to the rows of its group."""
-        padded = pad(Rows(list(self.unique_prompts), [[] for _ in self.unique_prompts]), self.policy.pad_id)
-        width = padded.ids_NL.shape[1] - padded.mask_NT.shape[1]
-        self.attention = padded.attention_NL[:, :width].to(self.policy.device)
-        logits_NV = self._forward(padded.ids_NL[:, :width].to(self.policy.device),
-                                  padded.positions_NL[:, :width].to(self.policy.device))
-        index = torch.arange(len(self.repeats)).repeat_interleave(torch.tensor(self.repeats)).to(self.policy.device)
-        self.cache.batch_select_indices(index)
-        self.attention = self.attention[index]
-        return logits_NV[index]
+    def _choose(self, logits_RV: Tensor) -> tuple[Tensor, Tensor]:
+        """A token for every running row and its log-prob: by the row's own uniforms, or the likeliest."""
+        if self.count < self.params.min_new_tokens:
+            logits_RV[:, self.stop_ids] = -torch.inf  # before the softmax: log-probs are of what is drawn from
+        logits_RV = logits_RV.float() / self.params.temperature
+        logps_RV = torch.log_softmax(_likeliest(logits_RV, self.params.top_k, self.params.top_p), -1)
+        if self.params.greedy:
+            token_R1 = logps_RV.argmax(-1, keepdim=True)
+        else:  # the inverse of the distribution function
+            cumulative_RV = logps_RV.double().exp().cumsum(-1)
+            target_R1 = self.uniforms_NT[self.row_R, self.count].unsqueeze(1) * cumulative_RV[:, -1:]
+            token_R1 = torch.searchsorted(cumulative_RV, target_R1, right=True).clamp(max=logps_RV.shape[1] - 1)
+        if self.params.logps:  # finite where excluded: 0 x -inf is no number
+            self.entropy_N[self.row_R] -= (logps_RV.exp() * logps_RV.clamp(min=torch.finfo(logps_RV.dtype).min)).sum(1)
+        return token_R1[:, 0], logps_RV.gather(1, token_R1)[:, 0]
 
-    def _forward(self, ids: Tensor, position_ids: Tensor) -> Tensor:
-        with self.policy.autocast():
-            output = self.policy.model(
-                input_ids=ids, attention_mask=self.attention, position_ids=position_ids,
-                past_key_values=self.cache, use_cache=True, logits_to_keep=1)
-        return output.logits[:, -1]
 
-    def _drop_finished(self) -> None:
-        keep = [place for place, row in enumerate(self.rows)
-                if not self.ended[row] and len(self.ids[row]) < self.room_N[row]]
-        if len(keep) == len(self.rows):
-            return
-        self.rows = [self.rows[place] for place in keep]
-        if keep:
-            index = torch.tensor(keep, device=self.policy.device)
-            self.cache.batch_select_indices(index)
-            self.attention = self.attention[index]
+def _kept(running_R: Tensor) -> Tensor:
+    """Places of the running rows, such that most stay where they are: the last ones fill the gaps."""
+    count = int(running_R.sum())
+    index_R = torch.arange(count, device=running_R.device)
+    index_R[~running_R[:count]] = count + running_R[count:].nonzero()[:, 0]
+    return index_R
 
 
 def _uniforms(seeds: Sequence[int], length: int) -> Tensor:

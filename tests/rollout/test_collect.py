@@ -1,4 +1,4 @@
-"""What the policy is given: the prompt as it is, or the chat in its own template."""
+"""What the policy is given: the prompt as it is, or the chat in its own template; what it is taught; its streams."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import copy
 
 import pytest
 
-from rlfamily.rollout.collect import encode_example, encode_prompt
+from rlfamily.rollout import stream_seed
+from rlfamily.rollout.collect import decode, encode_completion, encode_example, encode_prompt
 from rlfamily.tasks import Example
 
 TEMPLATE = "{% for m in messages %}{{ m.content }} :{% endfor %}{% if add_generation_prompt %} <think>{% endif %}"
@@ -30,3 +31,20 @@ def test_no_chat_or_no_template_is_the_prompt_itself(world, chatting):
     chat = Example("x", "use 3 5", {"messages": [{"role": "user", "content": "use 7 8"}]})
     tokenizer = world.policy().tokenizer
     assert encode_example(chatting, plain) == encode_example(tokenizer, chat) == encode_prompt(tokenizer, "use 3 5")
+
+
+def test_streams_have_no_pattern():
+    seeds = {stream_seed(seed, "rollout", epoch, f"train-{n}") + k
+             for seed in range(3) for epoch in range(2) for n in range(50) for k in range(4)}
+    assert len(seeds) == 3 * 2 * 50 * 4
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert stream_seed(1, 2, 3) != stream_seed(12, 3)
+
+
+def test_completions_end_with_eos_unless_cut(world):
+    tokenizer = world.policy().tokenizer
+    ids = encode_completion(tokenizer, "1 + 2 = 3", 40)
+    assert ids[-1] == tokenizer.eos_token_id
+    assert len(ids) == 6
+    assert encode_completion(tokenizer, "1 + 2 = 3", 4) == ids[:4]
+    assert decode(tokenizer, [ids, ids[:3]]) == ["1 + 2 = 3", "1 + 2"]
