@@ -14,7 +14,7 @@ HEADS = ("cells", "", "GPUs", "weights", "optimiser", "activations", "engine", "
 BASIS = ("an estimate from settings and the assumptions of hardware.gpu, not measured; every response at its full "
          "length; memory is that of one training GPU in GiB; loading, the rewards' own time, log-probs and judges are "
          "left out")
-ADVICE = ("use hardware.sharding=fsdp over more processes, a smaller hardware.micro_batch or rollout_batch, or "
+ADVICE = ("use hardware.sharding=fsdp over more processes, a smaller hardware.micro_tokens or rollout_batch, or "
           "hardware.vllm.sleep=true")
 
 

@@ -122,7 +122,7 @@ def training_memory(
     policy = FP32 * (copies * size.parameters + adapters) / shards
     if not work.trained:  # vLLM draws from weights of its own
         return FP32 * (work.rewards + (0 if work.engine == "vllm" else size.parameters)) / GIB, 0.0, 0.0
-    tokens = work.limit * min(hardware["micro_batch"], math.ceil(work.batch / work.processes))
+    tokens = min(work.limit * math.ceil(work.batch / work.processes), max(work.limit, hardware["micro_tokens"]))
     half = tuning.dtype == "bf16"
     kept = tokens * size.layers * size.hidden_size * KEPT * (1 if half else 2)
     copied = BF16 * size.parameters if half else 0
@@ -212,12 +212,12 @@ def _training(node: Node) -> Work:
     total, processes = rows * _prompts(settings.prompts, task), node.hardware["processes"]
     always = "ref" in algorithms.needs(algorithm, settings)
     seen = 1.0 if always else 1 / settings.kl_ref_every if settings.kl_ref_every else 0.0
-    # A batch of several micro-batches is passed forward once more, without gradient, at every update.
-    again = settings.batch_prompts * rows > node.hardware["micro_batch"] or processes > 1
+    limit = task["max_tokens_demonstration" if algorithm.SOURCE == "demonstrations" else "max_tokens_rollout"]
+    # A batch of several passes goes forward once more, without gradient, at every update.
+    again = settings.batch_prompts * rows * limit > node.hardware["micro_tokens"] or processes > 1
     backward = 1 if config["finetuning"]["finetune"] == "lora" else 2  # frozen weights need no gradient
     return Work(
-        limit=task["max_tokens_demonstration" if algorithm.SOURCE == "demonstrations" else "max_tokens_rollout"],
-        batch=settings.batch_prompts * rows, trained=total * settings.epochs,
+        limit=limit, batch=settings.batch_prompts * rows, trained=total * settings.epochs,
         passes=settings.inner_updates * (1 + backward + again) + seen,
         drawn=total * (settings.epochs if settings.resample_each_epoch else 1) if rollouts else 0,
         engine=config["rollout"]["engine"] if rollouts else "", reference=seen > 0, rewards=_rewards(node),

@@ -37,7 +37,7 @@ ADAPTED = FULL.model_copy(update={"finetune": "lora"})
 GPU = {"memory_gib": 10.0, "tflops": 0.001, "bandwidth_gib_s": 1.0, "utilization": 0.5}
 VLLM = {"mode": "colocated", "server_url": None, "tensor_parallel": 1, "data_parallel": 1, "memory_share": 0.4,
         "kv_cache_mib": 0, "rows": 8, "sleep": False}
-HARDWARE = {"processes": 1, "sharding": "none", "micro_batch": 2, "rollout_batch": 16, "vllm": VLLM, "gpu": GPU}
+HARDWARE = {"processes": 1, "sharding": "none", "micro_tokens": 200, "micro_batch": 2, "rollout_batch": 16, "vllm": VLLM, "gpu": GPU}
 WORK = Work(limit=100, batch=12, trained=1200, passes=4, drawn=1200, engine="torch")
 
 
@@ -148,13 +148,13 @@ def nodes(*overrides, roles=("train", "score")):
 def test_a_runs_work_is_read_from_its_settings() -> None:
     own = ("algorithm=rloo", "algorithm.prompts=500", "algorithm.batch_prompts=10", "algorithm.group_size=4",
            "algorithm.epochs=3", "algorithm.inner_updates=2", "algorithm.kl_ref_every=5", "algorithm.kl.coef=0")
-    made = nodes(*own, "algorithm.resample_each_epoch=true", "hardware.micro_batch=8")
+    made = nodes(*own, "algorithm.resample_each_epoch=true", "hardware.micro_tokens=2048")
     work = work_of(made["train"])
     # two updates of forward, again, backward twice; a reference at every fifth step
     assert work == Work(limit=256, batch=40, trained=6000, passes=2 * 4 + 0.2, drawn=6000, engine="torch",
                         reference=True)
     assert work_of(nodes(*own, "algorithm.resample_each_epoch=false")["train"]).drawn == 2000
-    assert work_of(nodes(*own, "hardware.micro_batch=64", "model.finetune=lora")["train"]).passes == 2 * 2 + 0.2
+    assert work_of(nodes(*own, "hardware.micro_tokens=16384", "model.finetune=lora")["train"]).passes == 2 * 2 + 0.2
     assert work_of(made["score"]) == Work(limit=256, batch=1024 * 5, drawn=1024 * 5, engine="torch")
     assert work_of(made["train"].inputs["data"]) is None
     sft = work_of(nodes("algorithm=sft")["train"])

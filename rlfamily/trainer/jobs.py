@@ -79,7 +79,7 @@ def pretrain(place: Place, data: Path, model: ScratchModel, settings: AlgorithmS
     source = FixedSource(encode(learner, corpus, limit), settings.batch_prompts, settings.epochs, model.seed,
                          learner.eos_id)
     trainer = Trainer(learner, None, source, algorithms.get("sft"), settings, 1.0, 1.0,
-                      place.hardware["micro_batch"], accelerator, model.seed, 0)
+                      place.hardware["micro_tokens"], accelerator, model.seed, 0)
     return place.train(trainer, settings.model_dump())
 
 
@@ -116,7 +116,7 @@ def train_policy(
     temperature = settings.sampling.temperature if rollout else 1.0
     least = task["min_new_tokens"] if rollout else 0
     trainer = Trainer(learner, reference, source, algorithm, settings, temperature, finetuning.lr_multiplier,
-                      place.hardware["micro_batch"], accelerator, seed, least, rollout)
+                      place.hardware["micro_tokens"], accelerator, seed, least, rollout)
     return place.train(trainer, {"algorithm": name, "seed": seed, **settings.model_dump()})
 
 

@@ -13,12 +13,18 @@ from rlfamily.models.batching import Forward, Padded
 
 
 class Learner(Protocol):
-    """A trainable model on a device. `token_level` says whether its leaf is logp_NT or score_N."""
+    """A trainable model on a device.
+
+    `token_level` says whether its leaf is logp_NT or score_N, `shares_prefixes` whether it passes no padding, and a
+    prompt that rows side by side have only once. `dtype` is fp32 or bf16.
+    """
 
     model: nn.Module
     device: torch.device
     tokenizer: PreTrainedTokenizerBase
     token_level: bool
+    shares_prefixes: bool
+    dtype: str
 
     @property
     def pad_id(self) -> int:

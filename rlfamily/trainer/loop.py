@@ -1,8 +1,9 @@
 """The training loop: a generator of step records, blind to the algorithm it runs.
 
 The loss is differentiated with respect to the log-probs (and the critic's values) of the whole batch, and those
-gradients are then pushed through the model micro-batch by micro-batch, process by process. Any loss, whatever it
-normalises over, therefore gives the same update however the rows are split, and however the weights are sharded.
+gradients are then pushed through the model pass by pass, process by process. Any loss, whatever it normalises over,
+therefore gives the same update however the rows are split, and however the weights are sharded. Rows just drawn from
+the very weights need no pass to know their log-probs: the sampler has them, so that each row is passed once.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from rlfamily.trainer.clock import Clock
 from rlfamily.trainer.learner import Learner
 from rlfamily.trainer.metrics import engine_gap, reference_metrics, samples, step_metrics
 from rlfamily.trainer.optimization import build_optimizer, build_schedule
+from rlfamily.trainer.passes import Met, Passes
 from rlfamily.trainer.sources import Source, TrainBatch
 
 
@@ -67,7 +69,7 @@ class Trainer:
     settings: AlgorithmSettings | PairTraining
     temperature: float
     lr_multiplier: float
-    micro_batch: int
+    micro_tokens: int
     accelerator: Accelerator
     seed: int
     min_new_tokens: int
@@ -83,6 +85,7 @@ class Trainer:
         self.optimizer = build_optimizer(self.parameters, self.settings.optimizer, self.lr_multiplier)
         self.schedule = build_schedule(
             self.optimizer, self.settings.optimizer, self.source.total_steps * self.settings.inner_updates)
+        self.passes = Passes(self.accelerator, self.micro_tokens, self.temperature, self.sharded)
         self.step = 0
         self.reward_sum, self.reward_count = 0.0, 0
 
@@ -106,19 +109,21 @@ class Trainer:
         batch = self.source.batch(self.step, clock)
         clock.lap("seconds_generate")
         padded = replace(pad(batch.rows, self.learner.pad_id), min_new_tokens=self.min_new_tokens)
-        ref_logp_NT, forward = self._reference_logp(padded), self._forward(padded)
+        ref_logp_NT, drawn_NT = self._reference_logp(padded), self._per_token(batch.sampler_logp, padded)
+        forward = self._as_drawn(batch, drawn_NT) or self.passes.forward(self.learner, padded)
         # Unless logged before, the behaviour policy is the one of this moment: its log-probs are the first forward's.
         logged_NT = self._per_token(batch.old_logp, padded)
         old = Old(forward.leaf.detach() if logged_NT is None else logged_NT, ref_logp_NT,
                   None if forward.values_NT is None else forward.values_NT.detach(), self._step_ends(batch))
-        weights_NT, found = engine_gap(
-            self._per_token(batch.sampler_logp, padded), old.logp_NT, padded.mask_NT, self.rollout)
+        weights_NT, found = engine_gap(drawn_NT, old.logp_NT, padded.mask_NT, self.rollout)
         clock.lap("seconds_forward")
         lr = float(self.schedule.get_last_lr()[0])
         for update in range(self.settings.inner_updates):
-            forward = forward if update == 0 else self._forward(padded)
+            forward = forward if update == 0 else self.passes.forward(self.learner, padded)
             loss_batch = self._loss_batch(batch, padded, forward, old, update)
-            output, norm = self._update(padded, loss_batch, forward, weights_NT)
+            output, norm, met = self._update(padded, loss_batch, forward, weights_NT)
+            if forward.leaf is drawn_NT:  # only the rows that were passed can tell how far the sampler was off
+                _, found = engine_gap(drawn_NT[met.rows_N], met.leaf, padded.mask_NT[met.rows_N.cpu()], self.rollout)
         clock.lap("seconds_update")
         metrics = step_metrics(batch, forward, output, norm) | found | reference_metrics(loss_batch, ref_logp_NT)
         metrics |= {"step": self.step, "epoch": self.step // self.source.steps_per_epoch, "progress": self.progress,
@@ -163,10 +168,25 @@ class Trainer:
         rows = [row + [len(ids)] * (width - len(row)) for row, ids in zip(ends, batch.rows.completions, strict=True)]
         return torch.tensor(rows, device=self.learner.device)
 
+    def _as_drawn(self, batch: TrainBatch, drawn_NT: Tensor | None) -> Forward | None:
+        """The sampler's word for the log-probs of rows just drawn; None where only a pass can tell.
+
+        The torch engine draws from these very weights, through the same attention: in fp32 it is off by rounding, which
+        the step's mismatch measures afterwards. bf16 rounds otherwise in batches of other shapes, vLLM is another code.
+        """
+        exact = (self.rollout is not None and self.rollout.engine == "torch" and self.rollout.importance_cap is None
+                 and self.accelerator.num_processes == 1 and "value" not in self.needs)
+        if not exact or drawn_NT is None or any(batch.old_logp) or self.learner.dtype != "fp32":
+            return None
+        return Forward(drawn_NT, torch.tensor(batch.sampler_entropy))
+
     def _update(
         self, padded: Padded, batch: LossBatch, forward: Forward, weights_NT: Tensor | None
-    ) -> tuple[LossOutput, float]:
-        """One optimiser step, the gradient of each log-prob times its weight; the loss and the norm before clipping."""
+    ) -> tuple[LossOutput, float, Met]:
+        """One optimiser step, the gradient of each log-prob times its weight.
+
+        Returns the loss, the gradient's norm before clipping, and what the passes met.
+        """
         output = self.algorithm.loss(batch, self.settings)
         leaves = [batch.logp_NT if self.learner.token_level else batch.rewards_N]
         if batch.values_NT is not None:
@@ -174,13 +194,8 @@ class Trainer:
         gradients = torch.autograd.grad(output.loss, leaves, materialize_grads=True)
         if weights_NT is not None:
             gradients = (gradients[0] * weights_NT, *gradients[1:])
-        if forward.leaf.requires_grad:
-            torch.autograd.backward(_outputs(forward), gradients)
-        else:
-            for span, own in self._passes(len(padded.ids_NL)):
-                part = self.learner.evaluate(padded[span], self.temperature)
-                torch.autograd.backward(_outputs(part), [gradient[span] * own for gradient in gradients])
-        return output, self._apply_gradients()
+        met = self.passes.backward(self.learner, padded, forward, gradients)
+        return output, self._apply_gradients(), met
 
     def _apply_gradients(self) -> float:
         for weight, parameter in zip(self.weights, self.parameters, strict=True):
@@ -196,50 +211,6 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         return norm
 
-    def _spans(self, rows: int) -> list[slice]:
-        """This process's micro-batches; a process may have none."""
-        share = -(-rows // self.accelerator.num_processes)
-        low = min(rows, share * self.accelerator.process_index)
-        high = min(rows, low + share)
-        return [slice(start, min(start + self.micro_batch, high)) for start in range(low, high, self.micro_batch)]
-
-    def _passes(self, rows: int) -> list[tuple[slice, bool]]:
-        """The spans, each marked as this process's own.
-
-        A sharded model is passed by all processes together: for every span that the first process has more, this one
-        passes a row that does not count.
-        """
-        spans = self._spans(rows)
-        most = -(-min(rows, -(-rows // self.accelerator.num_processes)) // self.micro_batch)
-        idle = most - len(spans) if self.sharded else 0
-        return [(span, True) for span in spans] + [(slice(0, 1), False)] * idle
-
-    def _forward(self, padded: Padded) -> Forward:
-        """Forward over the whole batch. With gradient when it is one pass; else the gradient comes from a second."""
-        if self.accelerator.num_processes == 1 and len(self._spans(len(padded.ids_NL))) == 1:
-            return self.learner.evaluate(padded, self.temperature)
-        return self._without_gradient(self.learner, padded)
-
-    def _without_gradient(self, model: Learner, padded: Padded) -> Forward:
-        """Forward over the whole batch, each process its own rows."""
-        rows, device = len(padded.ids_NL), self.learner.device
-        leaf = torch.zeros(padded.mask_NT.shape if model.token_level else (rows,), device=device)
-        full = Forward(leaf, torch.zeros(rows, device=device),
-                       torch.zeros_like(leaf) if "value" in self.needs and model is self.learner else None)
-        with torch.no_grad():
-            for span, own in self._passes(rows):
-                part = model.evaluate(padded[span], self.temperature)
-                if not own:
-                    continue
-                full.leaf[span], full.entropy_N[span] = part.leaf, part.entropy_N
-                if full.values_NT is not None and part.values_NT is not None:
-                    full.values_NT[span] = part.values_NT
-        if self.accelerator.num_processes == 1:
-            return full
-        # rows of other processes are zeros here: a sum gathers them
-        return Forward(self._sum(full.leaf), self._sum(full.entropy_N),
-                       None if full.values_NT is None else self._sum(full.values_NT))
-
     def _sum(self, tensor: Tensor) -> Tensor:
         """The sum over all processes."""
         found: Tensor = self.accelerator.reduce(tensor, reduction="sum")
@@ -252,7 +223,7 @@ class Trainer:
         if not wanted or policy is None:
             return None
         with policy.initial() if policy.adapted else contextlib.nullcontext():
-            return self._without_gradient(policy, padded).leaf
+            return self.passes.without_gradient(policy, padded).leaf
 
     def _per_token(self, rows: list[list[float]], padded: Padded) -> Tensor | None:
         """Logged numbers of each row's tokens, (N, T) with 0 on pads; None where nothing was logged."""
@@ -261,7 +232,3 @@ class Trainer:
         width = padded.mask_NT.shape[1]
         return torch.tensor([row + [0.0] * (width - len(row)) for row in rows], device=self.learner.device)
 
-
-def _outputs(forward: Forward) -> list[Tensor]:
-    """What carries a gradient into the learner."""
-    return [forward.leaf] if forward.values_NT is None else [forward.leaf, forward.values_NT]

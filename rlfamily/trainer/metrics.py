@@ -37,9 +37,9 @@ def engine_gap(
 ) -> tuple[Tensor | None, dict[str, float]]:
     """Weights (N, T) that correct for the engine that drew the rows, None for none; and how far it is from the trainer.
 
-    No numbers where the rows come without the log-probs of an engine.
+    No numbers where there are no rows, or where they come without the log-probs of an engine.
     """
-    if engine_logp_NT is None:
+    if engine_logp_NT is None or not len(engine_logp_NT):
         return None, {}
     mask_NT = mask_NT.to(old_logp_NT.device)
     found = core.mismatch_metrics(engine_logp_NT, old_logp_NT, mask_NT)

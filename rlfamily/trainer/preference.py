@@ -77,8 +77,8 @@ def _fit(
     accelerator, micro_batch = place.accelerator(), place.hardware["micro_batch"]
     held_out = len(pairs) // HELD_OUT_SHARE
     source = FixedSource(pairs[held_out:], training.batch_pairs, training.epochs, seed, learner.eos_id)
-    trainer = Trainer(learner, None, source, bradley_terry, training, 1.0, lr_multiplier, micro_batch, accelerator,
-                      seed, 0)
+    trainer = Trainer(learner, None, source, bradley_terry, training, 1.0, lr_multiplier,
+                      place.hardware["micro_tokens"], accelerator, seed, 0)
     totals = place.train(trainer, training.model_dump())
     if not accelerator.is_main_process:
         return totals

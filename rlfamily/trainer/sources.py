@@ -31,6 +31,7 @@ class TrainBatch:
     parts: list[dict[str, float]] = field(default_factory=list)
     truncated: list[bool] = field(default_factory=list)
     sampler_logp: list[list[float]] = field(default_factory=list)
+    sampler_entropy: list[float] = field(default_factory=list)
     old_logp: list[list[float]] = field(default_factory=list)
     prompt_texts: list[str] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
@@ -142,6 +143,7 @@ def as_batch(groups: Sequence[Group], group_size: int) -> TrainBatch:
         parts=[part.parts for *_, part in flat],
         truncated=[completion.truncated for _, completion, *_ in flat],
         sampler_logp=[completion.logps for _, completion, *_ in flat],
+        sampler_entropy=[completion.entropy for _, completion, *_ in flat],
         prompt_texts=[group.example.prompt for group, *_ in flat],
         texts=[text for _, _, text, _ in flat],
     )

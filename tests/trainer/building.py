@@ -86,7 +86,7 @@ def train(here: Any, world: World, settings: Any, name: str, finetune: str = "fu
                              finetuning_of(world, finetune), world.limits, drawn, seed)
 
 
-def trainer_of(folder: Path, world: World, settings: Any, name: str, micro_batch: int = 512,
+def trainer_of(folder: Path, world: World, settings: Any, name: str, micro_tokens: int = 8192,
                hardware: Mapping[str, Any] = MappingProxyType({}), **options: Any) -> Any:
     """The trainer that the job builds, caught before it runs."""
     caught = []
@@ -96,7 +96,7 @@ def trainer_of(folder: Path, world: World, settings: Any, name: str, micro_batch
             caught.append(trainer)
             return {}
 
-    train(Catching(**vars(place(folder, micro_batch=micro_batch, **hardware))), world, settings, name, **options)
+    train(Catching(**vars(place(folder, micro_tokens=micro_tokens, **hardware))), world, settings, name, **options)
     return caught[0]
 
 

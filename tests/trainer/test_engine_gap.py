@@ -15,8 +15,9 @@ from rlfamily.trainer.metrics import largest_mismatch
 
 
 def shifted(trainer, by):
-    """The trainer, fed by an engine whose log-probs are `by` nats below what they are."""
+    """The trainer, fed by another engine, whose log-probs are `by` nats below what they are."""
     real = trainer.source.batch
+    trainer.rollout = trainer.rollout.model_copy(update={"engine": "vllm"})
 
     def batch(step, clock):
         drawn = real(step, clock)
@@ -26,10 +27,10 @@ def shifted(trainer, by):
     return trainer
 
 
-def stepped(folder, world, name="rloo", by=0.0, micro_batch=512, changes=VARIED, **rollout):
+def stepped(folder, world, name="rloo", by=0.0, micro_tokens=8192, changes=VARIED, **rollout):
     """Metrics of the first step, and the weights after it."""
     settings = settings_of(name, optimizer={"clip_norm": 1e9}, **changes)
-    trainer = shifted(trainer_of(folder, world, settings, name, micro_batch, **rollout), by)
+    trainer = shifted(trainer_of(folder, world, settings, name, micro_tokens, **rollout), by)
     metrics = next(trainer.steps()).metrics
     return metrics, [parameter.detach().clone() for parameter in trainer.parameters]
 
@@ -51,10 +52,10 @@ def test_without_a_cap_the_gap_changes_no_bit(world, tmp_path):
 
 
 @pytest.mark.parametrize(("by", "weight", "truncated"), [(math.log(1.5), 1.5, 0), (math.log(4), 2, 1), (-math.log(2), 0.5, 0)])
-@pytest.mark.parametrize(("name", "micro_batch"), [("rloo", 512), ("rloo", 3), ("topr", 512)])
-def test_weights_multiply_the_gradient_of_any_method(world, tmp_path, name, micro_batch, by, weight, truncated):
-    plain, _ = stepped(tmp_path, world, name, by, micro_batch)
-    metrics, _ = stepped(tmp_path, world, name, by, micro_batch, importance_cap=2.0)
+@pytest.mark.parametrize(("name", "micro_tokens"), [("rloo", 8192), ("rloo", 80), ("topr", 8192)])
+def test_weights_multiply_the_gradient_of_any_method(world, tmp_path, name, micro_tokens, by, weight, truncated):
+    plain, _ = stepped(tmp_path, world, name, by, micro_tokens)
+    metrics, _ = stepped(tmp_path, world, name, by, micro_tokens, importance_cap=2.0)
     assert metrics["grad_norm"] == pytest.approx(weight * plain["grad_norm"], rel=1e-3)
     assert metrics["importance_mean"] == pytest.approx(weight, rel=1e-3)
     assert metrics["importance_truncated"] == truncated

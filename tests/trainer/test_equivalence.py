@@ -70,6 +70,7 @@ class Ladder:
         batch = drawn({"demonstrations": 1, "pairs": 2, "rollouts": self.settings.group_size}[source])
         self.batch = batch if source == "rollouts" else TrainBatch(batch.rows, batch.group_size)
         self.trainer = trainer_of(folder, world, self.settings, self.name, **folders[self.name])
+        self.trainer.rollout = None  # the weights are moved below: no sampler knows the rows' log-probs
         self.initial = [weight.detach().clone() for weight in self.trainer.learner.model.parameters()]
 
     @functools.cached_property
@@ -77,13 +78,13 @@ class Ladder:
         """One pass over the whole batch, padded as little as possible."""
         return self.update()
 
-    def update(self, batch=None, micro_batch=512):
+    def update(self, batch=None, micro_tokens=8192):
         """loss, norm, clipped gradients and weights of one step, always from the same weights."""
         trainer = self.trainer
         with torch.no_grad():
             for weight, initial in zip(trainer.learner.model.parameters(), self.initial, strict=True):
                 weight.copy_(initial)
-        trainer.micro_batch, trainer.source = micro_batch, OneBatch(batch or self.batch)
+        trainer.micro_tokens, trainer.source = micro_tokens, OneBatch(batch or self.batch)
         trainer.__post_init__()  # anew: optimiser, schedule, value head
         generator = torch.Generator().manual_seed(1)
         gradients = []
@@ -120,15 +121,15 @@ def same(actual, expected):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
 
 
-def test_micro_batches(ladder):
-    for micro_batch in (1, 3, len(ladder.batch.rows) - 1):
-        actual = ladder.update(micro_batch=micro_batch)
+def test_passes(ladder):
+    for micro_tokens in (1, 60, 200):
+        actual = ladder.update(micro_tokens=micro_tokens)
         same(actual, ladder.expected)
         assert actual.metrics == pytest.approx(ladder.expected.metrics, rel=1e-4, abs=1e-4)
 
 
-@pytest.mark.parametrize(("left", "right", "filler", "micro_batch"), [(3, 0, 0, 512), (5, 7, 2, 2)])
-def test_padding(ladder, monkeypatch, left, right, filler, micro_batch):
+@pytest.mark.parametrize(("left", "right", "filler", "micro_tokens"), [(3, 0, 0, 8192), (5, 7, 2, 40)])
+def test_padding(ladder, monkeypatch, left, right, filler, micro_tokens):
     def wide(rows, pad_id):
         plain = pad(rows, filler)
         attention = torch.nn.functional.pad(plain.attention_NL, (left, right))
@@ -137,7 +138,7 @@ def test_padding(ladder, monkeypatch, left, right, filler, micro_batch):
 
     expected = ladder.expected
     monkeypatch.setattr(loop, "pad", wide)
-    same(ladder.update(micro_batch=micro_batch), expected)
+    same(ladder.update(micro_tokens=micro_tokens), expected)
 
 
 def test_order_of_groups(ladder):
@@ -163,4 +164,4 @@ def test_truncated_rows_can_be_masked(world, folders, tmp_path, drawn, variant):
     masked = ladder.update(replace(ladder.batch, truncated=truncated))
     kept = ladder.update(replace(ladder.batch, truncated=[False] * rows))
     assert masked.metrics["loss"] != pytest.approx(kept.metrics["loss"], abs=1e-4)
-    same(ladder.update(replace(ladder.batch, truncated=truncated), micro_batch=2), masked)
+    same(ladder.update(replace(ladder.batch, truncated=truncated), micro_tokens=40), masked)

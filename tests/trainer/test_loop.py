@@ -43,7 +43,8 @@ def spy(monkeypatch, target, name):
 @pytest.mark.parametrize("inner_updates", [1, 2])
 def test_only_needed_forwards_are_made(world, folders, tmp_path, monkeypatch, variant, inner_updates):
     name, changes = SHIPPED[variant]
-    settings = settings_of(name, inner_updates=inner_updates, **changes)
+    varied = VARIED if algorithms.get(name).SOURCE == "rollouts" else {}
+    settings = settings_of(name, inner_updates=inner_updates, **varied | changes)
     trainer = trainer_of(tmp_path, world, settings, name, **folders[name])
     needs = algorithms.needs(algorithms.get(name), settings)
     steps, batches = trainer.steps(), watched(trainer)
@@ -63,20 +64,93 @@ def test_only_needed_forwards_are_made(world, folders, tmp_path, monkeypatch, va
         assert (batch.generator is not None) == ("generator" in needs)
 
 
-def test_micro_batches_cost_two_passes(world, tmp_path, monkeypatch):
-    trainer = trainer_of(tmp_path, world, settings_of("rloo"), "rloo", micro_batch=6)
-    ours = spy(monkeypatch, trainer.learner, "evaluate")
-    next(trainer.steps())  # 4 prompts with 4 responses each: 3 micro-batches
-    assert [len(rows.ids_NL) for rows, _ in ours] == [6, 6, 4, 6, 6, 4]
+def one_step(trainer):
+    """Metrics of the first step, and the weights after it."""
+    metrics = next(trainer.steps()).metrics
+    return metrics, [parameter.detach().clone() for parameter in trainer.parameters]
 
 
-@pytest.mark.parametrize("micro_batch", [3, 512])
+def rows_passed(calls):
+    return sum(len(rows.ids_NL) for rows, _ in calls)
+
+
+@pytest.mark.parametrize("name", ["rloo", "grpo", "gnivo", "topr"])
+def test_what_the_sampler_knows_is_not_passed_again(world, tmp_path, monkeypatch, name):
+    """In fp32 the torch engine's log-probs serve for the first update: one pass a row, and the update of two passes."""
+    settings = settings_of(name, batch_prompts=4, **VARIED)
+    for budget in (8192, 120):
+        trainer = trainer_of(tmp_path / f"{budget}", world, settings, name, budget)
+        calls = spy(monkeypatch, trainer.learner, "evaluate")
+        trusting, weights = one_step(trainer)
+        rows = trusting["rows"]
+        assert rows_passed(calls) == rows
+        assert (len(calls) > 1) == (budget == 120)
+        other = trainer_of(tmp_path / f"{budget} anew", world, settings, name, budget)
+        other.rollout = None
+        calls = spy(monkeypatch, other.learner, "evaluate")
+        exact, expected = one_step(other)
+        assert rows_passed(calls) == (rows if budget == 8192 else 2 * rows)
+        assert trusting == pytest.approx({**exact, **{key: trusting[key] for key in trusting if "mismatch" in key}},
+                                         rel=1e-4, abs=1e-5)
+        for ours, theirs in zip(weights, expected, strict=True):
+            torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+        assert 0 < trusting["mismatch_max"] < ROUNDING  # measured on the pass, not assumed
+
+
+@pytest.mark.parametrize("change", ["bf16", "values", "cap", "replayed", "vllm"])
+def test_where_the_sampler_may_be_wrong_the_first_pass_tells(world, tmp_path, monkeypatch, change):
+    name = "ppo" if change == "values" else "rloo"
+    changes = {"epochs": 2, "resample_each_epoch": False} if change == "replayed" else {}
+    trainer = trainer_of(tmp_path, world, settings_of(name, inner_updates=1, batch_prompts=4, **VARIED, **changes), name, 60,
+                         **{"importance_cap": 2.0} if change == "cap" else {})
+    if change == "bf16":
+        trainer.learner.dtype = "bf16"
+    if change == "vllm":
+        trainer.rollout = trainer.rollout.model_copy(update={"engine": "vllm"})
+    steps = trainer.steps()
+    for _ in range(trainer.source.steps_per_epoch if change == "replayed" else 0):
+        next(steps)
+    calls = spy(monkeypatch, trainer.learner, "evaluate")
+    assert rows_passed(calls) == 0
+    rows = next(steps).metrics["rows"]
+    assert rows_passed(calls) == 2 * rows
+
+
+def test_rows_without_a_gradient_are_not_passed(world, tmp_path, monkeypatch):
+    """Groups of equal rewards teach nothing; left out, they change nothing of what the others teach."""
+    trainer = trainer_of(tmp_path, world, settings_of("rloo", batch_prompts=4), "rloo")
+    batch = trainer.source.batch(0, Clock())
+    size = batch.group_size
+    rewards = [float(row % size == 0) if row // size in (1, 3) else 0.5 for row in range(len(batch.rows))]
+    trainer.source.batch = lambda step, clock: replace(batch, rewards=rewards)
+    calls = spy(monkeypatch, trainer.learner, "evaluate")
+    metrics, weights = one_step(trainer)
+    ((rows, _),) = calls
+    assert len(rows.ids_NL) == 2 * size
+    expected = [list(ids) for row, ids in enumerate(batch.rows.completions) if row // size in (1, 3)]
+    assert [ids[:len(one)] for ids, one in zip(rows.completion_ids_NT.tolist(), expected, strict=True)] == expected
+    other = trainer_of(tmp_path / "all", world, settings_of("rloo", batch_prompts=4), "rloo")
+    other.source.batch = lambda step, clock: replace(batch, rewards=rewards)
+    other.rollout = None  # one pass over all rows
+    whole, all_weights = one_step(other)
+    assert metrics["grad_norm"] == pytest.approx(whole["grad_norm"], rel=1e-5)
+    assert 0 < metrics["mismatch_mean"] < ROUNDING  # of the rows that were passed: nothing is known of the others
+    for ours, theirs in zip(weights, all_weights, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+    still = trainer_of(tmp_path / "still", world, settings_of("rloo", batch_prompts=4), "rloo")
+    still.source.batch = lambda step, clock: replace(batch, rewards=[0.5] * len(batch.rows))
+    calls = spy(monkeypatch, still.learner, "evaluate")
+    metrics, _ = one_step(still)
+    assert metrics["grad_norm"] == 0 and "mismatch_mean" not in metrics and not calls
+
+
+@pytest.mark.parametrize("micro_tokens", [60, 8192])
 @pytest.mark.parametrize("variant", [name for name, (algorithm, _) in SHIPPED.items()
                                      if algorithms.get(algorithm).SOURCE == "rollouts"])
-def test_the_behaviour_policy_is_the_one_of_the_first_forward(world, folders, tmp_path, variant, micro_batch):
+def test_the_behaviour_policy_is_the_one_of_the_first_forward(world, folders, tmp_path, variant, micro_tokens):
     name, changes = SHIPPED[variant]
     settings = settings_of(name, inner_updates=2, batch_prompts=4, **VARIED, **changes)
-    trainer = trainer_of(tmp_path, world, settings, name, micro_batch, **folders[name])
+    trainer = trainer_of(tmp_path, world, settings, name, micro_tokens, **folders[name])
     batches = watched(trainer)
     next(trainer.steps())
     first, second = batches
@@ -210,7 +284,7 @@ def test_a_run_records_what_it_promises(world, folders, tmp_path, name):
             for file in ("metrics", "timings", "samples")}
     assert [row["step"] for row in rows["metrics"]] == list(range(totals["steps"]))
     for row in rows["metrics"]:
-        known = expected_metrics(settings, name, row["step"])
+        known = expected_metrics(settings, name, row["step"]) - (set() if row["grad_norm"] else GAP)
         assert known <= set(row)
         if name in OWN:
             assert set(row) == known

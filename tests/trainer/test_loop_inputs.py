@@ -51,8 +51,8 @@ def test_the_critics_error_reaches_the_backbone(world, tmp_path):
 
 
 def test_the_first_values_stay_while_a_batch_is_reused(world, tmp_path):
-    for micro_batch in (3, 512):
-        trainer = trainer_of(tmp_path, world, settings_of("ppo", inner_updates=3, batch_prompts=4), "ppo", micro_batch)
+    for micro_tokens in (60, 8192):
+        trainer = trainer_of(tmp_path, world, settings_of("ppo", inner_updates=3, batch_prompts=4), "ppo", micro_tokens)
         batches, steps = watched(trainer), trainer.steps()
         next(steps)
         next(steps)

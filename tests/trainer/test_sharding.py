@@ -109,13 +109,13 @@ def sharded_run(folder, world, settings, name, hardware=SHARDED, **options):
     train(place(folder, **hardware), world, settings, name, **options)
 
 
-@pytest.mark.parametrize(("run", "processes", "micro_batch"), [
-    *((run, 2, 512) for run in RUNS), ("sft", 2, 2), ("sft, adapters", 3, 1), ("dpo, adapters", 2, 2), ("ppo", 3, 2)])
-def test_shares_train_as_the_whole(world, folders, tmp_path, run, processes, micro_batch):
+@pytest.mark.parametrize(("run", "processes", "micro_tokens"), [
+    *((run, 2, 8192) for run in RUNS), ("sft", 2, 40), ("sft, adapters", 3, 1), ("dpo, adapters", 2, 40), ("ppo", 3, 40)])
+def test_shares_train_as_the_whole(world, folders, tmp_path, run, processes, micro_tokens):
     (settings, name), options = options_of(run, folders)
     whole, sharded = tmp_path / "whole", tmp_path / "sharded"
-    train(place(whole, micro_batch=micro_batch), world, settings, name, **options)
-    hardware = {"processes": processes, "sharding": "fsdp", "micro_batch": micro_batch}
+    train(place(whole, micro_tokens=micro_tokens), world, settings, name, **options)
+    hardware = {"processes": processes, "sharding": "fsdp", "micro_tokens": micro_tokens}
     children = started(sharded_run, sharded, world, settings, name, hardware, processes=processes, **options)
     assert ended(children) == [0] * processes
     same(sharded, whole)

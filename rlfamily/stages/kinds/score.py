@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rlfamily.stages.worker import StageContext
 
-VERSION = "1"
+VERSION = "2"
 
 
 def run(context: StageContext) -> dict[str, Any]:
