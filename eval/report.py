@@ -123,4 +123,6 @@ def _write_pages(folder: Path, pages: dict[str, str]) -> None:
     for stale in set(folder.glob("*.html")) - {folder / name for name in pages}:
         stale.unlink()
     for name, text in pages.items():
-        write_atomic(folder / name, text)
+        path = folder / name
+        if not path.is_file() or path.read_text() != text:  # writing takes longer than reading: it waits for the disk
+            write_atomic(path, text)

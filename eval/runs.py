@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,12 +24,16 @@ PER_MODE = 6
 
 @dataclass(frozen=True)
 class Lineage:
-    """Every artifact behind the indexes: which cells name it, what it was made from, what was made from it."""
+    """Every artifact behind the indexes: which cells name it, what it was made from, what was made from it.
+
+    `curves` are those drawn so far, by run: the pages of what was made from a run show them too.
+    """
 
     manifests: dict[str, Manifest]
     failures: dict[str, Failure]
     cells: dict[str, list[tuple[str, CellEntry]]]
     users: dict[str, list[str]]
+    curves: dict[str, list[Markup]] = field(default_factory=dict)
 
     @property
     def pages(self) -> list[str]:
@@ -93,10 +97,12 @@ def run_page(results: Results, lineage: Lineage, key: str) -> str:
     if manifest is None:
         return render("failure.html", failure=lineage.failures[key], **names)
     trained = _trained(lineage, key)
+    if trained and trained not in lineage.curves:
+        lineage.curves[trained] = _curves(results, trained)
     return render(
         "run.html", manifest=manifest, config=_pretty(manifest.config), versions=_pretty(manifest.versions),
         machine=_pretty(manifest.machine), hardware=_pretty(manifest.hardware), summary=_pretty(manifest.summary),
-        curves=_curves(results, trained) if trained else [], trained=trained, costs=_costs(results, key),
+        curves=lineage.curves.get(trained, []), trained=trained, costs=_costs(results, key),
         scores=_scores(results, key), samples=_samples(results, key), score_fields=score_fields, **names)
 
 

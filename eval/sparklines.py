@@ -50,4 +50,4 @@ def _path(steps: Floats, values: Floats, low: float, high: float) -> str:
     span = max(float(steps[-1] - steps[0]), 1e-12)
     across = LEFT + (x - steps[0]) / span * (WIDTH - 4 - LEFT)
     down = TOP + (high - y) / (high - low) * (HEIGHT - BOTTOM - TOP)
-    return "M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in zip(across, down, strict=True))
+    return "M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in zip(across.tolist(), down.tolist(), strict=True))

@@ -6,12 +6,14 @@ import importlib
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rlfamily.config import Hardware
 from rlfamily.errors import UserError, nearest
 from rlfamily.records import Layout
-from rlfamily.stages.graph import Node
+
+if TYPE_CHECKING:
+    from rlfamily.config import Hardware
+    from rlfamily.stages.graph import Node
 
 PRELOAD = ("torch", "transformers.models.qwen2.modeling_qwen2", "accelerate", "rlfamily.trainer.jobs")
 PRELOAD_VLLM = ("rlfamily.rollout.vllm_engine",)  # on CPUs only: on GPUs a fork must not find CUDA in use
@@ -34,7 +36,6 @@ def execute(nodes: Iterable[Node], results: str, hardware: Hardware, executor: s
 
     Raises UserError when the executor is unknown, the machine too small or vllm missing, Interrupted after Ctrl-C.
     """
-    from rlfamily.rollout.engines import require
     from rlfamily.rollout.settings import uses_vllm
     from rlfamily.stages.progress import view
     from rlfamily.stages.scheduler import needed, run_graph
@@ -46,6 +47,8 @@ def execute(nodes: Iterable[Node], results: str, hardware: Hardware, executor: s
     # Stages that ask a server of the user's own need no vllm here; what else of theirs does says so itself.
     if any(uses_vllm(node.config) and node.hardware["vllm"]["server_url"] is None
            for node in needed(targets, Store(results))):
+        from rlfamily.rollout.engines import require  # with torch behind it, so not before it is needed
+
         require("vllm")
         preload += PRELOAD_VLLM if hardware.kind == "cpu" else ()
     capacity = Pool.of(hardware.model_dump(mode="json")).capacity

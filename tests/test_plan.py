@@ -152,7 +152,7 @@ def test_a_hub_model_is_a_stage_of_its_own():
 
 # ---------------------------------------------------------------------------- keys
 
-NEVER = ["hardware.slots=1", "hardware.processes=2", "hardware.micro_batch=3", "hardware.rollout_batch=5",
+NEVER = ["hardware.slots=1", "hardware.processes=2", "hardware.micro_tokens=3", "hardware.micro_batch=3", "hardware.rollout_batch=5",
          "hardware.checkpoint_seconds=0", "hardware=gpu", "wandb=off", "results=/elsewhere"]
 EVERYTHING = {"data", "base", "warm start", *ROLES}
 RUN = set(ROLES)

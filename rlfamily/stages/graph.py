@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -126,6 +126,12 @@ def kind_names() -> list[str]:
 
 def get_kind(name: str) -> Kind:
     """Return the module of kind `name`. Raises UserError, naming the nearest, when there is none."""
+    return _find_kind(name, os.environ.get(KINDS_PATH, ""))
+
+
+@cache
+def _find_kind(name: str, folders: str) -> Kind:
+    """Folders are looked through once for each kind, not for each stage; what is not there may still come."""
     for path in _kind_files():
         if path.stem == name:
             return _load(path)
