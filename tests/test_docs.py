@@ -31,6 +31,7 @@ from documents import (
     tracked,
 )
 
+from bench import report
 from rlfamily import __version__, algorithms, experiment, judges, running, tasks
 from rlfamily.config import RunConfig, build, expand
 from rlfamily.plan import cells, stages
@@ -43,7 +44,8 @@ COMMANDS = list(dict.fromkeys(command for document in DOCUMENTS for block in blo
                               if block.language == "bash" and block.heading not in RECIPES
                               for command in block.commands()))
 QUICK = "topr_tab1"  # trains nothing, so it runs for real
-FOLDERS = ("rlfamily", "eval", "conf", "experiments")
+FOLDERS = ("rlfamily", "eval", "bench", "conf", "experiments")
+RESULTS = ("results/", "bench/results/")  # made by commands: a document may name what is not there yet
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,12 @@ def evaluate(shell: Shell, *words: str) -> None:
     assert str(shell.results) in shell.run("python", "-m", "eval", *rest, "--results", str(shell.results))
 
 
+def bench(shell: Shell, *words: str) -> None:
+    """Its parts and options exist; what they measure is run by tests/bench."""
+    known = {*report.PARTS, *re.findall(r"--\w+", shell.run("python", "-m", "bench", "--help"))}
+    assert set(words) <= known, f"no such part or option: {set(words) - known}"
+
+
 def check_tests(shell: Shell, *words: str) -> None:
     """pytest reads its options and finds the paths; the tests themselves are running already."""
     paths = [word for word in words if re.fullmatch(r"[\w./]+/[\w./]+", word)]
@@ -107,7 +115,7 @@ MODULES: dict[str, Callable[..., None]] = {
     "rlfamily.train": train,
     "eval": evaluate,
     "pytest": check_tests,
-    "tests.bench": lambda shell, *words: shell.run("python", "-m", "tests.bench", *words, "--help"),
+    "bench": bench,
 }
 TOOLS: dict[str, Callable[..., None]] = {
     "ruff": lambda shell, *words: shell.run("ruff", *words, "--help"),
@@ -141,7 +149,7 @@ def make(shell: Shell, *words: str) -> None:
                           check=False)
     assert done.returncode == 0, done.stderr
     started = [line for line in done.stdout.splitlines() if line.startswith(".venv/bin/") and " -m pip " not in line]
-    assert started or targets in ([], ["setup"], ["clean"]), f"make {' '.join(words)} starts nothing"
+    assert started or targets in ([], ["setup"], ["setup-peer"], ["clean"]), f"make {' '.join(words)} starts nothing"
     for line in started:
         carry_out(shell, line)
 
@@ -154,7 +162,8 @@ def test_a_documented_command_works(shell: Shell, command: str) -> None:
 @pytest.mark.parametrize("command", ["rm -rf results", "make nonsense", ".venv/bin/python -m rlfamily.nonsense",
                                      ".venv/bin/python -m rlfamily.reproduce topr_tab99",
                                      ".venv/bin/python -m rlfamily.train algorithm=topr,rloo",
-                                     ".venv/bin/python -m pytest tests/nonsense"])
+                                     ".venv/bin/python -m pytest tests/nonsense",
+                                     ".venv/bin/python -m bench rase", ".venv/bin/python -m bench --quik"])
 def test_a_wrong_or_uncovered_command_is_noticed(shell: Shell, command: str) -> None:
     with pytest.raises((AssertionError, pytest.fail.Exception)):
         carry_out(shell, command)
@@ -204,10 +213,15 @@ def test_the_repo_map_is_the_repository() -> None:
     text = next(block.text for block in blocks(README) if block.heading == "Repo map")
     entries = re.findall(r"^([\w.][\w./-]*) +\S", text, re.M)
     assert len(entries) == len(set(entries)), "a file has two lines"
-    missing = {name for name in tracked() if name.startswith(tuple(f"{folder}/" for folder in FOLDERS))} - set(entries)
+    missing = {name for name in tracked() if name.startswith(tuple(f"{folder}/" for folder in FOLDERS))
+               and not name.startswith(RESULTS)} - set(entries)
     assert not missing, f"no line in the repo map: {sorted(missing)}"
     gone = [name for name in entries if not (REPOSITORY / name).exists()]
     assert not gone, f"in the repo map, but not there: {gone}"
+
+
+def test_the_parts_of_the_benchmark_are_those_there_are() -> None:
+    assert [row[0].strip("`") for row in table(README, "Speed")] == list(report.PARTS)
 
 
 def test_the_exit_codes_are_the_constants() -> None:
@@ -247,7 +261,7 @@ def test_named_paths_and_settings_exist(document: Path) -> None:
     paths = [name for name in names if name.partition("/")[0] in known and "/" in name and not set(name) & set("<>*{}")]
     example = {block.path for block in blocks(document) if block.path}
     gone = [name for name in paths if not (REPOSITORY / name).exists() and name not in example
-            and not name.startswith("results/")]
+            and not name.startswith(RESULTS)]
     assert not gone, f"{document.name} names {gone}"
 
 

@@ -12,7 +12,7 @@ import pytest
 from documents import README, REPOSITORY, blocks, environment, tracked
 
 TEXT = tracked("--others", "--exclude-standard")  # also what is about to be tracked
-CODE = [name for name in TEXT if name.startswith(("rlfamily/", "eval/")) and name.endswith(".py")]
+CODE = [name for name in TEXT if name.startswith(("rlfamily/", "eval/", "bench/")) and name.endswith(".py")]
 CONF = [name for name in TEXT if name.startswith(("conf/", "experiments/")) and name.endswith(".yaml")]
 MAKEFILE = (REPOSITORY / "Makefile").read_text()
 OUTSIDE = "../" + "shared"
@@ -103,6 +103,10 @@ def test_ci_runs_the_checks_and_the_documented_tests() -> None:
     assert "make check" in ci
     assert "make test" in ci
     assert "set -euo pipefail" in ci, "a failing step must fail the whole"
+    optional = {re.search(r'^NEED_\w+ = "(\w+)"$', read(name), re.M)[1]  # type: ignore[index]
+                for name in ("tests/conftest.py", "tests/bench/conftest.py")}
+    demanded = {line.removeprefix("export ").partition("=1")[0] for line in ci if line.startswith("export ")}
+    assert demanded == optional, "what other machines may skip must not be skipped here"
 
 
 def test_make_alone_lists_every_target() -> None:

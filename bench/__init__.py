@@ -1,0 +1,1 @@
+"""Benchmarks: what this repository costs beside what its users would run otherwise. `make bench` runs them all."""
