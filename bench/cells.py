@@ -36,7 +36,7 @@ def run(quick: bool) -> Result:
         "title": "Many cells", "quick": quick, "machine": machine(),
         "about": "What the harness costs around the training: CPU seconds are those of all processes together.",
         "tables": [
-            {"title": "A sweep of small cells", "columns": SWEEP, "rows": sweeps(sweep, 1 if quick else 3)},
+            {"title": "A sweep of small cells", "columns": SWEEP, "rows": sweeps(sweep, 1)},
             {"title": "Stages that do nothing", "columns": STAGES, "rows": no_ops(4 if quick else 40)},
             {"title": "Planning a table, cold", "columns": PLANNING, "rows": planning([1] if quick else [1, 10])},
             {"title": "The same command again, when all is done", "columns": RERUNS,

@@ -24,6 +24,7 @@ from rlfamily.models.prefix_attention import PrefixAttention, masked_attention
 from rlfamily.models.runs import Runs
 
 NAME = "shared_prefix"
+IN_PARTS = frozenset({"cpu"})  # kinds of device with the kernels of PrefixAttention
 NO_MASK = torch.empty(0, 0, 0, 0)  # given a mask with four axes, transformers builds none
 
 
@@ -108,7 +109,7 @@ class Packed:
         if not self.completions.tokens:
             return self.prompts.flat(prompt_BHPD)
         tail = tail_query, tail_key, tail_value, *prefix, self.completions
-        if query_MHD.device.type == "cpu":
+        if query_MHD.device.type in IN_PARTS:
             tail_MHD = PrefixAttention.apply(*tail, self.together, self.bias, scale)  # type: ignore[no-untyped-call]
         else:
             tail_MHD = masked_attention(*tail, self.prompts, self.prompt_N, scale)
