@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,12 +43,17 @@ def page(results: Mapping[str, Result], techniques: str = "") -> str:
 
 def section(result: Result) -> str:
     """One part: heading, paragraph, tables, notes, machine."""
-    about = [result["about"]] if result["about"] else []
+    about = [wrapped(result["about"])] if result["about"] else []
     quick = ["**Small sizes, one round: these figures say that it runs, and nothing else.**"] if result["quick"] else []
     tables = [text for table in result["tables"] for text in _titled(table)]
-    notes = ["\n".join(f"* {note}" for note in result["notes"])] if result["notes"] else []
-    texts = [f"## {result['title']}", *quick, *about, *tables, *notes, machine_line(result["machine"])]
+    notes = ["\n".join(wrapped(f"* {note}", indent="  ") for note in result["notes"])] if result["notes"] else []
+    texts = [f"## {result['title']}", *quick, *about, *tables, *notes, wrapped(machine_line(result["machine"]))]
     return "\n\n".join(texts) + "\n"
+
+
+def wrapped(text: str, indent: str = "") -> str:
+    """Lines as long as those of all documents; all but the first begin with `indent`."""
+    return textwrap.fill(text, 120, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def _titled(table: Mapping[str, Any]) -> list[str]:
