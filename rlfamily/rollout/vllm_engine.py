@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 from rlfamily.rollout import Completion, SamplingParams, check_room
 from rlfamily.rollout.settings import Vllm
@@ -27,6 +28,7 @@ os.environ.update({"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS":
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 os.environ.setdefault("VLLM_HOST_IP", "127.0.0.1")  # it asks a public address for its own otherwise
 
+import torch
 import vllm
 from vllm.lora.request import LoRARequest
 
@@ -131,9 +133,30 @@ class Scorer:
 def _started(start: Start, settings: Vllm, **changes: Any) -> vllm.LLM:
     options = start_options(start, settings)
     parallel = {"distributed_executor_backend": "external_launcher"} if start.shared else {}
-    with _explained(options["model"]):
+    with _explained(options["model"]), _meeting(start.shared):
         return vllm.LLM(**{**options, **parallel, "enable_sleep_mode": settings.sleep, "skip_tokenizer_init": True,
                            **changes})
+
+
+@contextmanager
+def _meeting(shared: bool) -> Iterator[None]:
+    """Inside, engines of several processes on CPUs meet by names of their own; collective.
+
+    vLLM calls their shared memory the same in every run: two at once would collide, and a killed one would leave names
+    in the way of the next. Once all have met the names go; the memory stays.
+    """
+    if not shared or torch.cuda.is_available():
+        yield
+        return
+    from vllm.distributed.device_communicators.cpu_communicator import _CPUSHMDistributed
+
+    plain, run = _CPUSHMDistributed.make_group_name, os.environ.get("TORCHELASTIC_RUN_ID", os.environ["MASTER_PORT"])
+    with patch.object(_CPUSHMDistributed, "make_group_name", staticmethod(
+            lambda communicator: f"{plain(communicator).lstrip('/')}-{run}")):
+        yield
+    torch.distributed.barrier()
+    for name in Path("/dev/shm").glob(f"*-{run}_*"):
+        name.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import signal
+from pathlib import Path
 
 import pytest
 from building import VARIED, finetuning_of, job, settings_of, trainer_of
@@ -19,6 +20,7 @@ from rlfamily.trainer import evaluation
 pytestmark = pytest.mark.vllm
 
 AGREE = 2e-4  # nats, fp32 on a CPU
+MEMORY = Path("/dev/shm")
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +74,9 @@ def trained(world, folder, finetune="full", algorithm="rloo", **hardware):
 def test_two_processes_equal_one(world, tmp_path_factory, finetune, tensor_parallel):
     """Each with an engine, or both with half of one; sharded training is in test_sharded_stage."""
     one = once(world, tmp_path_factory, finetune)
+    before = set(MEMORY.glob("*cpushm*"))
     two = trained(world, tmp_path_factory.mktemp("two"), finetune, processes=2, tensor_parallel=tensor_parallel)
+    assert set(MEMORY.glob("*cpushm*")) <= before  # names that a next run could stumble over
     ours, theirs = rows_of(one / "metrics.jsonl"), rows_of(two / "metrics.jsonl")
     assert len(ours) == 4
     for row, other in zip(ours, theirs, strict=True):
