@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
 from torch import Tensor
 
@@ -19,6 +21,14 @@ class Runs:
         self.real_RW = self.place_W < lengths_R[:, None]
         self.cells_M = self.real_RW.flatten().nonzero()[:, 0]
         self.source = torch.where(self.real_RW, self.starts_R[:, None] + self.place_W, 0).flatten()  # pads read token 0
+
+    @cached_property
+    def bias(self) -> Tensor | None:
+        """(R, 1, 1, W), -inf on pads, to be added to attention scores; None where there is no pad."""
+        if self.even:
+            return None
+        real = self.real_RW[:, None, None]
+        return torch.zeros(real.shape, device=real.device).masked_fill(~real, -torch.inf)
 
     def grid(self, states_MHD: Tensor) -> Tensor:
         """(R, H, W, D), as attention wants it."""

@@ -9,7 +9,6 @@ a prompt attends to itself, a completion to its prompt and to itself. Outputs an
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -85,14 +84,6 @@ class Packed:
     together: Runs
     prompt_states: list[tuple[Tensor, Tensor]] | None = None
 
-    @cached_property
-    def bias(self) -> Tensor | None:
-        """(B, 1, 1, P), -inf where a prompt is padding; None when none is."""
-        if self.prompts.even:
-            return None
-        real = self.prompts.real_RW[:, None, None]
-        return torch.zeros(real.shape, device=real.device).masked_fill(~real, -torch.inf)
-
     def attend(self, layer: int, query_MHD: Tensor, key_MHD: Tensor, value_MHD: Tensor, scale: float) -> Tensor:
         """Causal attention of every prompt to itself, and of every completion to its prompt and itself."""
         repeats = query_MHD.shape[1] // key_MHD.shape[1]
@@ -110,7 +101,7 @@ class Packed:
             return self.prompts.flat(prompt_BHPD)
         tail = tail_query, tail_key, tail_value, *prefix, self.completions
         if query_MHD.device.type in IN_PARTS:
-            tail_MHD = PrefixAttention.apply(*tail, self.together, self.bias, scale)  # type: ignore[no-untyped-call]
+            tail_MHD = PrefixAttention.apply(*tail, self.together, self.prompts.bias, scale)  # type: ignore[no-untyped-call]
         else:
             tail_MHD = masked_attention(*tail, self.prompts, self.prompt_N, scale)
         return torch.cat([self.prompts.flat(prompt_BHPD), tail_MHD])

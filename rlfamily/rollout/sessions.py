@@ -64,6 +64,7 @@ class SharedSession:
         self.keys, self.values = ([key_BHPD.new_empty(len(group_R), heads, CAPACITY, width) for key_BHPD, _ in states]
                                   for _ in range(2))
         self.length = 0  # tokens after the prompt, the same for all rows
+        self.bias = self._bias()
         self._place_rows()
 
     def step(self, token_R: Tensor) -> Tensor:
@@ -94,8 +95,10 @@ class SharedSession:
         keys, values = self.keys[layer][:, :, :count], self.values[layer][:, :, :count]
         keys[:, :, -1], values[:, :, -1] = key_RHD, value_RHD
         query = (query_RHD * scale).view(rows, heads, -1, width)  # (R, H, Q, D): Q query heads share a key head
-        prompt_scores = self._of_rows(self._of_prompts(query) @ self.prompt_keys[layer] + self.bias)
-        weights = torch.cat([prompt_scores, query @ keys.transpose(2, 3)], 3).softmax(3)
+        prompt_scores = self._of_prompts(query) @ self.prompt_keys[layer]
+        if self.bias is not None:
+            prompt_scores = prompt_scores + self.bias
+        weights = torch.cat([self._of_rows(prompt_scores), query @ keys.transpose(2, 3)], 3).softmax(3)
         prompt_weights, own_weights = torch.split(weights, [self.prompts.width, count], 3)
         output = self._of_rows(self._of_prompts(prompt_weights) @ self.prompt_values[layer]) + own_weights @ values
         return output.reshape(rows, -1, width)
@@ -108,8 +111,10 @@ class SharedSession:
         self.row_of_seat = order_R[self.seats.source]
         self.seat_of_row = self.seats.cells_M[order_R.argsort()]
         self.in_order = self.seats.even and bool((order_R[1:] > order_R[:-1]).all())
-        self.bias = torch.zeros(self.prompts.count, 1, 1, self.prompts.width, device=self.group_R.device).masked_fill_(
-            ~self.prompts.real_RW[:, None, None], -torch.inf).to(self.keys[0].dtype)
+
+    def _bias(self) -> Tensor | None:
+        """What the padding of prompts adds to scores; None where there is none."""
+        return None if self.prompts.bias is None else self.prompts.bias.to(self.keys[0].dtype)
 
     def _of_prompts(self, rows_RHQW: Tensor) -> Tensor:
         """(B, H, S*Q, W): what rows hold, at the seats of their prompts."""
@@ -129,6 +134,7 @@ class SharedSession:
         self.prompt_keys, self.prompt_values = ([part[used_B] for part in parts]
                                                 for parts in (self.prompt_keys, self.prompt_values))
         self.prompts = Runs(self.prompts.lengths_R[used_B])
+        self.bias = self._bias()
         self.prompt_keys = [part[..., :self.prompts.width].contiguous() for part in self.prompt_keys]
         self.prompt_values = [part[:, :, :self.prompts.width].contiguous() for part in self.prompt_values]
         self.group_R = torch.searchsorted(used_B, self.group_R)
@@ -149,9 +155,9 @@ class PaddedSession:
     def __init__(self, policy: Policy, rows: Padded, group_R: Tensor) -> None:
         self.policy = policy
         self.cache = DynamicCache(config=policy.model.config)
-        width = rows.ids_NL.shape[1] - rows.mask_NT.shape[1]
-        self.attention_RL = rows.attention_NL[:, :width]
-        self.logits_RV = self._forward(rows.ids_NL[:, :width], rows.positions_NL[:, :width])
+        prompt = slice(rows.prompt_width)
+        self.attention_RL = rows.attention_NL[:, prompt]
+        self.logits_RV = self._forward(rows.ids_NL[:, prompt], rows.positions_NL[:, prompt])
         self.select(group_R)
 
     def step(self, token_R: Tensor) -> Tensor:

@@ -231,4 +231,3 @@ class Trainer:
             return None
         width = padded.mask_NT.shape[1]
         return torch.tensor([row + [0.0] * (width - len(row)) for row in rows], device=self.learner.device)
-
