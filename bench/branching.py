@@ -13,7 +13,7 @@ from bench.drawing import SMALL, TINY, draws, random_policy
 from bench.measure import alternate, spread
 from rlfamily.errors import UserError
 from rlfamily.models.policy import Policy
-from rlfamily.rollout.sessions import Session, start
+from rlfamily.models.sessions import Session, start
 
 FORKS = 8
 

@@ -21,18 +21,18 @@ from bench.measure import machine, peak_mib
 from bench.work import Case, Gate
 from rlfamily import algorithms
 from rlfamily.config import algorithm_settings, build
+from rlfamily.examples import Example
 from rlfamily.models import Finetuning, ScratchShape, policy, scratch
 from rlfamily.models.batching import Rows
 from rlfamily.rewards import RewardParts
-from rlfamily.rollout import SamplingParams, stream_seed
+from rlfamily.rollout import SamplingParams, clock
 from rlfamily.rollout.collect import Group, collect, encode_completion, encode_prompt
 from rlfamily.rollout.engines import Machine, following
 from rlfamily.rollout.settings import Drawing
-from rlfamily.tasks import Example
-from rlfamily.trainer import clock
+from rlfamily.streams import epoch_order, rollout_seed
 from rlfamily.trainer.loop import StepRecord, Trainer
 from rlfamily.trainer.run import run
-from rlfamily.trainer.sources import FixedSource, RolloutSource, Source, epoch_order
+from rlfamily.trainer.sources import FixedSource, RolloutSource, Source
 
 SHAPES = {"tiny": (32, 64, 2, 4), "0.8M": (128, 384, 4, 4), "12M": (384, 1024, 8, 6)}  # width, inner, layers, heads
 PHASES = {"seconds_generate": "generation", "seconds_reward": "scoring", "seconds_forward": "log-probs",
@@ -109,7 +109,7 @@ def _rollouts(case: Case, learner: policy.Policy, folder: Path, settings: Any, r
     def draw(examples: list[Example], epoch: int, phases: clock.Clock) -> list[Group]:
         engine.refresh()
         groups = collect(engine, learner.tokenizer, clock.TimedReward(EvenWords(), phases), examples, case.group,
-                         params, lambda example: stream_seed(0, "rollout", epoch, example.id))
+                         params, lambda example: rollout_seed(0, epoch, example.id))
         gate.facts["drawn"] = {group.example.prompt: [row.ids for row in group.completions] for group in groups}
         return groups
 

@@ -21,10 +21,10 @@ from bench.drawing import SMALL, TINY, Draws, Shape, draws, random_policy
 from bench.measure import Result, alternate, machine, spread
 from rlfamily import core
 from rlfamily.core import logprobs
-from rlfamily.models import prefix_attention, runs, shared_prefix
+from rlfamily.models import prefix_attention, runs, sessions, shared_prefix
 from rlfamily.models.batching import Forward, Padded, Rows, pad
 from rlfamily.models.policy import Policy
-from rlfamily.rollout import SamplingParams, sessions, torch_engine
+from rlfamily.rollout import SamplingParams, torch_engine
 from rlfamily.trainer import loop, passes
 
 STEP_TOKENS = 1200  # a budget that cuts the step's rows into several passes

@@ -19,8 +19,8 @@ from rlfamily import algorithms
 from rlfamily.config import algorithm_settings
 from rlfamily.models.batching import Padded, Rows, pad
 from rlfamily.models.policy import Policy
+from rlfamily.rollout.clock import Clock
 from rlfamily.rollout.settings import Drawing
-from rlfamily.trainer.clock import Clock
 from rlfamily.trainer.loop import Trainer
 from rlfamily.trainer.sources import TrainBatch
 

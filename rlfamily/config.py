@@ -23,10 +23,11 @@ from pydantic import ConfigDict, Field, SerializeAsAny, TypeAdapter, ValidationE
 from yaml import YAMLError
 
 from rlfamily import algorithms, tasks
-from rlfamily.algorithms.settings import AlgorithmSettings, Strict
+from rlfamily.algorithms.settings import AlgorithmSettings
 from rlfamily.errors import UserError, describe, nearest
 from rlfamily.models import HubModel, ModelConfig, ScratchModel
 from rlfamily.rollout.settings import ADAPTER_RANKS, Rollout, Vllm
+from rlfamily.settings import Strict
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 GROUPS = ("task", "model", "algorithm", "hardware")

@@ -166,7 +166,7 @@ class Planner:
     def _task(self, *keys: str, reward: bool = False) -> dict[str, Any]:
         """The task's settings that a stage reads: only these may enter its key."""
         chosen = {key: getattr(self.config.task, key) for key in keys}
-        return chosen | {"reward": self.config.task.reward.settings()} if reward else chosen
+        return chosen | {"reward": self.config.task.reward.unsourced().model_dump(mode="json")} if reward else chosen
 
     def _finetuning(self) -> dict[str, Any]:
         return Finetuning.model_validate({name: getattr(self.config.model, name) for name in Finetuning.model_fields}

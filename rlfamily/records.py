@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -137,14 +138,18 @@ class Layout:
         return Manifest.model_validate_json((self.object(key) / "manifest.json").read_text())
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Write `text` so that a reader, or a crash, sees the old file or the new one and nothing between."""
+def write_atomic(path: Path, text: str, durable: bool = True) -> None:
+    """Write `text` so that a reader, or a crash, sees the old file or the new one and nothing between.
+
+    Not `durable`: for advisory files, which a crash of the whole machine may lose; it spares the wait for the disk.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     with temporary.open("w") as file:
         file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
     os.replace(temporary, path)
 
 

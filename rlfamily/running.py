@@ -37,9 +37,9 @@ def execute(nodes: Iterable[Node], results: str, hardware: Hardware, executor: s
     Raises UserError when the executor is unknown, the machine too small or vllm missing, Interrupted after Ctrl-C.
     """
     from rlfamily.rollout.settings import uses_vllm
+    from rlfamily.stages.executors.local.slots import Pool
     from rlfamily.stages.progress import view
     from rlfamily.stages.scheduler import needed, run_graph
-    from rlfamily.stages.slots import Pool
     from rlfamily.stages.store import Store
 
     targets = list(nodes)

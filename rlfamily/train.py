@@ -17,8 +17,8 @@ from rlfamily.errors import UserError, nearest
 from rlfamily.plan import stages
 from rlfamily.records import Layout
 from rlfamily.running import FAILED, INTERRUPTED, OK, execute, failure_of, guarded
+from rlfamily.stages.executors.local.slots import Pool
 from rlfamily.stages.scheduler import Interrupted
-from rlfamily.stages.slots import Pool
 
 _SHOW = ("--help", "-h", "--hydra-help", "--info", "--cfg", "-c")  # Hydra prints something and starts nothing
 _FLAGS = ("--multirun", "-m", *_SHOW)

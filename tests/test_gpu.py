@@ -6,12 +6,13 @@ import pytest
 import torch
 from small import SMALL
 
+from rlfamily.examples import read_demonstrations
 from rlfamily.models import policy
 from rlfamily.models.batching import Rows, pad
-from rlfamily.rollout import SamplingParams, stream_seed
+from rlfamily.rollout import SamplingParams
 from rlfamily.rollout.collect import encode_completion, encode_prompt
 from rlfamily.rollout.torch_engine import TorchEngine
-from rlfamily.tasks import read_demonstrations
+from rlfamily.streams import stream_seed
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 

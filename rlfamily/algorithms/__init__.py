@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
-from rlfamily.algorithms.settings import AlgorithmSettings, PairTraining
+from rlfamily.algorithms.settings import AlgorithmSettings
 from rlfamily.errors import UserError, nearest
+from rlfamily.settings import PairTraining
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
-Source = Literal["demonstrations", "pairs", "rollouts"]
+DataSource = Literal["demonstrations", "pairs", "rollouts"]
 _NOT_METHODS = {"__init__", "settings"}
 
 
@@ -71,7 +72,7 @@ class Algorithm(Protocol):
 
     Config: type[AlgorithmSettings]
     NEEDS: frozenset[str]
-    SOURCE: Source
+    SOURCE: DataSource
 
     def loss(self, batch: LossBatch, config: Any) -> LossOutput:
         """Return the scalar objective of one batch."""

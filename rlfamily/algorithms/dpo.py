@@ -13,11 +13,11 @@ from typing import Literal
 from pydantic import Field
 
 from rlfamily import core
-from rlfamily.algorithms import LossBatch, LossOutput, Source
+from rlfamily.algorithms import DataSource, LossBatch, LossOutput
 from rlfamily.algorithms.settings import AlgorithmSettings
 
 NEEDS: frozenset[str] = frozenset({"ref"})
-SOURCE: Source = "pairs"
+SOURCE: DataSource = "pairs"
 
 
 class Config(AlgorithmSettings):

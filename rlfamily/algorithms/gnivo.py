@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, model_validator
 
 from rlfamily import core
-from rlfamily.algorithms import LossBatch, LossOutput, Source
+from rlfamily.algorithms import DataSource, LossBatch, LossOutput
 from rlfamily.algorithms.settings import AlgorithmSettings, Kl
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from rlfamily.core import Prefixes
 
 NEEDS: frozenset[str] = frozenset({"old", "ref", "steps", "generator"})
-SOURCE: Source = "rollouts"
+SOURCE: DataSource = "rollouts"
 
 
 class Config(AlgorithmSettings):

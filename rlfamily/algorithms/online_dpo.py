@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from rlfamily import core
-from rlfamily.algorithms import LossBatch, LossOutput, Source
+from rlfamily.algorithms import DataSource, LossBatch, LossOutput
 from rlfamily.algorithms.settings import AlgorithmSettings, Kl
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 NEEDS: frozenset[str] = frozenset({"old", "ref"})
-SOURCE: Source = "rollouts"
+SOURCE: DataSource = "rollouts"
 
 
 class Config(AlgorithmSettings):

@@ -16,11 +16,11 @@ from __future__ import annotations
 from pydantic import Field
 
 from rlfamily import core
-from rlfamily.algorithms import LossBatch, LossOutput, Source
+from rlfamily.algorithms import DataSource, LossBatch, LossOutput
 from rlfamily.algorithms.settings import AlgorithmSettings, Kl
 
 NEEDS: frozenset[str] = frozenset({"old", "ref", "value"})
-SOURCE: Source = "rollouts"
+SOURCE: DataSource = "rollouts"
 
 
 class Config(AlgorithmSettings):

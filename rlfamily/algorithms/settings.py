@@ -4,25 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-
-class Strict(BaseModel):
-    """Frozen, typed, and closed: an unknown, missing or mistyped key is an error, never a guess."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class Optimizer(Strict):
-    """AdamW and its schedule. The rate is multiplied by the model's `lr_multiplier`; 0 is a negative control."""
-
-    lr: float = Field(ge=0)
-    beta1: float = Field(ge=0, lt=1)
-    beta2: float = Field(ge=0, lt=1)
-    weight_decay: float = Field(ge=0)
-    clip_norm: float = Field(gt=0)
-    schedule: Literal["constant", "linear"]
-    warmup_steps: int = Field(ge=0)
+from rlfamily.settings import Optimizer, Strict
 
 
 class Sampling(Strict):
@@ -68,36 +52,6 @@ class AlgorithmSettings(Strict):
     kl_ref_every: int = Field(ge=0)
     optimizer: Optimizer
     sampling: Sampling
-
-
-class PairTraining(Strict):
-    """Bradley-Terry training: `batch_pairs` preference pairs a step, `epochs` passes."""
-
-    batch_pairs: int = Field(gt=0)
-    epochs: int = Field(gt=0)
-    optimizer: Optimizer
-
-    @property
-    def inner_updates(self) -> int:
-        """Pairs are fixed data: one update a batch."""
-        return 1
-
-    @property
-    def kl_ref_every(self) -> int:
-        """A reward model has no reference policy."""
-        return 0
-
-    @property
-    def mask_truncated(self) -> bool:
-        """Every pair counts."""
-        return False
-
-
-class RewardModelSettings(PairTraining):
-    """A reward model for one policy: its `prompts` pairs are that policy's own, drawn at `temperature`."""
-
-    prompts: int = Field(gt=0)
-    temperature: float = Field(gt=0)
 
 
 class LeaveOneOutGuard(AlgorithmSettings):

@@ -9,11 +9,11 @@ the denominator.
 from __future__ import annotations
 
 from rlfamily import core
-from rlfamily.algorithms import LossBatch, LossOutput, Source
+from rlfamily.algorithms import DataSource, LossBatch, LossOutput
 from rlfamily.algorithms.settings import AlgorithmSettings
 
 NEEDS: frozenset[str] = frozenset()
-SOURCE: Source = "demonstrations"
+SOURCE: DataSource = "demonstrations"
 
 
 class Config(AlgorithmSettings):

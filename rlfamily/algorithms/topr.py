@@ -18,14 +18,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, model_validator
 
 from rlfamily import core
-from rlfamily.algorithms import LossBatch, LossOutput, Source
-from rlfamily.algorithms.settings import LeaveOneOutGuard, Strict
+from rlfamily.algorithms import DataSource, LossBatch, LossOutput
+from rlfamily.algorithms.settings import LeaveOneOutGuard
+from rlfamily.settings import Strict
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 NEEDS: frozenset[str] = frozenset({"old"})
-SOURCE: Source = "rollouts"
+SOURCE: DataSource = "rollouts"
 
 Finite = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Interval = Annotated[tuple[Finite, Finite], Field(strict=False)]  # yaml has lists, no tuples

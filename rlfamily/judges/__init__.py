@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, cast
 
 from pydantic import Field
 
-from rlfamily.algorithms.settings import Strict
 from rlfamily.errors import UserError, nearest
+from rlfamily.settings import Strict
 
 if TYPE_CHECKING:
     import torch

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from rlfamily.algorithms.settings import Optimizer, Strict
+from rlfamily.settings import Optimizer, Strict
 
 
 class Lora(Strict):

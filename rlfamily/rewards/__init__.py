@@ -10,37 +10,40 @@ import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, Self, cast
 
 from pydantic import Field
 
-from rlfamily.algorithms.settings import Optimizer, PairTraining, Strict
 from rlfamily.errors import UserError, nearest
 from rlfamily.models import ScratchShape
+from rlfamily.settings import Optimizer, PairTraining, Strict
 
 if TYPE_CHECKING:
     import torch
 
-    from rlfamily.tasks import Example, Task
+    from rlfamily.examples import Example
 
 _NOT_REWARDS = {"__init__", "bradley_terry", "noise"}
 
 
-Pool = Callable[[Sequence[Sequence[int]]], list[list[float]]]
+Check = Callable[[str, Mapping[str, Any]], dict[str, float]]
+"""(response, meta of its example) to what its task can tell of it without a model, by name."""
+
+ReadLogits = Callable[[Sequence[Sequence[int]]], list[list[float]]]
 """Rows of token ids to the logits that a classifier reads at their ends."""
 
-OpenPool = Callable[[Path, int | None], Pool | str]
+OpenClassifier = Callable[[Path, int | None], ReadLogits | str]
 """(model's folder, longest row in tokens or None for the model's own) to its logits, or to why there are none."""
 
 
 @dataclass(frozen=True)
-class Vllm:
+class ClassifierEngine:
     """What opens a classifier in vLLM. A model that vLLM does not know runs in transformers, which `note` must tell.
 
     `note` takes the model's name and the reason; it goes to the stage's log and to its manifest.
     """
 
-    open: OpenPool
+    open: OpenClassifier
     note: Callable[[str, str], None]
 
 
@@ -115,9 +118,9 @@ class RewardConfig(Strict):
     kind: str
     models: dict[str, ModelSource]
 
-    def settings(self) -> dict[str, Any]:
-        """How the models' scores become a reward, as plain data: where the models come from is left out."""
-        return self.model_dump(mode="json", exclude={"models"})
+    def unsourced(self) -> Self:
+        """How the models' scores become a reward; where the models come from is left out."""
+        return self.model_copy(update={"models": {}})
 
 
 class RewardModule(Protocol):
@@ -126,10 +129,11 @@ class RewardModule(Protocol):
     Config: type[RewardConfig]
 
     def load(
-        self, config: Any, task: Task, models: Mapping[str, Path], device: torch.device, micro_batch: int,
-        vllm: Vllm | None = None,
+        self, config: Any, check: Check, models: Mapping[str, Path], device: torch.device, micro_batch: int,
+        vllm: ClassifierEngine | None = None,
     ) -> Reward:
-        """Make the reward; `models` holds the folder of each model that the config names. `vllm` is for those that ask.
+        """Make the reward; `models` holds the folder of each model that the config names, `check` is the
+        task's, `vllm` is for those that ask.
 
         Raises UserError when a model cannot be loaded.
         """
@@ -149,10 +153,8 @@ def get(kind: str) -> RewardModule:
 
 
 def load(
-    settings: Mapping[str, Any], task: Task, models: Mapping[str, Path], device: torch.device, micro_batch: int,
-    vllm: Vllm | None = None,
+    config: RewardConfig, check: Check, models: Mapping[str, Path], device: torch.device, micro_batch: int,
+    vllm: ClassifierEngine | None = None,
 ) -> Reward:
-    """Make a reward from what `RewardConfig.settings` gave. Raises UserError when a model cannot be loaded."""
-    module = get(settings["kind"])
-    config = module.Config.model_validate({**settings, "models": {}})
-    return module.load(config, task, models, device, micro_batch, vllm)
+    """Make the reward that `config` names. Raises UserError when a model cannot be loaded."""
+    return get(config.kind).load(config, check, models, device, micro_batch, vllm)

@@ -10,17 +10,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rlfamily import core
-from rlfamily.algorithms import LossBatch, LossOutput, Source
+from rlfamily.algorithms import DataSource, LossBatch, LossOutput
 from rlfamily.algorithms.settings import AlgorithmSettings
 from rlfamily.rewards import Reward, RewardParts
 
 if TYPE_CHECKING:
+    from rlfamily.examples import Example
     from rlfamily.models.reward_model import RewardModel
-    from rlfamily.tasks import Example
 
 Config = AlgorithmSettings
 NEEDS: frozenset[str] = frozenset()
-SOURCE: Source = "pairs"
+SOURCE: DataSource = "pairs"
 
 
 def loss(batch: LossBatch, config: Any) -> LossOutput:

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from rlfamily.errors import UserError
-from rlfamily.rewards import RewardConfig, RewardParts, Vllm
+from rlfamily.rewards import Check, ClassifierEngine, RewardConfig, RewardParts
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from rlfamily.examples import Example
     from rlfamily.models.clip import Clip
-    from rlfamily.tasks import Example, Task
 
 MODEL = "clip"
 REFERENCES = "references.npz"  # beside a stand-in's weights: the images of each style, uint8, under the style's key
@@ -52,7 +52,7 @@ class ClipReward:
     """
 
     config: Config
-    task: Task
+    check: Check
     clip: Clip
     styles: Mapping[str, Tensor]  # unit embeddings of the references, (references, D), by key of the style
     micro_batch: int
@@ -75,7 +75,7 @@ class ClipReward:
             style = float((self.styles[key(example.meta["style"])] @ embedded_UD[index]).mean())
             context = float(self.scenes[example.meta["scene"]] @ embedded_UD[index])
             parts = {"style": style, "context": context, "over_77": float(over[index]),
-                     **self.task.score(response, example.meta)}
+                     **self.check(response, example.meta)}
             scored.append(RewardParts(self.config.style * style + self.config.context * context, parts))
         return scored
 
@@ -86,8 +86,8 @@ class ClipReward:
 
 
 def load(
-    config: Config, task: Task, models: Mapping[str, Path], device: torch.device, micro_batch: int,
-    vllm: Vllm | None = None,
+    config: Config, check: Check, models: Mapping[str, Path], device: torch.device, micro_batch: int,
+    vllm: ClassifierEngine | None = None,
 ) -> ClipReward:
     """Load the CLIP and embed the reference images once. Raises UserError when either cannot be had."""
     from rlfamily.models import clip
@@ -96,7 +96,7 @@ def load(
     encoder = clip.load(folder, device)
     images = _references(folder, config)
     styles = {name: encoder.embed_images(pictures, micro_batch) for name, pictures in images.items()}
-    return ClipReward(config, task, encoder, styles, micro_batch)
+    return ClipReward(config, check, encoder, styles, micro_batch)
 
 
 def key(style: str) -> str:

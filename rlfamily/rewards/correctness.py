@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from rlfamily.errors import UserError
-from rlfamily.rewards import RewardConfig, RewardParts, Vllm
+from rlfamily.rewards import Check, ClassifierEngine, RewardConfig, RewardParts
 
 if TYPE_CHECKING:
     import torch
 
-    from rlfamily.tasks import Example, Task
+    from rlfamily.examples import Example
 
 THREADS = 4  # answers checked at the same time, each in a process of its own: one that takes long holds up no other
 
@@ -39,7 +39,7 @@ class Config(RewardConfig):
 class Correctness:
     """Rewards a response by its task's own checker, which says `format` and `valid` (0 or 1 each)."""
 
-    task: Task
+    check: Check
     config: Config
 
     def score(self, examples: Sequence[Example], responses: Sequence[str]) -> list[RewardParts]:
@@ -47,16 +47,16 @@ class Correctness:
         if len(examples) != len(responses):
             raise ValueError(f"{len(responses)} responses to {len(examples)} examples")
         with ThreadPoolExecutor(THREADS) as threads:
-            verdicts = list(threads.map(self.task.score, responses, [example.meta for example in examples]))
+            verdicts = list(threads.map(self.check, responses, [example.meta for example in examples]))
         return [RewardParts(self.config.correct * parts["valid"] + self.config.format * parts["format"], parts)
                 for parts in verdicts]
 
 
 def load(
-    config: Config, task: Task, models: Mapping[str, Path], device: torch.device, micro_batch: int,
-    vllm: Vllm | None = None,
+    config: Config, check: Check, models: Mapping[str, Path], device: torch.device, micro_batch: int,
+    vllm: ClassifierEngine | None = None,
 ) -> Correctness:
     """The checker of `task`, weighted. Raises UserError when math-verify is missing: every answer would be wrong."""
     if importlib.util.find_spec("math_verify") is None:
         raise UserError("task.reward: the package math-verify is not installed: run make setup")
-    return Correctness(task, config)
+    return Correctness(check, config)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from random import Random
 from typing import TYPE_CHECKING
 
 from rlfamily.rewards import Reward, RewardParts
+from rlfamily.streams import reward_noise
 
 if TYPE_CHECKING:
-    from rlfamily.tasks import Example
+    from rlfamily.examples import Example
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class RandomReward:
 
     def score(self, examples: Sequence[Example], responses: Sequence[str]) -> list[RewardParts]:
         """Score response n (without its prompt) as an answer to example n."""
-        return [RewardParts(Random(f"{self.seed}\n{example.id}\n{response}").gauss(),
+        return [RewardParts(reward_noise(self.seed, example.id, response).gauss(),
                             {**true.parts, "true_reward": true.reward})
                 for example, response, true in zip(examples, responses, self.truth.score(examples, responses),
                                                    strict=True)]

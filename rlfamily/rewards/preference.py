@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
-from rlfamily.algorithms.settings import Strict
 from rlfamily.errors import UserError
-from rlfamily.rewards import RewardConfig, RewardParts, Vllm
+from rlfamily.rewards import Check, ClassifierEngine, RewardConfig, RewardParts
+from rlfamily.settings import Strict
 
 if TYPE_CHECKING:
     import torch
 
+    from rlfamily.examples import Example
     from rlfamily.models.classifier import Classifier, Pooled
     from rlfamily.models.reward_model import RewardModel
-    from rlfamily.tasks import Example, Task
 
 Convention = Literal["ids", "pair", "response_bos_context", "response_then_context"]
 
@@ -67,7 +67,7 @@ class Preference:
     """
 
     config: Config
-    task: Task
+    check: Check
     scorers: Mapping[str, Classifier | RewardModel | Pooled]
     micro_batch: int
 
@@ -77,7 +77,7 @@ class Preference:
         columns = {name: self._component(name, contexts, responses) for name in self.config.components}
         rewards = [RewardParts(
             sum(component.weight * columns[name][row] for name, component in self.config.components.items()),
-            {name: column[row] for name, column in columns.items()} | self.task.score(response, example.meta))
+            {name: column[row] for name, column in columns.items()} | self.check(response, example.meta))
             for row, (example, response) in enumerate(zip(examples, responses, strict=True))]
         return rewards
 
@@ -105,8 +105,8 @@ def arrange(
 
 
 def load(
-    config: Config, task: Task, models: Mapping[str, Path], device: torch.device, micro_batch: int,
-    vllm: Vllm | None = None,
+    config: Config, check: Check, models: Mapping[str, Path], device: torch.device, micro_batch: int,
+    vllm: ClassifierEngine | None = None,
 ) -> Preference:
     """Load every component's model from its folder. Raises UserError when one cannot be loaded or lacks the logit."""
     scorers: dict[str, Classifier | RewardModel | Pooled] = {}
@@ -116,7 +116,7 @@ def load(
         if component.logit >= scorer.logits:
             raise UserError(f"task.reward.components.{name}.logit={component.logit}: the model has {scorer.logits} "
                             "logits: give a smaller index")
-    return Preference(config, task, scorers, micro_batch)
+    return Preference(config, check, scorers, micro_batch)
 
 
 def _loaded(component: Component, folder: Path, device: torch.device) -> Classifier | RewardModel:
@@ -127,7 +127,7 @@ def _loaded(component: Component, folder: Path, device: torch.device) -> Classif
     return classifier.load(folder, device)
 
 
-def _pooled(name: str, config: Config, folder: Path, vllm: Vllm | None) -> Pooled | None:
+def _pooled(name: str, config: Config, folder: Path, vllm: ClassifierEngine | None) -> Pooled | None:
     """The model in vLLM; None, once that is noted, where vLLM has no such model."""
     from rlfamily.models import classifier
 

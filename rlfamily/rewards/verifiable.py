@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from rlfamily.rewards import RewardConfig, RewardParts, Vllm
+from rlfamily.rewards import Check, ClassifierEngine, RewardConfig, RewardParts
 
 if TYPE_CHECKING:
     import torch
 
-    from rlfamily.tasks import Example, Task
+    from rlfamily.examples import Example
 
 
 class Config(RewardConfig):
@@ -25,18 +25,18 @@ class Config(RewardConfig):
 class Verifiable:
     """Rewards a response by its task's own checker, which says `format` and `valid` (0 or 1 each)."""
 
-    task: Task
+    check: Check
 
     def score(self, examples: Sequence[Example], responses: Sequence[str]) -> list[RewardParts]:
         """Score response n as an answer to example n. Raises ValueError when their numbers differ."""
-        verdicts = [self.task.score(response, example.meta)
+        verdicts = [self.check(response, example.meta)
                     for example, response in zip(examples, responses, strict=True)]
         return [RewardParts(2 * (parts["format"] + parts["valid"]) - 2, parts) for parts in verdicts]
 
 
 def load(
-    config: Config, task: Task, models: Mapping[str, Path], device: torch.device, micro_batch: int,
-    vllm: Vllm | None = None,
+    config: Config, check: Check, models: Mapping[str, Path], device: torch.device, micro_batch: int,
+    vllm: ClassifierEngine | None = None,
 ) -> Verifiable:
     """The checker of `task`, as a reward."""
-    return Verifiable(task)
+    return Verifiable(check)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -59,12 +58,6 @@ class Engine(Protocol):
     def refresh(self) -> None:
         """Draw from the policy as its weights are now."""
         ...
-
-
-def stream_seed(*parts: int | str) -> int:
-    """A 63-bit seed from a name such as (seed, "rollout", prompt): independent streams, no shared state."""
-    digest = hashlib.sha256("/".join(str(part) for part in parts).encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
 
 
 def check_room(prompts: Sequence[Sequence[int]], params: SamplingParams) -> None:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
+from rlfamily.examples import Example
 from rlfamily.rewards import Reward, RewardParts
 from rlfamily.rollout import Completion, Engine, SamplingParams
-from rlfamily.tasks import Example
 
 
 @dataclass(frozen=True)

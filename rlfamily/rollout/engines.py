@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rlfamily.judges import Choose, OpenChooser
     from rlfamily.models import Finetuning
     from rlfamily.models.policy import Policy
-    from rlfamily.rewards import OpenPool, Pool
+    from rlfamily.rewards import OpenClassifier, ReadLogits
 
 INSTALL = "install it with `make setup VLLM=cpu` (Linux, no GPU) or `make setup VLLM=gpu`"
 
@@ -74,9 +74,9 @@ def open_chooser(machine: Machine) -> OpenChooser:
     return opened
 
 
-def open_pool(machine: Machine) -> OpenPool:
+def open_pool(machine: Machine) -> OpenClassifier:
     """What opens a reward's model in vLLM, in this process and in fp32, or the reason why it cannot."""
-    def opened(folder: Path, longest: int | None) -> Pool | str:
+    def opened(folder: Path, longest: int | None) -> ReadLogits | str:
         require("vllm")
         from rlfamily.rollout.vllm_engine import Scorer
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from rlfamily.algorithms.settings import Strict
+from rlfamily.settings import Strict
 
 ADAPTER_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """Ranks that vLLM keeps room for; an adapter takes the room of the next one."""

@@ -8,8 +8,9 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
+from rlfamily.models import sessions
 from rlfamily.models.policy import Policy
-from rlfamily.rollout import Completion, SamplingParams, check_room, sessions
+from rlfamily.rollout import Completion, SamplingParams, check_room
 
 
 class TorchEngine:

@@ -14,8 +14,8 @@ from typing import Literal
 
 from rlfamily.records import Failure, Status
 from rlfamily.stages.executors import Executor, Finished
+from rlfamily.stages.executors.local.slots import Pool
 from rlfamily.stages.graph import Node, topological
-from rlfamily.stages.slots import Pool
 from rlfamily.stages.store import Store, Task
 
 RETRIES = 2

@@ -52,14 +52,6 @@ class Effort(Record):
     attempts: int
 
 
-def replace(path: Path, text: str) -> None:
-    """Put `text` at `path` by rename, without fsync: for advisory files that a crash of the machine may lose."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
-
-
 class Store:
     """The artifacts under one results root."""
 
@@ -86,7 +78,7 @@ class Store:
         path = self.layout.work(task.key) / "task.json"
         for last in (False, True):
             try:
-                replace(path, task.model_dump_json())
+                write_atomic(path, task.model_dump_json(), durable=False)
                 return
             except FileNotFoundError:
                 # The producer of this key committed and removed the work folder while we wrote into it.

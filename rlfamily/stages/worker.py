@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from rlfamily.errors import UserError
-from rlfamily.records import Failure, Progress
-from rlfamily.stages import reaper, slots
+from rlfamily.records import Failure, Progress, write_atomic
+from rlfamily.stages.executors.local import reaper, slots
 from rlfamily.stages.graph import get_kind
-from rlfamily.stages.store import Effort, Store, Task, replace
+from rlfamily.stages.store import Effort, Store, Task
 
 COMMITTED, FAILED = 0, 1
 """Exit codes. Any other means that the process died without a word."""
@@ -56,7 +56,7 @@ class Stopwatch:
             return
         self._written = now
         progress = Progress(step=step, total=total, seconds=self.seconds, note=note)
-        replace(self._path, progress.model_dump_json())
+        write_atomic(self._path, progress.model_dump_json(), durable=False)
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,7 @@ def _inputs(store: Store, task: Task) -> dict[str, Path]:
 def _count_attempt(work: Path) -> int:
     path = work / "attempts"
     attempts = int(path.read_text()) + 1 if path.exists() else 1
-    replace(path, str(attempts))
+    write_atomic(path, str(attempts), durable=False)
     return attempts
 
 

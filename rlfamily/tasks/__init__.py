@@ -7,35 +7,15 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 from pydantic import Field, SerializeAsAny
 
-from rlfamily.algorithms.settings import RewardModelSettings, Strict
 from rlfamily.errors import UserError, nearest
 from rlfamily.judges import JudgeConfig
-from rlfamily.records import read_jsonl
 from rlfamily.rewards import RewardConfig
-
-
-@dataclass(frozen=True)
-class Example:
-    """One prompt with what its checker needs (`meta`, plain JSON). `id` names its split and place."""
-
-    id: str
-    prompt: str
-    meta: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Demonstration:
-    """A prompt with a completion to imitate."""
-
-    id: str
-    prompt: str
-    completion: str
+from rlfamily.settings import RewardModelSettings, Strict
 
 
 class Gate(Strict):
@@ -126,13 +106,3 @@ def get(kind: str) -> Task:
     if kind not in names():
         raise UserError(f"task.kind: no task '{kind}' in rlfamily/tasks{nearest(kind, names())}")
     return cast(Task, importlib.import_module(f"rlfamily.tasks.{kind}"))
-
-
-def read_examples(path: Path) -> list[Example]:
-    """Read an examples file written by a task's `build`."""
-    return [Example(**row) for row in read_jsonl(path)]
-
-
-def read_demonstrations(path: Path) -> list[Demonstration]:
-    """Read a demonstrations file written by a task's `build`."""
-    return [Demonstration(**row) for row in read_jsonl(path)]

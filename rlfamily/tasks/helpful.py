@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from rlfamily.algorithms.settings import Strict
+from rlfamily.examples import Example
 from rlfamily.rewards import preference
-from rlfamily.tasks import Example, TaskConfig
+from rlfamily.settings import Strict
+from rlfamily.tasks import TaskConfig
 from rlfamily.tasks.support import dialogues, hub, standin
 
 if TYPE_CHECKING:

@@ -17,11 +17,12 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from rlfamily.algorithms.settings import Strict
 from rlfamily.errors import UserError
+from rlfamily.examples import Demonstration, Example
 from rlfamily.records import write_jsonl
 from rlfamily.rewards import correctness
-from rlfamily.tasks import Demonstration, Example, TaskConfig
+from rlfamily.settings import Strict
+from rlfamily.tasks import TaskConfig
 from rlfamily.tasks.support import hub
 from rlfamily.tasks.support.math_answers import equivalent, last_boxed
 from rlfamily.tasks.support.math_problems import SIGNS, Generator, Problem, Step, solve

@@ -16,11 +16,12 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from rlfamily.algorithms.settings import Strict
 from rlfamily.errors import UserError
+from rlfamily.examples import Demonstration, Example
 from rlfamily.records import write_jsonl
 from rlfamily.rewards import clip
-from rlfamily.tasks import Demonstration, Example, TaskConfig
+from rlfamily.settings import Strict
+from rlfamily.tasks import TaskConfig
 from rlfamily.tasks.support import prompt_generation_pictures as pictures
 from rlfamily.tasks.support import prompt_generation_world as world
 from rlfamily.tasks.support.prompt_generation_scenes import scenes

@@ -10,8 +10,8 @@ from typing import Any
 import numpy
 import torch
 
+from rlfamily.models import sharding
 from rlfamily.models.sharded import kept
-from rlfamily.trainer import sharding
 from rlfamily.trainer.loop import Trainer
 
 

@@ -13,14 +13,16 @@ from transformers import PreTrainedTokenizerBase
 
 from rlfamily import tasks
 from rlfamily.errors import UserError, nearest
+from rlfamily.examples import Example, read_demonstrations, read_examples
 from rlfamily.models import Finetuning, policy
 from rlfamily.models.batching import Rows, pad
 from rlfamily.records import write_jsonl
 from rlfamily.rewards import Reward, RewardParts
-from rlfamily.rollout import Engine, SamplingParams, stream_seed
+from rlfamily.rollout import Engine, SamplingParams
 from rlfamily.rollout.collect import Group, collect, encode_completion, encode_prompt
 from rlfamily.rollout.engines import frozen
-from rlfamily.tasks import Example, Task, read_demonstrations, read_examples
+from rlfamily.streams import gate_seed, held_out_seed, pairs_seed
+from rlfamily.tasks import Task
 from rlfamily.trainer.jobs import Place, sampling_params, scaled, select_prompts, task_reward
 
 CHUNK = 64  # prompts between two progress notes
@@ -40,7 +42,7 @@ def write_scores(
     rows, tokens = [], 0
     for mode, draws in (("greedy", 1), ("sample", task["eval_draws"])):
         groups = sampler.draw(examples, draws, evaluation_params(task, mode), reward,
-                             lambda example: stream_seed("score", example.id))
+                             lambda example: held_out_seed(example.id))
         for item, group in enumerate(groups):
             rows += [{"mode": mode, "item": item, "draw": draw, **scored} for draw, scored in enumerate(_scored(group))]
             tokens += sum(len(completion.ids) for completion in group.completions)
@@ -58,7 +60,7 @@ def gate_value(place: Place, data: Path, model: Path, finetuning: Finetuning, ta
     config = {"finetuning": settings, "task": task, "engine": "torch"}  # one base model, whatever draws later
     sampler = Sampler.of(place, model, config, "max_tokens_evaluation")
     groups = sampler.draw(examples, 1, evaluation_params(task, "sample"), Parts(tasks.get(task["kind"])),
-                         lambda example: stream_seed("gate", example.id))
+                         lambda example: gate_seed(example.id))
     scores, part = [group.parts[0].parts for group in groups], task["pretrain"]["gate"]["part"]
     if part not in scores[0]:
         raise UserError(f"task.pretrain.gate.part: the task's score has no '{part}'{nearest(part, scores[0])}")
@@ -89,7 +91,7 @@ def write_pairs(
     sampler = Sampler.of(place, model, config, "max_tokens_rollout")
     reward = task_reward(place, task, models, sampler.device)
     params = replace(sampling_params(task, "sample", "max_tokens_rollout"), temperature=config["temperature"])
-    groups = sampler.draw(examples, 2, params, reward, lambda example: stream_seed(seed, "pairs", example.id))
+    groups = sampler.draw(examples, 2, params, reward, lambda example: pairs_seed(seed, example.id))
     pairs = [pair for group in groups for pair in _ordered(group)]
     if not pairs:
         raise UserError(f"pairs: all {len(examples)} pairs are ties, nothing to prefer: draw more prompts or start "

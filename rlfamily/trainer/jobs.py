@@ -15,21 +15,21 @@ from accelerate import Accelerator
 from rlfamily import algorithms, rewards, tasks
 from rlfamily.algorithms.settings import AlgorithmSettings
 from rlfamily.errors import UserError
-from rlfamily.models import Finetuning, ScratchModel, policy, reward_model, scratch
+from rlfamily.examples import Demonstration, Example, read_demonstrations, read_examples
+from rlfamily.models import Finetuning, ScratchModel, policy, reward_model, scratch, sharding
 from rlfamily.models.batching import Rows
 from rlfamily.records import read_jsonl
 from rlfamily.rewards import Reward, bradley_terry
 from rlfamily.rewards.noise import RandomReward
-from rlfamily.rollout import SamplingParams, stream_seed
+from rlfamily.rollout import SamplingParams
+from rlfamily.rollout.clock import Clock, TimedReward
 from rlfamily.rollout.collect import Group, collect, encode_completion, encode_prompt
 from rlfamily.rollout.engines import Machine, following, open_pool
 from rlfamily.rollout.settings import Drawing
-from rlfamily.tasks import Demonstration, Example, read_demonstrations, read_examples
-from rlfamily.trainer import sharding
-from rlfamily.trainer.clock import Clock, TimedReward
+from rlfamily.streams import epoch_order, prompts_seed, rollout_seed
 from rlfamily.trainer.loop import Trainer
 from rlfamily.trainer.run import run
-from rlfamily.trainer.sources import FixedSource, RolloutSource, Source, epoch_order
+from rlfamily.trainer.sources import FixedSource, RolloutSource, Source
 from rlfamily.trainer.tracking import make_tracker
 
 
@@ -131,7 +131,7 @@ def select_prompts(data: Path, count: int, seed: int, reuse: bool) -> list[Examp
                         "task.prompt_fraction, keep more rows in the task's source, or set task.reuse_prompts=true")
     passes = -(-count // len(examples))
     chosen = [(turn, index) for turn in range(passes)
-              for index in epoch_order(len(examples), turn, stream_seed(seed, "prompts"))][:count]
+              for index in epoch_order(len(examples), turn, prompts_seed(seed))][:count]
     # A name of its own for each pass, so that a prompt's responses have a random stream of their own in each.
     return [examples[index] if turn == 0 else replace(examples[index], id=f"{examples[index].id}, pass {turn + 1}")
             for turn, index in chosen]
@@ -206,7 +206,7 @@ def _source(
         engine.refresh()
         groups = collect(engine, learner.tokenizer, TimedReward(reward, clock), examples[mine::shares],
                          settings.group_size, params,
-                         lambda example: stream_seed(seed, "rollout", epoch, example.id))
+                         lambda example: rollout_seed(seed, epoch, example.id))
         return _gather(groups, accelerator.num_processes, shared, len(examples))
 
     examples = select_prompts(inputs.data, count, seed, task["reuse_prompts"])
@@ -236,8 +236,9 @@ def task_reward(place: Place, task: dict[str, Any], models: Mapping[str, Path], 
         place.notes[f"reward_{name}"] = text
 
     processes = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
-    vllm = rewards.Vllm(open_pool(place.machine(processes)), note)
-    return rewards.load(task["reward"], tasks.get(task["kind"]), models, device, place.hardware["micro_batch"], vllm)
+    vllm = rewards.ClassifierEngine(open_pool(place.machine(processes)), note)
+    config = rewards.get(task["reward"]["kind"]).Config.model_validate(task["reward"])
+    return rewards.load(config, tasks.get(task["kind"]).score, models, device, place.hardware["micro_batch"], vllm)
 
 
 def sampling_params(task: dict[str, Any], mode: str, limit: str) -> SamplingParams:

@@ -18,15 +18,16 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from rlfamily.algorithms import Algorithm, LossBatch, LossOutput, needs
-from rlfamily.algorithms.settings import AlgorithmSettings, PairTraining
+from rlfamily.algorithms.settings import AlgorithmSettings
+from rlfamily.models import sharding
 from rlfamily.models.batching import Forward, Padded, pad
 from rlfamily.models.policy import Policy
 from rlfamily.models.sharded import is_sharded
-from rlfamily.rollout import stream_seed
+from rlfamily.rollout.clock import Clock
 from rlfamily.rollout.settings import Drawing
 from rlfamily.rollout.steps import step_ends
-from rlfamily.trainer import sharding
-from rlfamily.trainer.clock import Clock
+from rlfamily.settings import PairTraining
+from rlfamily.streams import loss_seed
 from rlfamily.trainer.learner import Learner
 from rlfamily.trainer.metrics import engine_gap, reference_metrics, samples, step_metrics
 from rlfamily.trainer.optimization import build_optimizer, build_schedule
@@ -157,7 +158,7 @@ class Trainer:
 
     def _generator(self, update: int) -> torch.Generator:
         """A stream for this update alone, so that a resumed run draws what an unbroken one does; on the CPU."""
-        return torch.Generator().manual_seed(stream_seed(self.seed, "loss", self.step, update))
+        return torch.Generator().manual_seed(loss_seed(self.seed, self.step, update))
 
     def _step_ends(self, batch: TrainBatch) -> Tensor | None:
         """step_ends_NS of the responses as generated; a row with fewer steps repeats its length."""

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from rlfamily.algorithms.settings import Optimizer
+from rlfamily.settings import Optimizer
 
 
 def build_optimizer(parameters: Sequence[Tensor], config: Optimizer, lr_multiplier: float) -> AdamW:

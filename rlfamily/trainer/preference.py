@@ -11,14 +11,14 @@ from typing import Any
 
 import torch
 
-from rlfamily.algorithms.settings import PairTraining, RewardModelSettings
 from rlfamily.errors import UserError
+from rlfamily.examples import Demonstration, read_demonstrations
 from rlfamily.models import Finetuning, ScratchShape, reward_model, scratch
 from rlfamily.models.batching import Rows
 from rlfamily.records import read_jsonl
 from rlfamily.rewards import bradley_terry
 from rlfamily.rollout.collect import encode_completion, encode_prompt
-from rlfamily.tasks import Demonstration, read_demonstrations
+from rlfamily.settings import PairTraining, RewardModelSettings
 from rlfamily.trainer.jobs import Place, encode, read_pairs
 from rlfamily.trainer.loop import Trainer
 from rlfamily.trainer.sources import FixedSource

@@ -6,19 +6,17 @@ only logged rollouts are state.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import lru_cache
 from typing import Any, Protocol
 
 from torch import Tensor
 
+from rlfamily.examples import Example
 from rlfamily.models.batching import Rows
-from rlfamily.rollout import stream_seed
+from rlfamily.rollout.clock import Clock
 from rlfamily.rollout.collect import Group
-from rlfamily.tasks import Example
-from rlfamily.trainer.clock import Clock
+from rlfamily.streams import epoch_order, epoch_slice
 
 
 @dataclass(frozen=True)
@@ -147,17 +145,3 @@ def as_batch(groups: Sequence[Group], group_size: int) -> TrainBatch:
         prompt_texts=[group.example.prompt for group, *_ in flat],
         texts=[text for _, _, text, _ in flat],
     )
-
-
-@lru_cache(maxsize=4)  # asked for at every step, and a long shuffle takes longer than a small step
-def epoch_order(count: int, epoch: int, seed: int) -> tuple[int, ...]:
-    """The permutation of `count` items in one epoch: a function of its arguments alone."""
-    order = list(range(count))
-    random.Random(stream_seed(seed, "order", epoch)).shuffle(order)
-    return tuple(order)
-
-
-def epoch_slice(count: int, batch: int, step: int, steps_per_epoch: int, seed: int) -> tuple[int, ...]:
-    """Indices of the items of one step; the last step of an epoch may be short."""
-    epoch, place = divmod(step, steps_per_epoch)
-    return epoch_order(count, epoch, seed)[place * batch:(place + 1) * batch]

@@ -11,9 +11,10 @@ from PIL import Image
 
 from rlfamily import rewards
 from rlfamily.errors import UserError
+from rlfamily.examples import Example
 from rlfamily.models import clip as model
 from rlfamily.rewards import clip
-from rlfamily.tasks import Example, prompt_generation
+from rlfamily.tasks import prompt_generation
 
 CPU = torch.device("cpu")
 WORDS = ["red", "blue", "circle", "square", ",", "wavy", "misty"]
@@ -46,7 +47,7 @@ def folder(tmp_path_factory):
 
 
 def load(folder, **changes):
-    return rewards.load(config(**changes).settings(), prompt_generation, {"clip": folder}, CPU, 2)
+    return rewards.load(config(**changes).unsourced(), prompt_generation.score, {"clip": folder}, CPU, 2)
 
 
 def test_the_formula(folder):
@@ -87,7 +88,7 @@ def test_images_and_scenes_are_embedded_once(folder):
     seen, embed = [], reward.clip.embed_texts
     counting = SimpleNamespace(embed_texts=lambda texts, size: seen.extend(texts) or embed(texts, size),
                                over_limit=reward.clip.over_limit)
-    counted = clip.ClipReward(reward.config, reward.task, counting, reward.styles, reward.micro_batch)
+    counted = clip.ClipReward(reward.config, reward.check, counting, reward.styles, reward.micro_batch)
     counted.score(EXAMPLES, RESPONSES)
     counted.score(EXAMPLES, ["", "", ""])
     assert sorted(seen) == sorted(["red circle , wavy", "blue square", "red circle", "blue square", ""])

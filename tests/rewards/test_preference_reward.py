@@ -13,9 +13,9 @@ from pydantic import ValidationError
 
 from rlfamily import config, rewards
 from rlfamily.errors import UserError
+from rlfamily.examples import Example
 from rlfamily.models import classifier, reward_model
 from rlfamily.rewards import preference
-from rlfamily.tasks import Example
 
 CPU = torch.device("cpu")
 TASK: Any = types.SimpleNamespace(score=lambda response, meta: {"gold": float(len(response))})
@@ -40,7 +40,7 @@ def test_published_models_are_called_as_their_authors_do(tmp_path):
     folders = {"helpful": save_gpt2(tmp_path / "g"), "summary": save_gpt2(tmp_path / "s"), "faithful": save_bart(tmp_path / "b")}
     reward = rewards.load(
         settings(helpful=(0.5, "pair", 0), summary=(0.3, "response_bos_context", 0),
-                 faithful=(0.2, "response_then_context", 1)).settings(), TASK, folders, CPU, 2)
+                 faithful=(0.2, "response_then_context", 1)).unsourced(), TASK.score, folders, CPU, 2)
     got = reward.score(EXAMPLES, RESPONSES)
     gpt2, bart = classifier.load(folders["helpful"], CPU), classifier.load(folders["faithful"], CPU)
 
@@ -60,8 +60,8 @@ def test_published_models_are_called_as_their_authors_do(tmp_path):
 
 def test_scores_are_rounded_before_they_are_weighed(tmp_path):
     folders = {"helpful": save_gpt2(tmp_path)}
-    raw = rewards.load(settings(helpful=(0.5, "pair", 0)).settings(), TASK, folders, CPU, 2).score(EXAMPLES, RESPONSES)
-    cut = rewards.load(settings(1, helpful=(0.5, "pair", 0)).settings(), TASK, folders, CPU, 2).score(EXAMPLES, RESPONSES)
+    raw = rewards.load(settings(helpful=(0.5, "pair", 0)).unsourced(), TASK.score, folders, CPU, 2).score(EXAMPLES, RESPONSES)
+    cut = rewards.load(settings(1, helpful=(0.5, "pair", 0)).unsourced(), TASK.score, folders, CPU, 2).score(EXAMPLES, RESPONSES)
     for fine, coarse in zip(raw, cut, strict=True):
         assert coarse.parts["helpful"] == round(fine.parts["helpful"], 1) != fine.parts["helpful"]
         assert coarse.reward == 0.5 * coarse.parts["helpful"]
@@ -72,19 +72,19 @@ def test_a_model_trained_here_reads_prompt_and_response_with_its_end(world, tmp_
     scorer = reward_model.load(world.base, world.finetuning, CPU, trainable=False)
     scorer.bias = 0.25
     scorer.save(tmp_path)
-    reward = rewards.load(settings(only=(2.0, "ids", 0)).settings(), TASK, {"only": tmp_path}, CPU, 8)
+    reward = rewards.load(settings(only=(2.0, "ids", 0)).unsourced(), TASK.score, {"only": tmp_path}, CPU, 8)
     prompts = ["use 1 2 3 to make 6 :", "use 4 5 9 to make 18 :"]
     got = reward.score([Example("a", prompts[0], {}), Example("b", prompts[1], {})], ["1 + 2", "so 4"])
     expected = scorer.score_texts(prompts, ["1 + 2", "so 4"], 8)
     assert [parts.parts["only"] for parts in got] == pytest.approx(expected, abs=1e-5)
     assert [parts.reward for parts in got] == pytest.approx([2 * value for value in expected], abs=1e-5)
     with pytest.raises(UserError, match="so it was not trained here: give the convention of a published model"):
-        rewards.load(settings(only=(2.0, "ids", 0)).settings(), TASK, {"only": world.base}, CPU, 8)
+        rewards.load(settings(only=(2.0, "ids", 0)).unsourced(), TASK.score, {"only": world.base}, CPU, 8)
 
 
 def test_a_logit_that_the_model_lacks_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"task.reward.components.a.logit=1: the model has 1 logits"):
-        rewards.load(settings(a=(1.0, "pair", 1)).settings(), TASK, {"a": save_gpt2(tmp_path)}, CPU, 8)
+        rewards.load(settings(a=(1.0, "pair", 1)).unsourced(), TASK.score, {"a": save_gpt2(tmp_path)}, CPU, 8)
 
 
 def test_models_and_components_have_the_same_names():
@@ -109,11 +109,11 @@ def test_what_an_engine_scores_and_what_it_leaves_to_transformers(tmp_path):
         return pool if folder == folders["known"] else "no such class"
 
     components = {"known": (0.5, "response_bos_context", 0), "unknown": (0.5, "pair", 1)}
-    vllm = rewards.Vllm(opener, lambda name, text: notes.append((name, text)))
-    got = rewards.load(settings(engine="vllm", **components).settings(), TASK, folders, CPU, 2, vllm).score(EXAMPLES, RESPONSES)
-    expected = rewards.load(settings(**components).settings(), TASK, folders, CPU, 2).score(EXAMPLES, RESPONSES)
+    vllm = rewards.ClassifierEngine(opener, lambda name, text: notes.append((name, text)))
+    got = rewards.load(settings(engine="vllm", **components).unsourced(), TASK.score, folders, CPU, 2, vllm).score(EXAMPLES, RESPONSES)
+    expected = rewards.load(settings(**components).unsourced(), TASK.score, folders, CPU, 2).score(EXAMPLES, RESPONSES)
     assert [one.parts for one in got] == [pytest.approx(one.parts, abs=1e-5) for one in expected]
     assert notes == [("unknown", "run by transformers, not by vllm: no such class")]
     assert set(opened.values()) == {64}
     with pytest.raises(UserError, match="the model has 1 logits"):
-        rewards.load(settings(engine="vllm", known=(1.0, "pair", 1)).settings(), TASK, folders, CPU, 8, vllm)
+        rewards.load(settings(engine="vllm", known=(1.0, "pair", 1)).unsourced(), TASK.score, folders, CPU, 8, vllm)

@@ -6,9 +6,9 @@ import copy
 
 import pytest
 
-from rlfamily.rollout import stream_seed
+from rlfamily.examples import Example
 from rlfamily.rollout.collect import decode, encode_completion, encode_example, encode_prompt
-from rlfamily.tasks import Example
+from rlfamily.streams import stream_seed
 
 TEMPLATE = "{% for m in messages %}{{ m.content }} :{% endfor %}{% if add_generation_prompt %} <think>{% endif %}"
 

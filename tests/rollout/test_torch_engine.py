@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from rlfamily.errors import UserError
+from rlfamily.examples import read_examples
 from rlfamily.models.batching import Rows, pad
-from rlfamily.rollout import SamplingParams, stream_seed
+from rlfamily.rollout import SamplingParams
 from rlfamily.rollout.collect import encode_prompt
 from rlfamily.rollout.torch_engine import TorchEngine
-from rlfamily.tasks import read_examples
+from rlfamily.streams import stream_seed
 
 SAMPLED = SamplingParams(greedy=False, temperature=1.0, max_total_tokens=40, logps=True)
 GREEDY = SamplingParams(greedy=True, temperature=1.0, max_total_tokens=40, logps=True)

@@ -8,12 +8,12 @@ import re
 import pytest
 from rich.console import Console
 
-from rlfamily.records import Progress
+from rlfamily.records import Progress, write_atomic
 from rlfamily.stages import progress as module
 from rlfamily.stages.forecast import History, plan
 from rlfamily.stages.progress import LineView, LiveView, Outlook, clock, view
 from rlfamily.stages.scheduler import Event, run_graph
-from rlfamily.stages.store import Store, replace
+from rlfamily.stages.store import Store
 
 
 class Terminal(io.StringIO):
@@ -71,7 +71,7 @@ def test_time_left_comes_from_progress_and_history(lab):
     outlook = outlook_of(lab, nodes)
     assert outlook.remaining() is None
     path = Store(lab.root).layout.work(nodes[0].key) / "progress.json"
-    replace(path, Progress(step=2, total=10, seconds=5.0).model_dump_json())
+    write_atomic(path, Progress(step=2, total=10, seconds=5.0).model_dump_json(), durable=False)
     # 5 s for 2 of 10 steps: 20 s left; the three unknown stages count like it: 4 * 20 / 2 lanes.
     assert outlook.left(nodes[0]) == 20.0 and outlook.remaining() == 40.0
 
@@ -80,7 +80,7 @@ def test_time_left_is_never_less_than_the_longest_stage(lab):
     nodes = [lab.node(str(number)) for number in range(2)]
     outlook = outlook_of(lab, nodes, capacity=8)
     path = Store(lab.root).layout.work(nodes[0].key) / "progress.json"
-    replace(path, Progress(step=1, total=101, seconds=1.0).model_dump_json())
+    write_atomic(path, Progress(step=1, total=101, seconds=1.0).model_dump_json(), durable=False)
     assert outlook.remaining() == 100.0
 
 
@@ -102,7 +102,7 @@ def test_heartbeat_says_where_running_stages_are(lab, monkeypatch):
     listener = LineView(Outlook(nodes, lab.root, 2), stream)
     listener(Event("started", nodes[0], "", 0, 2))
     path = Store(lab.root).layout.work(nodes[0].key) / "progress.json"
-    replace(path, Progress(step=3, total=9, seconds=6.0, note="loss 1.2").model_dump_json())
+    write_atomic(path, Progress(step=3, total=9, seconds=6.0, note="loss 1.2").model_dump_json(), durable=False)
     listener(Event("tick", None, "", 0, 2))
     assert len(stream.getvalue().splitlines()) == 1
     monkeypatch.setattr(module, "HEARTBEAT_SECONDS", 0.0)
@@ -127,7 +127,7 @@ def test_running_stage_has_its_row(lab):
     live = LiveView(Outlook(nodes, lab.root, 2), console)
     live(Event("started", nodes[0], "", 0, 1))
     path = Store(lab.root).layout.work(nodes[0].key) / "progress.json"
-    replace(path, Progress(step=1, total=4, seconds=10.0, note="pretraining").model_dump_json())
+    write_atomic(path, Progress(step=1, total=4, seconds=10.0, note="pretraining").model_dump_json(), durable=False)
     console.print(live.render())
     row = terminal.getvalue().splitlines()[0]
     assert "[bold]odd label" in row and "1/4 pretraining" in row and "30 s left" in row

@@ -11,8 +11,7 @@ import uuid
 import psutil
 import pytest
 
-from rlfamily.stages import reaper
-from rlfamily.stages.executors.local import LocalExecutor
+from rlfamily.stages.executors.local import LocalExecutor, reaper
 
 MINE = uuid.uuid4().hex  # a mark is looked for on the whole machine, where other runs of these tests may be
 SLEEP = "import time; time.sleep(600)"

@@ -14,8 +14,8 @@ import pytest
 from filelock import Timeout
 
 from rlfamily.errors import UserError
-from rlfamily.stages import reaper, slots
-from rlfamily.stages.slots import Pool
+from rlfamily.stages.executors.local import reaper, slots
+from rlfamily.stages.executors.local.slots import Pool
 from rlfamily.stages.store import Store
 
 REPOSITORY = Path(__file__).parents[2]

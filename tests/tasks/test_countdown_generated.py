@@ -12,7 +12,8 @@ from pydantic import ValidationError
 
 from rlfamily import tasks
 from rlfamily.errors import UserError
-from rlfamily.tasks import Demonstration, Example, countdown
+from rlfamily.examples import Demonstration, Example
+from rlfamily.tasks import countdown
 
 CONF = Path(__file__).resolve().parents[2] / "conf" / "task"
 FILES = ["corpus.jsonl", "demonstrations_train.jsonl", "demonstrations_validation.jsonl", "test.jsonl", "train.jsonl",

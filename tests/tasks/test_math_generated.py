@@ -15,7 +15,8 @@ from pydantic import ValidationError
 
 from rlfamily import rewards, tasks
 from rlfamily.errors import UserError
-from rlfamily.tasks import Demonstration, Example, math
+from rlfamily.examples import Demonstration, Example
+from rlfamily.tasks import math
 from rlfamily.tasks.support.math_problems import Generator, Problem, solve
 
 CONF = Path(__file__).resolve().parents[2] / "conf" / "task"
@@ -133,7 +134,7 @@ def test_the_rewards_weights() -> None:
             return math.score(response, meta)
 
     content = yaml.safe_load((CONF / "math_tiny.yaml").read_text())["reward"]
-    reward = rewards.load({**content, "correct": 1.0, "format": 0.25}, math, {}, "cpu", 1)  # type: ignore[arg-type]
+    reward = rewards.load(rewards.get("correctness").Config(**{**content, "correct": 1.0, "format": 0.25}), math.score, {}, "cpu", 1)  # type: ignore[arg-type]
     examples = [Example(str(place), "compute 3 + 4 :", {"answer": "7"}) for place in range(4)]
     scored = reward.score(examples, [r"\boxed{ 7 }", r"\boxed{ 8 }", "so 7", r"\boxed{\frac{14}{2}}"])
     assert [row.reward for row in scored] == [1.25, 0.25, 0.0, 1.25]

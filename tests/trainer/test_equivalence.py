@@ -11,10 +11,10 @@ import torch
 from building import VARIANTS, settings_of, trainer_of
 
 from rlfamily import algorithms
+from rlfamily.examples import read_examples
 from rlfamily.models.batching import Padded, Rows, pad, positions
 from rlfamily.rollout import SamplingParams
 from rlfamily.rollout.torch_engine import TorchEngine
-from rlfamily.tasks import read_examples
 from rlfamily.trainer import loop
 from rlfamily.trainer.sources import TrainBatch
 

@@ -15,6 +15,7 @@ from small import place
 
 from rlfamily import tasks
 from rlfamily.errors import UserError
+from rlfamily.examples import read_demonstrations, read_examples
 from rlfamily.models import reward_model
 from rlfamily.records import read_jsonl, write_jsonl
 from rlfamily.rewards import RewardParts
@@ -23,7 +24,7 @@ from rlfamily.rewards.verifiable import Verifiable
 from rlfamily.rollout.collect import encode_prompt
 from rlfamily.stages.kinds import train as train_stage
 from rlfamily.stages.worker import StageContext
-from rlfamily.tasks import countdown, read_demonstrations, read_examples
+from rlfamily.tasks import countdown
 from rlfamily.trainer import evaluation, jobs
 from rlfamily.trainer import preference as preference_job
 
@@ -107,7 +108,7 @@ def test_a_gate_names_a_part_of_the_score(world, tmp_path):
 
 def test_pairs_are_ordered_by_the_reward_and_ties_are_dropped(world, pairs, tmp_path):
     rows, policy = rows_of(pairs / "pairs.jsonl"), world.policy()
-    reward = Verifiable(tasks.get("countdown"))
+    reward = Verifiable(tasks.get("countdown").score)
     examples = {example.prompt: example for example in read_examples(world.data / "train.jsonl")}
     assert rows
     for row in rows:
@@ -231,7 +232,7 @@ def test_training_may_take_its_reward_from_it(world, judge, tmp_path):
 
 def test_a_learned_reward_keeps_the_verdicts(world, judge):
     model = reward_model.load(judge[0].out / "model", world.finetuning, CPU, trainable=False)
-    verifier = Verifiable(tasks.get("countdown"))
+    verifier = Verifiable(tasks.get("countdown").score)
     shown = rows_of(world.data / "demonstrations_train.jsonl")[0]
     example = read_examples(world.data / "train.jsonl")[0]
     texts = [shown["completion"], "nothing"]

@@ -11,10 +11,10 @@ from building import ROUNDING, SHIPPED, VARIED, settings_of, train, trainer_of, 
 from small import place
 
 from rlfamily import algorithms
-from rlfamily.algorithms.settings import Optimizer
 from rlfamily.errors import UserError
 from rlfamily.models.batching import Rows, pad
-from rlfamily.trainer.clock import Clock
+from rlfamily.rollout.clock import Clock
+from rlfamily.settings import Optimizer
 from rlfamily.trainer.optimization import build_optimizer, build_schedule
 
 ALWAYS = {"step", "epoch", "progress", "loss", "grad_norm", "entropy", "length", "rows", "tokens", "lr"}

@@ -16,9 +16,9 @@ from sharded import SHAPE, SHARDED, rows_of, same, weights_of
 from small import place
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from rlfamily.models import policy
+from rlfamily.models import policy, sharding
 from rlfamily.models.batching import Rows
-from rlfamily.trainer import checkpoint, jobs, sharding
+from rlfamily.trainer import checkpoint, jobs
 from rlfamily.trainer.sources import TrainBatch
 
 VALUE = {"group_size": 3, "prompts": 500, "inner_updates": 2, "kl_ref_every": 1}

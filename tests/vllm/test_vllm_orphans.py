@@ -14,8 +14,7 @@ import psutil
 import pytest
 from tiny import save_policy
 
-from rlfamily.stages import reaper
-from rlfamily.stages.executors.local import LocalExecutor
+from rlfamily.stages.executors.local import LocalExecutor, reaper
 from rlfamily.stages.graph import KINDS_PATH, Node
 from rlfamily.stages.scheduler import run_graph
 from rlfamily.stages.store import Store
@@ -26,7 +25,7 @@ TOYS = Path(__file__).parents[1] / "stages" / "toys"
 SECONDS = 300.0  # two starts of vLLM beside each other on a busy machine
 DRIVER = """
 import json, sys
-from rlfamily.stages import reaper
+from rlfamily.stages.executors.local import reaper
 from rlfamily.stages.executors.local import LocalExecutor
 from rlfamily.stages.graph import Node
 from rlfamily.stages.scheduler import run_graph

@@ -12,8 +12,8 @@ import torch
 from published import save_bart
 
 from rlfamily import rewards
+from rlfamily.examples import Example
 from rlfamily.rewards import preference
-from rlfamily.tasks import Example
 
 pytestmark = pytest.mark.vllm
 
@@ -55,8 +55,8 @@ def scored(engine: str, folders: dict[str, Path], work: Path, **components: Any)
         "kind": "preference", "models": {}, "max_tokens": 64, "decimals": None,
         "components": {name: {"weight": 1.0, "convention": convention, "logit": logit, "engine": engine}
                        for name, (convention, logit) in components.items()}})
-    vllm = rewards.Vllm(open_pool(tiny.machine(work)), notes.__setitem__)
-    return rewards.load(config.settings(), TASK, folders, tiny.CPU, 4, vllm).score(EXAMPLES, RESPONSES), notes
+    vllm = rewards.ClassifierEngine(open_pool(tiny.machine(work)), notes.__setitem__)
+    return rewards.load(config.unsourced(), TASK.score, folders, tiny.CPU, 4, vllm).score(EXAMPLES, RESPONSES), notes
 
 
 @pytest.mark.parametrize(("save", "convention", "logit"), [

@@ -12,8 +12,8 @@ VERSION = "1"
 
 def run(context: StageContext) -> dict[str, Any]:
     """Config: settings, finetuning, task, seed; inputs: data, policy (the backbone), pairs."""
-    from rlfamily.algorithms.settings import RewardModelSettings
     from rlfamily.models import Finetuning
+    from rlfamily.settings import RewardModelSettings
     from rlfamily.stages.placing import place
     from rlfamily.trainer import preference
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import Field
 
-from rlfamily.algorithms.settings import Strict
+from rlfamily.settings import Strict
 from rlfamily.tasks.support import standin
 
 # Things of one class need the same six words, and are made by the same six steps.

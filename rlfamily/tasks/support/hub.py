@@ -8,10 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlfamily.algorithms.settings import Strict
 from rlfamily.errors import UserError
+from rlfamily.examples import Example
 from rlfamily.records import write_jsonl
-from rlfamily.tasks import Example
+from rlfamily.settings import Strict
 
 if TYPE_CHECKING:
     from datasets import Dataset

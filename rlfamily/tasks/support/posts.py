@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import Field
 
-from rlfamily.algorithms.settings import Strict
+from rlfamily.settings import Strict
 from rlfamily.tasks.support import standin
 
 # What happened: one word each of who, what and to what. Every word tells its kind.

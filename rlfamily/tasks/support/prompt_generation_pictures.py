@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from rlfamily.algorithms.settings import Strict
 from rlfamily.records import write_jsonl
 from rlfamily.rewards import clip
+from rlfamily.settings import Strict
 from rlfamily.tasks.support import prompt_generation_world as world
 
 

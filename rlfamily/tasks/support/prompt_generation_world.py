@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from rlfamily.algorithms.settings import Strict
+from rlfamily.settings import Strict
 
 SIDE = 32  # pixels
 NOISE = 4.0  # standard deviation of the pixel noise, of 255

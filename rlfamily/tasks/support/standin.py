@@ -12,10 +12,10 @@ from typing import Any
 
 from pydantic import Field
 
-from rlfamily.algorithms.settings import Strict
 from rlfamily.errors import UserError
+from rlfamily.examples import Demonstration, Example
 from rlfamily.records import write_jsonl
-from rlfamily.tasks import Demonstration, Example
+from rlfamily.settings import Strict
 
 Meta = Mapping[str, Any]
 

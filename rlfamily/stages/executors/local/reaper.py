@@ -20,8 +20,7 @@ from pathlib import Path
 
 import psutil
 
-from rlfamily.records import Record
-from rlfamily.stages.store import replace
+from rlfamily.records import Record, write_atomic
 
 SLOT_MARK = "RLFAMILY_SLOT"
 """Environment variable: the token of the worker that a process descends from."""
@@ -73,7 +72,7 @@ def driver_token() -> str:
 def succeed(path: Path, holder: Holder) -> None:
     """Name `holder` in `path`, after `bury(path)`. Needs the lock that goes with it."""
     bury(path)
-    replace(path, holder.model_dump_json())
+    write_atomic(path, holder.model_dump_json(), durable=False)
 
 
 def bury(path: Path) -> None:

@@ -6,8 +6,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rlfamily.examples import Example
 from rlfamily.rewards import Reward, RewardParts
-from rlfamily.tasks import Example
 
 
 class Clock:

@@ -19,7 +19,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from rlfamily.errors import UserError
-from rlfamily.stages import reaper
+from rlfamily.stages.executors.local import reaper
 
 _POLL_SECONDS = 0.05
 

@@ -21,8 +21,9 @@ from typing import Self
 import psutil
 
 from rlfamily.records import Layout
-from rlfamily.stages import reaper, slots, worker
+from rlfamily.stages import worker
 from rlfamily.stages.executors import Finished
+from rlfamily.stages.executors.local import reaper, slots
 from rlfamily.stages.graph import KINDS_PATH
 
 WORKER_ENVIRONMENT = {

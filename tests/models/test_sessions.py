@@ -10,8 +10,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
+from rlfamily.models import sessions
 from rlfamily.models.policy import Policy
-from rlfamily.rollout import sessions
 
 CPU = torch.device("cpu")
 WORDS, WIDTH = 32, 12  # of a head

@@ -1,0 +1,66 @@
+"""Every random stream of the package, by name. A stream is a function of its name alone: no shared state, any order.
+
+Two runs that ask for the same name draw the same numbers, whatever else they draw: that is what makes a resumed run
+equal an unbroken one, and what lets all cells of a table meet the same chance.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from functools import lru_cache
+
+
+def stream_seed(*parts: int | str) -> int:
+    """A 63-bit seed from a name such as (seed, "rollout", prompt): independent streams, no shared state."""
+    digest = hashlib.sha256("/".join(str(part) for part in parts).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def rollout_seed(seed: int, epoch: int, prompt: str) -> int:
+    """Stream of a run's first response to a prompt in one epoch; response k has this seed plus k."""
+    return stream_seed(seed, "rollout", epoch, prompt)
+
+
+def pairs_seed(seed: int, prompt: str) -> int:
+    """Stream of the first of the two responses that become a preference pair."""
+    return stream_seed(seed, "pairs", prompt)
+
+
+def held_out_seed(prompt: str) -> int:
+    """Stream of the first held-out response: of prompt and draw alone, so that all cells meet the same chance."""
+    return stream_seed("score", prompt)
+
+
+def gate_seed(prompt: str) -> int:
+    """Stream of the response by which a base model is let through."""
+    return stream_seed("gate", prompt)
+
+
+def loss_seed(seed: int, step: int, update: int) -> int:
+    """Stream of the chance inside a loss, one for each update."""
+    return stream_seed(seed, "loss", step, update)
+
+
+def prompts_seed(seed: int) -> int:
+    """Stream that chooses which training prompts a run takes (with `epoch_order`, pass after pass)."""
+    return stream_seed(seed, "prompts")
+
+
+def reward_noise(seed: int, prompt: str, response: str) -> random.Random:
+    """Stream of the random reward of one response."""
+    return random.Random(f"{seed}\n{prompt}\n{response}")
+
+
+@lru_cache(maxsize=4)  # asked for at every step, and a long shuffle takes longer than a small step
+def epoch_order(count: int, epoch: int, seed: int) -> tuple[int, ...]:
+    """The permutation of `count` items in one epoch: a function of its arguments alone."""
+    order = list(range(count))
+    random.Random(stream_seed(seed, "order", epoch)).shuffle(order)
+    return tuple(order)
+
+
+def epoch_slice(count: int, batch: int, step: int, steps_per_epoch: int, seed: int) -> tuple[int, ...]:
+    """Indices of the items of one step; the last step of an epoch may be short."""
+    epoch, place = divmod(step, steps_per_epoch)
+    return epoch_order(count, epoch, seed)[place * batch:(place + 1) * batch]
