@@ -15,14 +15,36 @@ from bench.finished import finish
 from bench.measure import Cost, Result, machine, spread, timed, turns
 from bench.sweep import TABLE, Sweep
 from rlfamily import experiment, plan
+from rlfamily.config import build
+from rlfamily.place import alone
 from rlfamily.records import Layout
 from rlfamily.stages.executors.local import LocalExecutor
-from rlfamily.stages.graph import KINDS_PATH, Node
+from rlfamily.stages.graph import Node
+from rlfamily.stages.kind import KINDS_PATH, get_kind
 from rlfamily.stages.scheduler import run_graph
 from rlfamily.stages.store import Store
 
 RERUN = "gnivo_tab2"  # 60 cells a seed
-NO_OP = 'VERSION = "1"\n\n\ndef run(context):\n    return {}\n'
+NO_OP = """
+from dataclasses import dataclass
+
+from rlfamily.settings import Strict
+
+VERSION, WRITES = "1", {}
+
+
+class Config(Strict):
+    number: int
+
+
+@dataclass(frozen=True)
+class Inputs:
+    pass
+
+
+def run(place, config, inputs):
+    return {}
+"""
 SWEEP = {"way": "the same cells", "cpu": "CPU s", "wall": "wall s", "rate": "cells per minute", "ratio": "of our wall"}
 STAGES = {"slots": "slots", "wall": "wall s per stage", "cpu": "driver's CPU s per stage"}
 PLANNING = {"cells": "cells", "cpu": "CPU s", "each": "CPU ms per cell"}
@@ -99,8 +121,10 @@ def no_ops(stages: int) -> list[dict[str, object]]:
 def _no_op(stages: int, slots: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder, _kinds(folder):
         (Path(folder) / "noop.py").write_text(NO_OP)
-        hardware = {"kind": "cpu", "slots": slots, "processes": 1}
-        nodes = [Node("noop", {"number": number}, {}, hardware, f"no-op {number}") for number in range(stages + 1)]
+        hardware = alone(Path(folder) / "unused", build([f"hardware.slots={slots}"]).hardware).hardware
+        settings = get_kind("noop").Config
+        nodes = [Node("noop", settings.model_validate({"number": number}), {}, hardware, f"no-op {number}")
+                 for number in range(stages + 1)]
         with LocalExecutor(folder, slots, [], 5.0) as executor:
             run_graph(nodes[:1], folder, executor, lambda event: None)  # starts the workers' parent
             cost = timed(lambda: run_graph(nodes[1:], folder, executor, lambda event: None))

@@ -13,6 +13,7 @@ from typing import Any
 
 from rlfamily.records import write_jsonl
 from rlfamily.stages.graph import Node, topological
+from rlfamily.stages.kinds import generate
 from rlfamily.stages.store import Effort, Store, Task
 
 STEPS = 20  # of a training run: those of the text tasks at tiny scale
@@ -36,11 +37,13 @@ def finish(targets: Iterable[Node], root: Path | str) -> int:
 
 def _scores(node: Node, chance: random.Random) -> dict[str, Rows]:
     """One greedy and `eval_draws` sampled responses to each held-out prompt."""
-    task = node.config["task"]
-    modes = ["greedy", *["sample"] * task["eval_draws"]]
+    responses = node.inputs["responses"]
+    assert isinstance(responses, Node) and isinstance(responses.config, generate.Config)
+    settings = responses.config.generation
+    modes = ["greedy", *["sample"] * settings.draws]
     return {"scores.jsonl": [
         {"mode": mode, "item": item, "draw": max(0, trial - 1), **_response(item, chance)}
-        for trial, mode in enumerate(modes) for item in range(task["eval_prompts"])]}
+        for trial, mode in enumerate(modes) for item in range(settings.prompts)]}
 
 
 def _run(node: Node, chance: random.Random) -> dict[str, Rows]:

@@ -20,6 +20,7 @@ from bench.drawing import MEDIUM, SMALL, TINY, Draws, Shape, draws, ours, plain_
 from bench.measure import Result, alternate, machine, spread
 from rlfamily.errors import UserError
 from rlfamily.models.policy import Policy
+from rlfamily.place import alone
 
 OURS = "torch engine"
 COLUMNS = {
@@ -110,7 +111,7 @@ def beside_vllm(quick: bool) -> dict[str, Any]:
         folder = Path(name)
         random_policy(SMALL, params.max_total_tokens).save(folder)
         learner = policies.load(folder, config.model, torch.device("cpu"), trainable=True)
-        place = engines.Machine(config.hardware.model_dump(), folder, 1, lambda step, total, note: None)
+        place = alone(folder, config.hardware)
         sides = {engine: engines.following(learner, folder, config.rollout.model_copy(update={"engine": engine}), place,
                                            params.max_total_tokens) for engine in ("torch", "vllm")}
         calls = {engine: partial(side.generate, prompts, params, range(0, 1600, 100), copies)

@@ -22,12 +22,14 @@ from bench.work import Case, Gate
 from rlfamily import algorithms
 from rlfamily.config import algorithm_settings, build
 from rlfamily.examples import Example
+from rlfamily.hardware import Hardware
 from rlfamily.models import Finetuning, ScratchShape, policy, scratch
 from rlfamily.models.batching import Rows
+from rlfamily.place import alone
 from rlfamily.rewards import RewardParts
 from rlfamily.rollout import SamplingParams, clock
 from rlfamily.rollout.collect import Group, collect, encode_completion, encode_prompt
-from rlfamily.rollout.engines import Machine, following
+from rlfamily.rollout.engines import following
 from rlfamily.rollout.settings import Drawing
 from rlfamily.streams import epoch_order, rollout_seed
 from rlfamily.trainer.loop import StepRecord, Trainer
@@ -88,7 +90,7 @@ def build_trainer(case: Case, folder: Path, gate: Gate) -> Trainer:
     torch.set_num_threads(1)
     config = build(["hardware=cpu", "model=qwen2_tiny", f"model.dtype={case.dtype}", "model.lr_multiplier=1.0"])
     finetuning = Finetuning.model_validate({name: getattr(config.model, name) for name in Finetuning.model_fields})
-    hardware, settings = config.hardware.model_dump(), settings_of(case)
+    hardware, settings = config.hardware, settings_of(case)
     accelerator = Accelerator(cpu=True)
     learner = policy.load(folder, finetuning, accelerator.device, trainable=True)
     rollout = None if case.method == "dpo" else Drawing(engine="torch", importance_cap=None)
@@ -96,14 +98,14 @@ def build_trainer(case: Case, folder: Path, gate: Gate) -> Trainer:
                                                                      gate)
     reference = policy.load(folder, finetuning, accelerator.device, trainable=False) if case.method == "dpo" else None
     return Trainer(learner, reference, source, algorithms.get(case.method), settings, 1.0, finetuning.lr_multiplier,
-                   hardware["micro_tokens"], accelerator, 0, 0, rollout)
+                   hardware.micro_tokens, accelerator, 0, 0, rollout)
 
 
 def _rollouts(case: Case, learner: policy.Policy, folder: Path, settings: Any, rollout: Drawing,
-              hardware: dict[str, Any], gate: Gate) -> Source:
+              hardware: Hardware, gate: Gate) -> Source:
     stops = tuple(work.STOP_IDS) if case.stops else ()
     params = SamplingParams(False, 1.0, case.prompt + case.new, stop_ids=stops, logps=True)
-    engine = following(learner, folder, rollout, Machine(hardware, folder, 1, lambda step, total, note: None),
+    engine = following(learner, folder, rollout, alone(folder, hardware),
                        params.max_total_tokens)
 
     def draw(examples: list[Example], epoch: int, phases: clock.Clock) -> list[Group]:

@@ -45,7 +45,7 @@ def _behind(results: Results, keys: Iterable[str]) -> Iterator[Manifest]:
         manifest = None if key in seen else results.manifest(key)
         seen.add(key)
         if manifest is not None:
-            waiting += manifest.inputs.values()
+            waiting += manifest.sources
             yield manifest
 
 

@@ -72,7 +72,7 @@ class Lineage:
             if key in manifests or manifest is None:
                 continue
             manifests[key] = manifest
-            for source in manifest.inputs.values():
+            for source in manifest.sources:
                 users[source].append(key)
                 open_keys.append(source)
         return cls(manifests, _failures(results, dict(cells)), dict(cells),
@@ -112,7 +112,7 @@ def _pretty(value: Any) -> str:
 
 def _trained(lineage: Lineage, key: str) -> str:
     """The run whose curves belong on this page: the artifact itself, or the run it was made from; "" when neither."""
-    candidates = [key, *lineage.manifests[key].inputs.values()]
+    candidates = [key, *lineage.manifests[key].sources]
     return next((one for one in candidates if one in lineage.manifests and lineage.kind(one) == "train"), "")
 
 

@@ -102,7 +102,7 @@ def _judgements(results: Results) -> dict[tuple[str, str], str]:
         for cell in results.index(name)[0].cells:
             manifest = results.manifest(_judge_key(cell)) if _judge_key(cell) else None
             if manifest:
-                found[manifest.inputs["ours"], manifest.inputs["theirs"]] = manifest.key
+                found[str(manifest.inputs["ours"]), str(manifest.inputs["theirs"])] = manifest.key
     return found
 
 

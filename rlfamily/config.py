@@ -1,6 +1,6 @@
 """The one door for configuration: Hydra overrides in, strict frozen objects out.
 
-Hydra composes conf/ (defaults list, four groups, override grammar); pydantic checks. Nothing behind this door sees
+Hydra composes conf/ (defaults list, five groups, override grammar); pydantic checks. Nothing behind this door sees
 Hydra or OmegaConf, and nothing here imports torch, so that a typo is refused in well under a second.
 """
 
@@ -24,40 +24,15 @@ from yaml import YAMLError
 
 from rlfamily import algorithms, tasks
 from rlfamily.algorithms.settings import AlgorithmSettings
+from rlfamily.decoding import AnyDecoding
 from rlfamily.errors import UserError, describe, nearest
+from rlfamily.hardware import Hardware
 from rlfamily.models import HubModel, ModelConfig, ScratchModel
-from rlfamily.rollout.settings import ADAPTER_RANKS, Rollout, Vllm
+from rlfamily.rollout.settings import ADAPTER_RANKS, Rollout
 from rlfamily.settings import Strict
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
-GROUPS = ("task", "model", "algorithm", "hardware")
-
-
-class Gpu(Strict):
-    """What estimates assume of one GPU: memory in GiB, peak TFLOP/s in bf16, memory bandwidth in GiB/s.
-
-    `utilization` is the share of the peak that training and prefill are taken to reach.
-    """
-
-    memory_gib: float = Field(gt=0)
-    tflops: float = Field(gt=0)
-    bandwidth_gib_s: float = Field(gt=0)
-    utilization: float = Field(gt=0, le=1)
-
-
-class Hardware(Strict):
-    """Machine shape. Nothing here may change a number, so nothing here enters a stage's key."""
-
-    kind: Literal["cpu", "gpu"]
-    slots: int = Field(ge=0)
-    processes: int = Field(gt=0)
-    sharding: Literal["none", "fsdp"]
-    micro_tokens: int = Field(gt=0)
-    micro_batch: int = Field(gt=0)
-    rollout_batch: int = Field(gt=0)
-    checkpoint_seconds: float = Field(ge=0)
-    vllm: Vllm
-    gpu: Gpu | None
+GROUPS = ("task", "model", "algorithm", "hardware", "decoding")
 
 
 class RunConfig(Strict):
@@ -70,6 +45,7 @@ class RunConfig(Strict):
     model: ScratchModel | HubModel
     algorithm: SerializeAsAny[AlgorithmSettings]
     hardware: Hardware
+    decoding: AnyDecoding
     rollout: Rollout
     seed: int = Field(ge=0)
     results: str
@@ -102,6 +78,7 @@ def check(composed: DictConfig | dict[str, Any], choices: Mapping[str, str]) -> 
         "model": _validate(ModelConfig, content["model"], "model", names["model"]),
         "algorithm": _validate(algorithm.Config, content["algorithm"], "algorithm", names["algorithm"]),
         "hardware": _validate(Hardware, content["hardware"], "hardware", names["hardware"]),
+        "decoding": _validate(AnyDecoding, content["decoding"], "decoding", names["decoding"]),
     }
     rest = {key: value for key, value in content.items() if key not in GROUPS}
     try:

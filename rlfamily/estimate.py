@@ -8,14 +8,14 @@ Suffixes of names: N parameters of the model, A parameters of its adapters.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
-from rlfamily import algorithms
+from rlfamily.hardware import Gpu, StageHardware
 from rlfamily.models import Finetuning, ModelSize
 from rlfamily.stages.graph import Node
-from rlfamily.stages.placing import REWARD_INPUT
+from rlfamily.stages.kind import Work, get_kind, work_of
+from rlfamily.stages.kinds import hub
 
 GIB = 2.0**30
 FP32, BF16 = 4, 2  # bytes
@@ -71,29 +71,6 @@ class Estimate:
     hours: float
 
 
-@dataclass(frozen=True)
-class Work:
-    """What a stage computes, in rows of at most `limit` tokens, a batch at a time.
-
-    trained     rows that the policy learns from
-    passes      of 2 FLOP a parameter and token over each of them
-    drawn       rows that are generated, by `engine`
-    reference   a frozen initial policy is evaluated as well
-    rewards     parameters of the reward models beside the policy
-    processes   that share the work; stages that do not train use one, whatever they occupy
-    """
-
-    limit: int
-    batch: int
-    trained: int = 0
-    passes: float = 0
-    drawn: int = 0
-    engine: str = ""
-    reference: bool = False
-    rewards: int = 0
-    processes: int = 1
-
-
 def adapter_parameters(size: ModelSize, rank: int) -> int:
     """A of LoRA on all linear layers but the output: rank x (inputs + outputs) of q, k, v, o, gate, up and down."""
     hidden, queries, keys = size.hidden_size, size.heads * size.head_dim, size.kv_heads * size.head_dim
@@ -107,7 +84,7 @@ def kv_bytes(size: ModelSize) -> int:
 
 
 def training_memory(
-    size: ModelSize, tuning: Finetuning, work: Work, hardware: dict[str, Any]
+    size: ModelSize, tuning: Finetuning, work: Work, hardware: StageHardware
 ) -> tuple[float, float, float]:
     """GiB of weights, of gradients with optimiser, and of activations with logits; the last two 0 without training.
 
@@ -116,13 +93,13 @@ def training_memory(
     Activations: 34 bytes a token, layer and unit of width, 24 bytes a logit, and 2N for the bf16 copies that a backward
     pass keeps whole.
     """
-    shards = work.processes if hardware["sharding"] == "fsdp" else 1
+    shards = work.processes if hardware.sharding == "fsdp" else 1
     adapters = adapter_parameters(size, tuning.lora.rank) if tuning.finetune == "lora" else 0
     copies = 2 if work.reference and not adapters else 1
     policy = FP32 * (copies * size.parameters + adapters) / shards
     if not work.trained:  # vLLM draws from weights of its own
         return FP32 * (work.rewards + (0 if work.engine == "vllm" else size.parameters)) / GIB, 0.0, 0.0
-    tokens = min(work.limit * math.ceil(work.batch / work.processes), max(work.limit, hardware["micro_tokens"]))
+    tokens = min(work.limit * math.ceil(work.batch / work.processes), max(work.limit, hardware.micro_tokens))
     half = tuning.dtype == "bf16"
     kept = tokens * size.layers * size.hidden_size * KEPT * (1 if half else 2)
     copied = BF16 * size.parameters if half else 0
@@ -131,35 +108,35 @@ def training_memory(
     return weights / GIB, optimizer / GIB, (kept + tokens * size.vocabulary * LOGIT + copied) / GIB
 
 
-def engine_memory(size: ModelSize, work: Work, hardware: dict[str, Any]) -> tuple[float, bool]:
+def engine_memory(size: ModelSize, work: Work, hardware: StageHardware) -> tuple[float, bool]:
     """GiB of the engine on a GPU that trains, and whether it is apart from training's activations.
 
     torch: KV cache and logits of the rows decoded together; the weights are the policy's own. vLLM: the share of the
     GPU that it takes, or 2N and the cache it is given; nothing when a server has GPUs of its own.
     """
-    vllm = hardware["vllm"]
-    if not work.drawn:
+    vllm = hardware.vllm
+    if not work.drawn or hardware.gpu is None:
         return 0.0, True
     if work.engine == "torch":
-        rows = min(hardware["rollout_batch"], math.ceil(work.batch / work.processes))
+        rows = min(hardware.rollout_batch, math.ceil(work.batch / work.processes))
         return rows * (work.limit * kv_bytes(size) + LOGIT * size.vocabulary) / GIB, True
-    if vllm["mode"] == "server":
+    if vllm.mode == "server":
         return 0.0, True
-    weights = BF16 * size.parameters / vllm["tensor_parallel"] / GIB
-    if vllm["kv_cache_mib"]:
-        return weights + vllm["kv_cache_mib"] / 1024, vllm["sleep"]
-    least = weights + work.limit * kv_bytes(size) / vllm["tensor_parallel"] / GIB  # room for one response
-    return max(least, vllm["memory_share"] * hardware["gpu"]["memory_gib"]), vllm["sleep"]
+    weights = BF16 * size.parameters / vllm.tensor_parallel / GIB
+    if vllm.kv_cache_mib:
+        return weights + vllm.kv_cache_mib / 1024, vllm.sleep
+    least = weights + work.limit * kv_bytes(size) / vllm.tensor_parallel / GIB  # room for one response
+    return max(least, vllm.memory_share * hardware.gpu.memory_gib), vllm.sleep
 
 
-def training_seconds(size: ModelSize, work: Work, gpu: dict[str, Any]) -> float:
+def training_seconds(size: ModelSize, work: Work, gpu: Gpu) -> float:
     """2 FLOP x N x tokens x passes, at the assumed share of the peak of each GPU."""
     flop = 2 * size.parameters * work.trained * work.limit * work.passes
-    return flop / (work.processes * gpu["tflops"] * 1e12 * gpu["utilization"])
+    return flop / (work.processes * gpu.tflops * 1e12 * gpu.utilization)
 
 
 def drawing_seconds(
-    size: ModelSize, work: Work, gpu: dict[str, Any], rows: int, engines: int, gpus_each: int
+    size: ModelSize, work: Work, gpu: Gpu, rows: int, engines: int, gpus_each: int
 ) -> float:
     """`limit` decoding steps for each `rows` of an engine's share of a batch.
 
@@ -172,88 +149,37 @@ def drawing_seconds(
     rounds = work.drawn / work.batch * math.ceil(share / rows)
     rows = min(rows, share)
     read = (FP32 if work.engine == "torch" else BF16) * size.parameters + rows * work.limit / 2 * kv_bytes(size)
-    reading = read / (gpus_each * gpu["bandwidth_gib_s"] * GIB)
-    computing = 2 * size.parameters * rows / (gpus_each * gpu["tflops"] * 1e12 * gpu["utilization"])
+    reading = read / (gpus_each * gpu.bandwidth_gib_s * GIB)
+    computing = 2 * size.parameters * rows / (gpus_each * gpu.tflops * 1e12 * gpu.utilization)
     return rounds * work.limit * max(reading, computing)
 
 
 def estimate(node: Node, size: ModelSize) -> Estimate | None:
     """The stage's GPUs, memory and GPU-hours for a model of this size; None for stages that are not estimated."""
-    work, hardware = work_of(node), node.hardware
-    if work is None or not hardware["gpu"]:
+    work, hardware = work_of(get_kind(node.kind), node.config, node.hardware), node.hardware
+    if work is None or hardware.gpu is None:
         return None
-    if "reward" in node.inputs:  # one fitted to preferences, of the policy's own size
-        work = replace(work, rewards=work.rewards + size.parameters)
-    vllm = hardware["vllm"]
-    server = work.engine == "vllm" and vllm["mode"] == "server" and work.drawn > 0
-    shared = vllm["tensor_parallel"] if work.engine == "vllm" else 1
-    engines = vllm["data_parallel"] if server else max(1, work.processes // shared)
-    rows = vllm["rows"] if work.engine == "vllm" else hardware["rollout_batch"]
-    seconds = training_seconds(size, work, hardware["gpu"]) + drawing_seconds(
-        size, work, hardware["gpu"], rows, engines, shared)
-    gpus = hardware["processes"] + hardware["server_slots"]
-    parts = training_memory(size, Finetuning.model_validate(node.config["finetuning"]), work, hardware)
+    fitted = size.parameters if "fitted" in node.inputs else 0  # to preferences, of the policy's own size
+    work = replace(work, rewards=fitted + sum(REWARD_MODELS.get(path, 0) for path in _reward_paths(node)))
+    tuning: Finetuning = node.config.finetuning  # type: ignore[attr-defined]  # whatever is estimated has one
+    vllm = hardware.vllm
+    server = work.engine == "vllm" and vllm.mode == "server" and work.drawn > 0
+    shared = vllm.tensor_parallel if work.engine == "vllm" else 1
+    engines = vllm.data_parallel if server else max(1, work.processes // shared)
+    rows = vllm.rows if work.engine == "vllm" else hardware.rollout_batch
+    seconds = training_seconds(size, work, hardware.gpu) + drawing_seconds(
+        size, work, hardware.gpu, rows, engines, shared)
+    gpus = hardware.processes + hardware.server_slots
+    parts = training_memory(size, tuning, work, hardware)
     engine, apart = engine_memory(size, work, hardware)
-    return Estimate(gpus, Memory(*parts, engine, apart), hardware["gpu"]["memory_gib"], gpus * seconds / 3600)
-
-
-def work_of(node: Node) -> Work | None:
-    """Rows, limits and passes of a stage, from its config; None for a kind that is not estimated."""
-    makers = {"train": _training, "score": _scoring, "pairs": _pairs, "reward_model": _reward_model}
-    return makers[node.kind](node) if node.kind in makers else None
-
-
-def _training(node: Node) -> Work:
-    config, task = node.config, node.config["task"]
-    algorithm = algorithms.get(config["algorithm"])
-    settings = algorithm.Config.model_validate(config["settings"])
-    rollouts = algorithm.SOURCE == "rollouts"
-    rows = {"rollouts": settings.group_size, "pairs": 2}.get(algorithm.SOURCE, 1)
-    total, processes = rows * _prompts(settings.prompts, task), node.hardware["processes"]
-    always = "ref" in algorithms.needs(algorithm, settings)
-    seen = 1.0 if always else 1 / settings.kl_ref_every if settings.kl_ref_every else 0.0
-    limit = task["max_tokens_demonstration" if algorithm.SOURCE == "demonstrations" else "max_tokens_rollout"]
-    # A batch of several passes goes forward once more, without gradient, at every update.
-    again = settings.batch_prompts * rows * limit > node.hardware["micro_tokens"] or processes > 1
-    backward = 1 if config["finetuning"]["finetune"] == "lora" else 2  # frozen weights need no gradient
-    return Work(
-        limit=limit, batch=settings.batch_prompts * rows, trained=total * settings.epochs,
-        passes=settings.inner_updates * (1 + backward + again) + seen,
-        drawn=total * (settings.epochs if settings.resample_each_epoch else 1) if rollouts else 0,
-        engine=config["rollout"]["engine"] if rollouts else "", reference=seen > 0, rewards=_rewards(node),
-        processes=processes)
-
-
-def _scoring(node: Node) -> Work:
-    task = node.config["task"]
-    rows = task["eval_prompts"] * (1 + task["eval_draws"])
-    return Work(task["max_tokens_evaluation"], rows, drawn=rows, engine=node.config["engine"], rewards=_rewards(node))
-
-
-def _pairs(node: Node) -> Work:
-    rows, task = 2 * _prompts(node.config["prompts"], node.config["task"]), node.config["task"]
-    return Work(task["max_tokens_rollout"], rows, drawn=rows, engine=node.config["engine"], rewards=_rewards(node))
-
-
-def _reward_model(node: Node) -> Work:
-    settings, limit = node.config["settings"], node.config["task"]["max_tokens_demonstration"]
-    pairs = settings["prompts"] * settings["epochs"]
-    return Work(limit, 2 * settings["batch_pairs"], trained=2 * pairs, passes=3)
-
-
-def _prompts(prompts: int, task: dict[str, Any]) -> int:
-    """As the jobs count them."""
-    return max(1, round(prompts * task["prompt_fraction"]))
-
-
-def _rewards(node: Node) -> int:
-    """Parameters of the published reward models beside the policy; unknown ones count nothing (see `unknown`)."""
-    return sum(REWARD_MODELS.get(path, 0) for path in _reward_paths(node))
+    return Estimate(gpus, Memory(*parts, engine, apart), hardware.gpu.memory_gib, gpus * seconds / 3600)
 
 
 def _reward_paths(node: Node) -> list[str]:
-    return [source.config["path"] for name, source in node.inputs.items()
-            if name.startswith(REWARD_INPUT) and source.kind == "hub"]
+    """The published reward models beside the policy; those of unknown size count nothing (see `unknown`)."""
+    sources = node.inputs.get("rewards", {})
+    models = sources.values() if isinstance(sources, Mapping) else []
+    return [source.config.path for source in models if isinstance(source.config, hub.Config)]
 
 
 def unknown(nodes: Iterable[Node]) -> list[str]:

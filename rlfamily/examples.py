@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rlfamily.errors import UserError
 from rlfamily.records import read_jsonl
+from rlfamily.streams import epoch_order, prompts_seed
 
 
 @dataclass(frozen=True)
@@ -35,3 +37,20 @@ def read_examples(path: Path) -> list[Example]:
 def read_demonstrations(path: Path) -> list[Demonstration]:
     """Read a demonstrations file written by a task's `build`."""
     return [Demonstration(**row) for row in read_jsonl(path)]
+
+
+def select_prompts(data: Path, count: int, seed: int, reuse: bool) -> list[Example]:
+    """`count` training prompts at random; with `reuse`, pass after pass when there are fewer.
+
+    Raises UserError when there are fewer and they may not be reused.
+    """
+    examples = read_examples(data / "train.jsonl")
+    if count > len(examples) and not reuse:
+        raise UserError(f"data: {count} prompts asked for, train split has {len(examples)}: lower algorithm.prompts or "
+                        "task.prompt_fraction, keep more rows in the task's source, or set task.reuse_prompts=true")
+    passes = -(-count // len(examples))
+    chosen = [(turn, index) for turn in range(passes)
+              for index in epoch_order(len(examples), turn, prompts_seed(seed))][:count]
+    # A name of its own for each pass, so that a prompt's responses have a random stream of their own in each.
+    return [examples[index] if turn == 0 else replace(examples[index], id=f"{examples[index].id}, pass {turn + 1}")
+            for turn, index in chosen]

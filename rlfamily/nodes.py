@@ -2,32 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
 
 from rlfamily import algorithms
+from rlfamily.algorithms import sft
 from rlfamily.algorithms.settings import AlgorithmSettings
 from rlfamily.config import RunConfig, algorithm_settings
+from rlfamily.decoding import plain
 from rlfamily.errors import UserError
+from rlfamily.hardware import StageHardware
 from rlfamily.judges import CausalLmJudge
 from rlfamily.models import Finetuning, ScratchModel
 from rlfamily.rewards import HubSource, ModelSource, TrainedSource
-from rlfamily.rollout.settings import Drawing
+from rlfamily.rollout.settings import Drawing, Generation
+from rlfamily.settings import Limits, Strict
 from rlfamily.stages.graph import Node
-from rlfamily.stages.placing import REWARD_INPUT
+from rlfamily.stages.kinds import (
+    base,
+    clip,
+    data,
+    generate,
+    hub,
+    judge,
+    logprobs,
+    pairs,
+    preference_model,
+    reward_model,
+    score,
+    theory,
+    train,
+)
 
-_ROLLOUT = ("kind", "max_tokens_rollout", "min_new_tokens")
-_TRAINING_LIMITS = (*_ROLLOUT, "max_tokens_demonstration", "prompt_fraction", "reuse_prompts")
-_GATE = ("kind", "max_tokens_evaluation", "min_new_tokens", "eval_prompts", "eval_temperature", "eval_top_k",
-         "eval_top_p")
-_EVALUATION = (*_GATE, "eval_draws")
+Sources = dict[str, "Node | Mapping[str, Node]"]
+"""Inputs by name, alike ones as a mapping."""
 
 
 @cache
-def _warm_start_settings() -> AlgorithmSettings:
-    return algorithm_settings("sft")
+def _supervised() -> sft.Config:
+    """What a base model and a warm start are trained with."""
+    return sft.Config.model_validate(algorithm_settings("sft").model_dump())
 
 
 @dataclass(frozen=True)
@@ -41,48 +57,49 @@ class Planner:
     @cached_property
     def data(self) -> Node:
         """The task's files."""
-        return self._node("data", self.config.task.data_settings(), {}, f"data {self.config.names['task']}")
+        return self._node("data", data.Config(task=self.config.task.data), {}, f"data {self.config.names['task']}")
 
     @cached_property
     def base(self) -> Node:
         """The untrained policy: a hub model, or a stand-in pretrained on the task's corpus."""
-        model, label = self.config.model, f"base {self.config.names['model']}"
+        model, task, label = self.config.model, self.config.task, f"base {self.config.names['model']}"
         if not isinstance(model, ScratchModel):
-            return self._node("hub", {"path": model.path, "revision": model.revision}, {}, label)
-        recipe, corpus = model.pretrain, self.config.task.pretrain
+            return self._hub(model.path, model.revision, label)
+        recipe, corpus = model.pretrain, task.pretrain
         if corpus is None:
             raise UserError(f"model={self.config.names['model']}: task {self.config.names['task']} has no corpus to "
                             "train a model from scratch on (task.pretrain is null): choose a hub model")
-        settings = _warm_start_settings().model_copy(update={
+        settings = _supervised().model_copy(update={
             "prompts": corpus.lines, "batch_prompts": recipe.batch_prompts, "epochs": corpus.epochs,
             "optimizer": recipe.optimizer, "kl_ref_every": 0})
-        # How it is finetuned later cannot change the base model.
-        shape = model.model_dump(mode="json") | {"finetune": "full", "lr_multiplier": 1.0}
-        gate = {"pretrain": {"gate": corpus.gate.model_dump(mode="json")}}
-        task = self._task("max_tokens_demonstration", *_GATE) | gate
-        return self._node("base", {"model": shape, "settings": settings.model_dump(mode="json"), "task": task},
-                          {"data": self.data}, label)
+        # How it is finetuned or drawn from later cannot change the base model.
+        sampled = self._generation().model_copy(update={
+            "draws": 1, "engine": "torch", "decoding": plain.Config(kind="plain")})
+        gate = base.Gate(task=task.kind, part=corpus.gate.part, least=corpus.gate.least, generation=sampled)
+        config = base.Config(model=model.model_copy(update={"finetune": "full", "lr_multiplier": 1.0}),
+                             settings=settings, max_tokens=task.max_tokens_demonstration, gate=gate)
+        return self._node("base", config, {"data": self.data}, label)
 
     @cached_property
     def warm_start(self) -> Node:
         """The policy that training starts from: the base model, or the base model after SFT at the same seed."""
         if self.config.algorithm.warm_start == "base":
             return self.base
-        return self._train("sft", _warm_start_settings(), {"data": self.data, "policy": self.base},
+        return self._train("sft", _supervised(), {"data": self.data, "policy": self.base},
                            f"SFT warm start · seed {self.config.seed}")
 
     @cached_property
     def train(self) -> Node:
         """The cell's own run."""
         name, settings = self.config.names["algorithm"], self.config.algorithm
-        inputs = {"data": self.data, "policy": self.warm_start}
+        inputs: Sources = {"data": self.data, "policy": self.warm_start}
         source = algorithms.get(name).SOURCE
         if source == "pairs":
             inputs["pairs"] = self._pairs(settings.prompts, settings.sampling.temperature)
         if source == "rollouts":
-            inputs |= self._reward_models
+            inputs["rewards"] = self._reward_sources
             if settings.reward == "reward_model":
-                inputs["reward"] = self._reward_model
+                inputs["fitted"] = self._reward_model
         return self._train(name, settings, inputs, self.label)
 
     @property
@@ -91,57 +108,59 @@ class Planner:
         return self.train if self.trained else self.warm_start
 
     @cached_property
+    def generate(self) -> Node:
+        """Held-out responses of the cell's policy."""
+        config = generate.Config(generation=self._generation(), finetuning=self._frozen())
+        return self._node("generate", config, {"data": self.data, "policy": self.policy}, f"responses {self.label}")
+
+    @cached_property
     def score(self) -> Node:
-        """Held-out scores of the cell's policy."""
-        config = {"task": self._task(*_EVALUATION, reward=True), "finetuning": self._frozen(),
-                  "engine": self.config.rollout.engine}
-        inputs = {"data": self.data, "policy": self.policy, **self._reward_models}
+        """What those responses are worth."""
+        config = score.Config(task=self.config.task.kind, reward=self.config.task.reward.unsourced())
+        inputs: Sources = {"data": self.data, "responses": self.generate, "rewards": self._reward_sources}
         return self._node("score", config, inputs, f"score {self.label}")
 
     @cached_property
     def logprobs(self) -> Node:
         """Log-probs of the demonstrations under the cell's policy."""
-        config = {"task": self._task("kind", "max_tokens_demonstration"), "finetuning": self._frozen()}
+        config = logprobs.Config(finetuning=self._frozen(), max_tokens=self.config.task.max_tokens_demonstration)
         return self._node("logprobs", config, {"data": self.data, "policy": self.policy}, f"log-probs {self.label}")
 
     def judge(self, opponent: Planner) -> Node:
         """The cell's greedy responses against the opponent's, judged in both orders."""
-        judge = self.config.task.judge
-        if judge is None:
+        settings = self.config.task.judge
+        if settings is None:
             raise UserError(f"task {self.config.names['task']} has no judge (task.judge is null)")
-        inputs = {"ours": self.score, "theirs": opponent.score}
-        if isinstance(judge, CausalLmJudge):
-            hub = {"path": judge.path, "revision": judge.revision}
-            inputs["judge"] = self._node("hub", hub, {}, f"fetch judge {judge.path}")
-        return self._node("judge", {"judge": judge.model_dump(mode="json"), "task": self._task("kind")}, inputs,
-                          f"judge {self.label}")
+        inputs: Sources = {"ours": self.score, "theirs": opponent.score}
+        if isinstance(settings, CausalLmJudge):
+            inputs["judge"] = self._hub(settings.path, settings.revision, f"fetch judge {settings.path}")
+        return self._node("judge", judge.Config(judge=settings), inputs, f"judge {self.label}")
 
     def theory(self, checks: list[str], seed: int) -> Node:
         """Exact computations on an enumerable world: no task, no model."""
-        return self._node("theory", {"checks": checks, "seed": seed}, {}, "theory")
+        return self._node("theory", theory.Config(checks=checks, seed=seed), {}, "theory")
 
     def _pairs(self, prompts: int, temperature: float) -> Node:
-        task = self._task(*_ROLLOUT, "prompt_fraction", "reuse_prompts", reward=True)
-        config = {"prompts": prompts, "temperature": temperature, "finetuning": self._frozen(), "task": task,
-                  "engine": self.config.rollout.engine, "seed": self.config.seed}
-        inputs = {"data": self.data, "policy": self.warm_start, **self._reward_models}
+        config = pairs.Config(
+            lesson=self.config.task.lesson(prompts, self.config.task.rollout, rewarded=True), temperature=temperature,
+            finetuning=self._frozen(), engine=self.config.rollout.engine, seed=self.config.seed)
+        inputs: Sources = {"data": self.data, "policy": self.warm_start, "rewards": self._reward_sources}
         return self._node("pairs", config, inputs, f"preference pairs · seed {self.config.seed}")
 
     @cached_property
-    def _reward_models(self) -> dict[str, Node]:
-        """The models that the task's own reward reads, as inputs."""
+    def _reward_sources(self) -> dict[str, Node]:
+        """The models that the task's own reward reads, by name."""
         sources = self.config.task.reward.models
-        return {f"{REWARD_INPUT}{name}": self._reward_source(name, source) for name, source in sources.items()}
+        return {name: self._reward_source(source, f"{name} ({self.config.names['task']})")
+                for name, source in sources.items()}
 
-    def _reward_source(self, name: str, source: ModelSource) -> Node:
-        config = source.model_dump(mode="json", exclude={"kind"})
-        label = f"{name} ({self.config.names['task']})"
+    def _reward_source(self, source: ModelSource, label: str) -> Node:
         if isinstance(source, HubSource):
-            return self._node("hub", config, {}, f"fetch {label}")
-        if isinstance(source, TrainedSource):
-            config |= {"task": self._task("max_tokens_demonstration")}
-            return self._node("preference_model", config, {"data": self.data}, f"reward model {label}")
-        return self._node("clip", config, {"data": self.data}, f"CLIP {label}")
+            return self._hub(source.path, source.revision, f"fetch {label}")
+        config: Strict = clip.Config(source=source) if not isinstance(source, TrainedSource) else (
+            preference_model.Config(source=source, max_tokens=self.config.task.max_tokens_demonstration))
+        kind, what = ("preference_model", "reward model") if isinstance(source, TrainedSource) else ("clip", "CLIP")
+        return self._node(kind, config, {"data": self.data}, f"{what} {label}")
 
     @cached_property
     def _reward_model(self) -> Node:
@@ -149,46 +168,53 @@ class Planner:
         if settings is None:
             raise UserError(f"algorithm.reward=reward_model: task {self.config.names['task']} does not say how to fit "
                             "one (task.reward_model is null): use algorithm.reward=task")
-        # A reward model is trained whole.
-        config = {"settings": settings.model_dump(mode="json"), "finetuning": self._finetuning() | {"finetune": "full"},
-                  "task": self._task("max_tokens_demonstration"), "seed": self.config.seed}
-        inputs = {"data": self.data, "policy": self.warm_start,
-                  "pairs": self._pairs(settings.prompts, settings.temperature)}
+        config = reward_model.Config(
+            settings=settings, finetuning=self._finetuning.model_copy(update={"finetune": "full"}),  # trained whole
+            max_tokens=self.config.task.max_tokens_demonstration, seed=self.config.seed)
+        inputs: Sources = {"data": self.data, "policy": self.warm_start,
+                           "pairs": self._pairs(settings.prompts, settings.temperature)}
         return self._node("reward_model", config, inputs, f"reward model · seed {self.config.seed}")
 
-    def _train(self, name: str, settings: AlgorithmSettings, inputs: dict[str, Node], label: str) -> Node:
-        rollouts = algorithms.get(name).SOURCE == "rollouts"
-        config = {"algorithm": name, "settings": settings.model_dump(mode="json"), "finetuning": self._finetuning(),
-                  "task": self._task(*_TRAINING_LIMITS, reward=rollouts), "seed": self.config.seed,
-                  "rollout": self.config.rollout.model_dump(include=set(Drawing.model_fields)) if rollouts else None}
+    def _train(
+        self, name: str, settings: AlgorithmSettings, inputs: Sources, label: str
+    ) -> Node:
+        task, source = self.config.task, algorithms.get(name).SOURCE
+        whole = Limits(max_tokens=task.max_tokens_demonstration, min_new_tokens=0)
+        limits = whole if source == "demonstrations" else task.rollout
+        rollout = Drawing(engine=self.config.rollout.engine, importance_cap=self.config.rollout.importance_cap)
+        config = train.Config(
+            algorithm=name, settings=settings, finetuning=self._finetuning, seed=self.config.seed,
+            lesson=task.lesson(settings.prompts, limits, rewarded=source == "rollouts"),
+            rollout=rollout if source == "rollouts" else None)
         return self._node("train", config, inputs, label)
 
-    def _task(self, *keys: str, reward: bool = False) -> dict[str, Any]:
-        """The task's settings that a stage reads: only these may enter its key."""
-        chosen = {key: getattr(self.config.task, key) for key in keys}
-        return chosen | {"reward": self.config.task.reward.unsourced().model_dump(mode="json")} if reward else chosen
-
-    def _finetuning(self) -> dict[str, Any]:
-        return Finetuning.model_validate({name: getattr(self.config.model, name) for name in Finetuning.model_fields}
-                                         ).model_dump(mode="json")
-
-    def _frozen(self) -> dict[str, Any]:
-        """A policy that is only read: its adapters are merged and its learning rate plays no part."""
-        return self._finetuning() | {"finetune": "full", "lr_multiplier": 1.0}
-
-    def _node(self, kind: str, config: dict[str, Any], inputs: dict[str, Node], label: str) -> Node:
-        return Node(kind, config, inputs, self._hardware(kind, config), label)
+    def _generation(self) -> Generation:
+        task = self.config.task
+        return Generation(prompts=task.eval_prompts, draws=task.eval_draws, limits=task.evaluation,
+                          distribution=task.distribution, decoding=self.config.decoding,
+                          engine=self.config.rollout.engine)
 
     @cached_property
-    def _machine(self) -> dict[str, Any]:
-        mirror = {"wandb": self.config.wandb, "wandb_folder": str(Path(self.config.results).resolve())}
-        return self.config.hardware.model_dump(mode="json") | mirror
+    def _finetuning(self) -> Finetuning:
+        return Finetuning.model_validate({name: getattr(self.config.model, name) for name in Finetuning.model_fields})
 
-    def _hardware(self, kind: str, config: dict[str, Any]) -> dict[str, Any]:
+    def _frozen(self) -> Finetuning:
+        """A policy that is only read: its adapters are merged and its learning rate plays no part."""
+        return self._finetuning.model_copy(update={"finetune": "full", "lr_multiplier": 1.0})
+
+    def _hub(self, path: str, revision: str, label: str) -> Node:
+        return self._node("hub", hub.Config(path=path, revision=revision), {}, label)
+
+    def _node(self, kind: str, config: Strict, inputs: Sources, label: str) -> Node:
+        return Node(kind, config, inputs, self._hardware(kind, config), label)
+
+    def _hardware(self, kind: str, config: Strict) -> StageHardware:
         """What a stage occupies: only training runs as several processes, and a policy's server has its own slots."""
-        hardware, placed = dict(self._machine), self.config.hardware.vllm
-        vllm = (config.get("rollout") or config).get("engine") == "vllm"
+        hardware, placed = self.config.hardware, self.config.hardware.vllm
+        drawing = getattr(config, "rollout", None) or getattr(config, "generation", None) or config
+        vllm = getattr(drawing, "engine", "") == "vllm"
         serves = vllm and placed.mode == "server" and placed.server_url is None
-        if kind != "train":
-            hardware["processes"] = placed.shared if vllm else 1
-        return hardware | {"server_slots": placed.tensor_parallel * placed.data_parallel if serves else 0}
+        own = {"processes": hardware.processes if kind == "train" else placed.shared if vllm else 1,
+               "server_slots": placed.tensor_parallel * placed.data_parallel if serves else 0,
+               "wandb": self.config.wandb, "wandb_folder": str(Path(self.config.results).resolve())}
+        return StageHardware.model_validate(hardware.model_dump() | own)

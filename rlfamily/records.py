@@ -36,15 +36,31 @@ class FileInfo(Record):
 
 
 class StageRecord(Record):
-    """What identifies and describes a stage, before and after it ran. `inputs` maps names to keys."""
+    """What identifies and describes a stage, before and after it ran.
+
+    `uses` are versions of the plug-ins its numbers come from; `inputs` maps names to keys, or to keys by name.
+    """
 
     key: str
     kind: str
     version: str
     label: str
     config: dict[str, Any]
-    inputs: dict[str, str]
+    inputs: dict[str, str | dict[str, str]]
     hardware: dict[str, Any]
+    uses: dict[str, str] = {}
+
+    @property
+    def named_sources(self) -> list[tuple[str, str]]:
+        """Name and key of every input, in one row: those under a common name as `name.inner`."""
+        return [pair for name, source in self.inputs.items()
+                for pair in ([(name, source)] if isinstance(source, str)
+                             else [(f"{name}.{inner}", key) for inner, key in source.items()])]
+
+    @property
+    def sources(self) -> list[str]:
+        """Keys of the inputs in one row."""
+        return [key for _, key in self.named_sources]
 
 
 class Manifest(StageRecord):

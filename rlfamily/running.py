@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import pkgutil
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -12,7 +13,7 @@ from rlfamily.errors import UserError, nearest
 from rlfamily.records import Layout
 
 if TYPE_CHECKING:
-    from rlfamily.config import Hardware
+    from rlfamily.hardware import Hardware
     from rlfamily.stages.graph import Node
 
 PRELOAD = ("torch", "transformers.models.qwen2.modeling_qwen2", "accelerate", "rlfamily.trainer.jobs")
@@ -45,7 +46,7 @@ def execute(nodes: Iterable[Node], results: str, hardware: Hardware, executor: s
     targets = list(nodes)
     preload: tuple[str, ...] = PRELOAD
     # Stages that ask a server of the user's own need no vllm here; what else of theirs does says so itself.
-    if any(uses_vllm(node.config) and node.hardware["vllm"]["server_url"] is None
+    if any(uses_vllm(node.settings) and node.hardware.vllm.server_url is None
            for node in needed(targets, Store(results))):
         from rlfamily.rollout.engines import require  # with torch behind it, so not before it is needed
 
@@ -66,7 +67,7 @@ def failure_of(results: str, key: str, reason: str) -> str:
 def executors() -> list[str]:
     """Names of the executors that have a file."""
     folder = Path(__file__).parent / "stages" / "executors"
-    return sorted(path.stem for path in folder.glob("*.py") if path.stem != "__init__")
+    return sorted(module.name for module in pkgutil.iter_modules([str(folder)]))
 
 
 def find_executor(name: str) -> Any:

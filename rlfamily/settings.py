@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 
 class Strict(BaseModel):
     """Frozen, typed, and closed: an unknown, missing or mistyped key is an error, never a guess."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+def by_kind(schema: Callable[[str], type[Strict]]) -> BeforeValidator:
+    """Settings of a plug-in, checked by the class that its `kind` names: `Annotated[SerializeAsAny[Base], by_kind(f)]`.
+
+    `schema` raises UserError for an unknown kind.
+    """
+    def checked(value: Any) -> Any:
+        if isinstance(value, Mapping) and isinstance(value.get("kind"), str):
+            return schema(value["kind"]).model_validate(value)
+        return value
+
+    return BeforeValidator(checked)
 
 
 class Optimizer(Strict):
@@ -53,3 +67,20 @@ class RewardModelSettings(PairTraining):
 
     prompts: int = Field(gt=0)
     temperature: float = Field(gt=0)
+
+
+class Limits(Strict):
+    """What bounds a response: tokens of prompt and response together, and the fewest of the response before its end."""
+
+    max_tokens: int = Field(gt=0)
+    min_new_tokens: int = Field(ge=0)
+
+
+class Distribution(Strict):
+    """What a response is drawn from: each token at `temperature`, among the `top_k` likeliest (0: all), and the
+    likeliest of those that reach `top_p` together.
+    """
+
+    temperature: float = Field(gt=0)
+    top_k: int = Field(ge=0)
+    top_p: float = Field(gt=0, le=1)

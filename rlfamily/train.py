@@ -65,7 +65,7 @@ def _check(arguments: list[str]) -> str:
     configs = [build(combination) for combination in combinations]
     for config in configs:
         for node in stages(config, ["train", "score"]).values():
-            Pool.of(node.hardware)
+            Pool.of(node.hardware.model_dump(mode="json"))
     return configs[0].results
 
 

@@ -70,6 +70,7 @@ class LossOutput:
 class Algorithm(Protocol):
     """What a module in this folder offers."""
 
+    VERSION: str
     Config: type[AlgorithmSettings]
     NEEDS: frozenset[str]
     SOURCE: DataSource

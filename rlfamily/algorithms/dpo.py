@@ -18,6 +18,7 @@ from rlfamily.algorithms.settings import AlgorithmSettings
 
 NEEDS: frozenset[str] = frozenset({"ref"})
 SOURCE: DataSource = "pairs"
+VERSION = "1"
 
 
 class Config(AlgorithmSettings):

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 NEEDS: frozenset[str] = frozenset({"old", "ref", "value"})
 SOURCE: DataSource = "rollouts"
+VERSION = "1"
 
 
 class Config(AlgorithmSettings):

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 NEEDS: frozenset[str] = frozenset({"old", "ref", "steps", "generator"})
 SOURCE: DataSource = "rollouts"
+VERSION = "1"
 
 
 class Config(AlgorithmSettings):

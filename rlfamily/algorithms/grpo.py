@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 NEEDS: frozenset[str] = frozenset({"old", "ref"})
 SOURCE: DataSource = "rollouts"
+VERSION = "1"
 
 
 class Config(AlgorithmSettings):

@@ -21,6 +21,7 @@ from rlfamily.algorithms.settings import AlgorithmSettings, Kl
 
 NEEDS: frozenset[str] = frozenset({"old", "ref", "value"})
 SOURCE: DataSource = "rollouts"
+VERSION = "1"
 
 
 class Config(AlgorithmSettings):

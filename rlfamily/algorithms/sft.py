@@ -14,6 +14,7 @@ from rlfamily.algorithms.settings import AlgorithmSettings
 
 NEEDS: frozenset[str] = frozenset()
 SOURCE: DataSource = "demonstrations"
+VERSION = "1"
 
 
 class Config(AlgorithmSettings):

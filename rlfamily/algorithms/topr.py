@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 NEEDS: frozenset[str] = frozenset({"old"})
 SOURCE: DataSource = "rollouts"
+VERSION = "1"
 
 Finite = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Interval = Annotated[tuple[Finite, Finite], Field(strict=False)]  # yaml has lists, no tuples

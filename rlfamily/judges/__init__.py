@@ -151,6 +151,8 @@ class Judge(Protocol):
 class JudgeModule(Protocol):
     """What a module in this folder offers."""
 
+    VERSION: str
+
     def load(
         self, config: Any, model: Path | None, device: torch.device | None, vllm: OpenChooser | None = None
     ) -> Judge:

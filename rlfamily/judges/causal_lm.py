@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import torch
 
 _ANSWERS: tuple[Answer, ...] = ("first", "second", "tie")
+VERSION = "1"
 _LETTERS = ("A", "B", "C")
 _OPENING = "[["  # the answer's first characters are given, so that one token is left to choose
 

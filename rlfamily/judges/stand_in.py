@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     import torch
 
 
+VERSION = "1"
+
+
 @dataclass(frozen=True)
 class Judge:
     """A function of its settings and the question: the two orders meet different noise, so it may contradict itself."""

@@ -13,6 +13,11 @@ from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 
+def world_size() -> int:
+    """Processes that train together; 1 where none were started together."""
+    return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+
+
 def is_sharded(weight: Tensor) -> bool:
     """True when this process holds a share only."""
     return isinstance(weight, DTensor)

@@ -20,6 +20,8 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.utils import clip_grad_norm_, clip_grads_with_norm_, get_total_norm
 
+from rlfamily.errors import UserError
+from rlfamily.hardware import Hardware
 from rlfamily.models import Finetuning, policy
 from rlfamily.models.policy import Policy
 from rlfamily.models.sharded import is_sharded, kept
@@ -29,14 +31,20 @@ from rlfamily.models.sharded import is_sharded, kept
 PATIENCE = timedelta(hours=6)
 
 
-def accelerator(cpu: bool, sharding: str) -> Accelerator:
-    """The accelerator of this process. With `sharding` fsdp and several processes, `load` shards what it loads.
+def accelerator(hardware: Hardware) -> Accelerator:
+    """CPU, one GPU, or the processes started together; with `sharding` fsdp, `load` shards what it loads.
 
+    Raises UserError when the GPU is missing.
     accelerate's constructor takes FSDP on GPUs only, and its `prepare` one model only. Its state takes the plugin and
     the mesh all the same, and `fsdp2_prepare_model`, which `prepare` calls, shards any model on both kinds.
     """
+    cpu = hardware.kind == "cpu"
+    if not cpu and not torch.cuda.is_available():
+        raise UserError("hardware=gpu: no CUDA device is visible: use hardware=cpu, or check the driver")
+    if cpu:
+        torch.set_num_threads(1)
     found = Accelerator(cpu=cpu, kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)])
-    if sharding == "fsdp" and found.num_processes > 1:
+    if hardware.sharding == "fsdp" and found.num_processes > 1:
         layout = ParallelismConfig(dp_shard_size=found.num_processes)
         found.state.parallelism_config = layout
         found.state.device_mesh = layout.get_device_mesh(found.device.type)

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, Self, cast
 
-from pydantic import Field
+from pydantic import Field, SerializeAsAny
 
 from rlfamily.errors import UserError, nearest
 from rlfamily.models import ScratchShape
-from rlfamily.settings import Optimizer, PairTraining, Strict
+from rlfamily.settings import Optimizer, PairTraining, Strict, by_kind
 
 if TYPE_CHECKING:
     import torch
@@ -124,8 +124,10 @@ class RewardConfig(Strict):
 
 
 class RewardModule(Protocol):
-    """What a module in this folder offers."""
+    """What a module in this folder offers. NEEDS: what it reads of the task's check and of examples' meta, by name."""
 
+    VERSION: str
+    NEEDS: frozenset[str]
     Config: type[RewardConfig]
 
     def load(
@@ -158,3 +160,6 @@ def load(
 ) -> Reward:
     """Make the reward that `config` names. Raises UserError when a model cannot be loaded."""
     return get(config.kind).load(config, check, models, device, micro_batch, vllm)
+
+
+AnyReward = Annotated[SerializeAsAny[RewardConfig], by_kind(lambda kind: get(kind).Config)]

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from rlfamily.examples import Example
 
+VERSION = "1"
+NEEDS: frozenset[str] = frozenset({"format", "valid"})
 THREADS = 4  # answers checked at the same time, each in a process of its own: one that takes long holds up no other
 
 

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
     from rlfamily.examples import Example
 
+VERSION = "1"
+NEEDS: frozenset[str] = frozenset({"format", "valid"})
+
 
 class Config(RewardConfig):
     """Nothing to set: the report fixes both values."""

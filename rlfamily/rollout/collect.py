@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from rlfamily.examples import Example
 from rlfamily.rewards import Reward, RewardParts
 from rlfamily.rollout import Completion, Engine, SamplingParams
+from rlfamily.settings import Limits
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,11 @@ def collect(
     spans = [slice(index * group_size, (index + 1) * group_size) for index in range(len(examples))]
     return [Group(example, prompt, drawn[span], texts[span], parts[span])
             for example, prompt, span in zip(examples, prompts, spans, strict=True)]
+
+
+def sampling_params(limits: Limits, mode: str) -> SamplingParams:
+    """How training responses are drawn: from the whole distribution; `mode` is sample or greedy."""
+    return SamplingParams(mode == "greedy", 1.0, limits.max_tokens, limits.min_new_tokens)
 
 
 def encode_example(tokenizer: PreTrainedTokenizerBase, example: Example) -> list[int]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rlfamily.errors import UserError
+from rlfamily.hardware import VllmPlacement
+from rlfamily.models.sharded import world_size
+from rlfamily.place import Place
 from rlfamily.rollout import Engine
-from rlfamily.rollout.settings import Drawing, Vllm
+from rlfamily.rollout.settings import Drawing
 from rlfamily.rollout.vllm_common import UNKNOWN, Start
 
 if TYPE_CHECKING:
@@ -25,63 +26,48 @@ if TYPE_CHECKING:
 INSTALL = "install it with `make setup VLLM=cpu` (Linux, no GPU) or `make setup VLLM=gpu`"
 
 
-@dataclass(frozen=True)
-class Machine:
-    """Where an engine runs: the stage's hardware, a folder for files, how many processes train together, progress."""
-
-    hardware: dict[str, Any]
-    work: Path
-    processes: int
-    progress: Callable[[int, int, str], None]
-
-    @property
-    def vllm(self) -> Vllm:
-        """The checked settings of vLLM's placement."""
-        return Vllm.model_validate(self.hardware["vllm"])
-
-
-def following(policy: Policy, folder: Path, rollout: Drawing, machine: Machine, limit: int) -> Engine:
+def following(policy: Policy, folder: Path, rollout: Drawing, place: Place, limit: int) -> Engine:
     """An engine that draws from `policy` as it was at the last refresh; `folder` holds the weights it starts from.
 
     `limit` bounds prompt and response together, in tokens. Raises UserError when the engine cannot be had.
     """
     if rollout.engine == "torch":
-        return _torch(policy, machine)
-    return _vllm(folder, policy.dtype, policy.eos_id, policy, machine, limit)
+        return _torch(policy, place)
+    return _vllm(folder, policy.dtype, policy.eos_id, policy, place, limit)
 
 
 def frozen(
-    folder: Path, finetuning: Finetuning, device: torch.device, engine: str, machine: Machine, limit: int
+    folder: Path, finetuning: Finetuning, device: torch.device, engine: str, place: Place, limit: int
 ) -> tuple[Engine, PreTrainedTokenizerBase]:
     """An engine for the weights in `folder`, and their tokenizer. Raises UserError when the engine cannot be had."""
     from rlfamily.models import policy
 
     if engine == "torch":
         loaded = policy.load(folder, finetuning, device, trainable=False)
-        return _torch(loaded, machine), loaded.tokenizer
+        return _torch(loaded, place), loaded.tokenizer
     tokenizer = policy.load_tokenizer(folder)
-    return _vllm(folder, finetuning.dtype, int(tokenizer.eos_token_id), None, machine, limit), tokenizer
+    return _vllm(folder, finetuning.dtype, int(tokenizer.eos_token_id), None, place, limit), tokenizer
 
 
-def open_chooser(machine: Machine) -> OpenChooser:
+def open_chooser(place: Place) -> OpenChooser:
     """What opens a judge's model in vLLM, in this process. Raises UserError, when called, where that cannot be."""
     def opened(folder: Path, dtype: str, longest: int) -> Choose:
         require("vllm")
         from rlfamily.rollout.vllm_engine import Chooser
 
-        return Chooser(Start(folder, dtype, longest + 1, 0, False), _awake(machine))  # its answer is one token
+        return Chooser(Start(folder, dtype, longest + 1, 0, False), _awake(place))  # its answer is one token
 
     return opened
 
 
-def open_pool(machine: Machine) -> OpenClassifier:
+def open_classifier(place: Place) -> OpenClassifier:
     """What opens a reward's model in vLLM, in this process and in fp32, or the reason why it cannot."""
     def opened(folder: Path, longest: int | None) -> ReadLogits | str:
         require("vllm")
         from rlfamily.rollout.vllm_engine import Scorer
 
         try:
-            return Scorer(Start(folder, "fp32", longest, 0, machine.processes > 1), _awake(machine))
+            return Scorer(Start(folder, "fp32", longest, 0, world_size() > 1), _awake(place))
         except UserError as error:
             if UNKNOWN not in str(error):
                 raise
@@ -90,9 +76,9 @@ def open_pool(machine: Machine) -> OpenClassifier:
     return opened
 
 
-def _awake(machine: Machine) -> Vllm:
+def _awake(place: Place) -> VllmPlacement:
     """Frozen models sit beside the policy's engine, and stay awake."""
-    return machine.vllm.model_copy(update={"sleep": False})
+    return place.hardware.vllm.model_copy(update={"sleep": False})
 
 
 def require(engine: str) -> None:
@@ -102,21 +88,21 @@ def require(engine: str) -> None:
                         "rollout.engine=torch")
 
 
-def _torch(policy: Policy, machine: Machine) -> Engine:
+def _torch(policy: Policy, place: Place) -> Engine:
     from rlfamily.rollout.torch_engine import TorchEngine
 
-    return TorchEngine(policy, machine.hardware["rollout_batch"])
+    return TorchEngine(policy, place.hardware.rollout_batch)
 
 
-def _vllm(folder: Path, dtype: str, eos_id: int, policy: Policy | None, machine: Machine, limit: int) -> Engine:
+def _vllm(folder: Path, dtype: str, eos_id: int, policy: Policy | None, place: Place, limit: int) -> Engine:
     rank = policy.model.peft_config["default"].r if policy and policy.adapted else 0
-    start = Start(folder, dtype, limit, rank, machine.processes > 1)
-    if machine.vllm.mode == "colocated" or machine.vllm.server_url is None:
+    start = Start(folder, dtype, limit, rank, world_size() > 1)
+    if place.hardware.vllm.mode == "colocated" or place.hardware.vllm.server_url is None:
         require("vllm")
-    if machine.vllm.mode == "server":
+    if place.hardware.vllm.mode == "server":
         from rlfamily.rollout.vllm_server import VllmServerEngine
 
-        return VllmServerEngine(start, eos_id, policy, machine)
+        return VllmServerEngine(start, eos_id, policy, place)
     from rlfamily.rollout.vllm_engine import VllmEngine
 
-    return VllmEngine(start, machine.vllm, eos_id, policy, machine.work)
+    return VllmEngine(start, place.hardware.vllm, eos_id, policy, place.work)

@@ -1,4 +1,4 @@
-"""What can be configured about drawing responses: the engine (part of a stage's key) and its machine (never part)."""
+"""What can be configured about drawing responses: the engine, and whether training corrects for it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from rlfamily.settings import Strict
+from rlfamily.decoding import AnyDecoding
+from rlfamily.settings import Distribution, Limits, Strict
 
 ADAPTER_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """Ranks that vLLM keeps room for; an adapter takes the room of the next one."""
@@ -22,44 +23,21 @@ class Drawing(Strict):
     importance_cap: float | None = Field(gt=0)
 
 
+class Generation(Strict):
+    """How held-out responses are made: one greedy and `draws` sampled ones to each of the first `prompts` prompts."""
+
+    prompts: int = Field(gt=0)
+    draws: int = Field(gt=0)
+    limits: Limits
+    distribution: Distribution
+    decoding: AnyDecoding
+    engine: Literal["torch", "vllm"]
+
+
 class Rollout(Drawing):
     """The same, and when tables warn: above `mismatch_limit` nats a token of KL(engine || trainer)."""
 
     mismatch_limit: float = Field(gt=0)
-
-
-class Vllm(Strict):
-    """How vLLM is placed on the machine; none of it may change a number.
-
-    mode               colocated: in each training process; server: an OpenAI-compatible server of its own
-    server_url         a server that runs already; null: each stage starts one, on processors of its own
-    tensor_parallel    processes (colocated) or processors (server) that share one copy of the model
-    data_parallel      copies of the model behind a server; colocated, every group of processes has its own
-    memory_share       share of a GPU's memory for weights and KV cache
-    kv_cache_mib       size of the KV cache in MiB instead, for CPUs; 0: what memory_share leaves
-    rows               responses decoded together
-    eager              no CUDA graphs and no compilation: slower, starts sooner
-    sleep              give the GPU's memory back between rollouts
-    retries            of a call to a server that fails for a passing reason
-    timeout_seconds    of a call to a server, and of its start
-    """
-
-    mode: Literal["colocated", "server"]
-    server_url: str | None
-    tensor_parallel: int = Field(gt=0)
-    data_parallel: int = Field(gt=0)
-    memory_share: float = Field(gt=0, le=1)
-    kv_cache_mib: int = Field(ge=0)
-    rows: int = Field(gt=0)
-    eager: bool
-    sleep: bool
-    retries: int = Field(ge=0)
-    timeout_seconds: float = Field(gt=0)
-
-    @property
-    def shared(self) -> int:
-        """Training processes that draw with one engine together, and so draw the same responses."""
-        return self.tensor_parallel if self.mode == "colocated" else 1
 
 
 def uses_vllm(config: Any) -> bool:

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from safetensors.torch import save_file
 
 from rlfamily.errors import UserError
+from rlfamily.hardware import VllmPlacement
 from rlfamily.models.policy import locate
-from rlfamily.rollout.settings import ADAPTER_RANKS, Vllm
+from rlfamily.rollout.settings import ADAPTER_RANKS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,7 +55,7 @@ class Start:
     shared: bool
 
 
-def start_options(start: Start, settings: Vllm) -> dict[str, Any]:
+def start_options(start: Start, settings: VllmPlacement) -> dict[str, Any]:
     """How to start vLLM, in its own words: names of arguments, and of a server's flags when spelt with dashes."""
     source, options = locate(start.folder)
     memory = {"kv_cache_memory_bytes": settings.kv_cache_mib << 20} if settings.kv_cache_mib else {}

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
+from rlfamily.hardware import VllmPlacement
 from rlfamily.rollout import Completion, SamplingParams, check_room
-from rlfamily.rollout.settings import Vllm
 from rlfamily.rollout.vllm_common import Start, explain, start_options, tied, write_adapter
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class VllmEngine:
     An engine that follows a policy has its first weights after `refresh`.
     """
 
-    def __init__(self, start: Start, settings: Vllm, eos_id: int, policy: Policy | None, work: Path) -> None:
+    def __init__(self, start: Start, settings: VllmPlacement, eos_id: int, policy: Policy | None, work: Path) -> None:
         self.policy, self.settings, self.eos_id, self.work = policy, settings, eos_id, work
         self.adapter: LoRARequest | None = None
         self.version = 0
@@ -107,7 +107,7 @@ class VllmEngine:
 class Chooser:
     """The likeliest next token of each prompt among a few: a judge's letter."""
 
-    def __init__(self, start: Start, settings: Vllm) -> None:
+    def __init__(self, start: Start, settings: VllmPlacement) -> None:
         self.llm = _started(start, settings)
 
     def __call__(self, prompts: Sequence[Sequence[int]], allowed: Sequence[int]) -> list[int]:
@@ -120,7 +120,7 @@ class Chooser:
 class Scorer:
     """The logits of a classifier at the end of each row of token ids."""
 
-    def __init__(self, start: Start, settings: Vllm) -> None:
+    def __init__(self, start: Start, settings: VllmPlacement) -> None:
         self.llm = _started(start, settings, runner="pooling", skip_tokenizer_init=False)
 
     def __call__(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
@@ -130,7 +130,7 @@ class Scorer:
         return [output.outputs.data.tolist() for output in outputs]
 
 
-def _started(start: Start, settings: Vllm, **changes: Any) -> vllm.LLM:
+def _started(start: Start, settings: VllmPlacement, **changes: Any) -> vllm.LLM:
     options = start_options(start, settings)
     parallel = {"distributed_executor_backend": "external_launcher"} if start.shared else {}
     with _explained(options["model"]), _meeting(start.shared):

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -22,7 +22,8 @@ from typing import Any
 import psutil
 
 from rlfamily.errors import UserError
-from rlfamily.rollout.settings import Vllm
+from rlfamily.hardware import VllmPlacement
+from rlfamily.place import Report
 from rlfamily.rollout.vllm_common import Start, explain, start_options
 from rlfamily.rollout.vllm_worker import NAME
 
@@ -64,7 +65,7 @@ class Child:
 
 
 def start_server(
-    start: Start, settings: Vllm, work: Path, devices: list[str] | None, progress: Callable[[int, int, str], None]
+    start: Start, settings: VllmPlacement, work: Path, devices: list[str] | None, progress: Report
 ) -> Child:
     """Start a server of the model in `start` and wait until it answers; `devices` are its GPUs, None on CPUs.
 
@@ -88,7 +89,7 @@ def start_server(
     return child
 
 
-def own_devices(processes: int, settings: Vllm) -> list[str]:
+def own_devices(processes: int, settings: VllmPlacement) -> list[str]:
     """The stage's GPUs after those of its `processes`. Raises UserError when too few are left."""
     visible = [device for device in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if device]
     need = settings.tensor_parallel * settings.data_parallel
@@ -125,7 +126,7 @@ def last_error(log: Path) -> str:
     return " ".join((telling or found or [""])[-1][:400].split())
 
 
-def _wait(child: Child, model: str, seconds: float, progress: Callable[[int, int, str], None]) -> None:
+def _wait(child: Child, model: str, seconds: float, progress: Report) -> None:
     begun = time.monotonic()
     while not _answers(child.url):
         if child.process.poll() is not None:

@@ -25,6 +25,7 @@ from safetensors.torch import save_file
 
 from rlfamily.errors import UserError
 from rlfamily.models.policy import locate
+from rlfamily.models.sharded import world_size
 from rlfamily.rollout import Completion, SamplingParams, check_room
 from rlfamily.rollout.vllm_common import DTYPES, Start, tied, write_adapter
 from rlfamily.rollout.vllm_process import Child, end, own_devices, start_server
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from rlfamily.models.policy import Policy
-    from rlfamily.rollout.engines import Machine
+    from rlfamily.place import Place
 
 KEY = "VLLM_API_KEY"  # vLLM's own name; a server that was started with one wants it
 _RESTART = "start it again, or set hardware.vllm.server_url=null"
@@ -46,11 +47,11 @@ class VllmServerEngine:
     each sends its own prompts; the first alone starts the server and hands weights over.
     """
 
-    def __init__(self, start: Start, eos_id: int, policy: Policy | None, machine: Machine) -> None:
-        self.policy, self.eos_id, self.settings, self.dtype = policy, eos_id, machine.vllm, start.dtype
-        self.work, self.shared = machine.work.resolve(), machine.processes > 1
+    def __init__(self, start: Start, eos_id: int, policy: Policy | None, place: Place) -> None:
+        self.policy, self.eos_id, self.settings, self.dtype = policy, eos_id, place.hardware.vllm, start.dtype
+        self.work, self.shared = place.work.resolve(), world_size() > 1
         self.leads = not self.shared or torch.distributed.get_rank() == 0
-        self.child = _started(start, machine) if self.leads and self.settings.server_url is None else None
+        self.child = _started(start, place) if self.leads and self.settings.server_url is None else None
         if self.child is not None:
             weakref.finalize(self, end, self.child)
         url = self.child.url if self.child else (self.settings.server_url or "")
@@ -203,6 +204,6 @@ class VllmServerEngine:
                             "run the same command again, or raise hardware.vllm.retries") from error
 
 
-def _started(start: Start, machine: Machine) -> Child:
-    devices = own_devices(machine.processes, machine.vllm) if machine.hardware["kind"] == "gpu" else None
-    return start_server(start, machine.vllm, machine.work.resolve(), devices, machine.progress)
+def _started(start: Start, place: Place) -> Child:
+    devices = own_devices(world_size(), place.hardware.vllm) if place.hardware.kind == "gpu" else None
+    return start_server(start, place.hardware.vllm, place.work.resolve(), devices, place.progress)

@@ -3,38 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
-import importlib.util
 import json
 import math
-import os
-import sys
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from functools import cache, cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
-from rlfamily.errors import UserError, nearest
-
-if TYPE_CHECKING:
-    from rlfamily.stages.worker import StageContext
-
-KINDS_PATH = "RLFAMILY_KINDS_PATH"
-"""Environment variable: further folders of kinds, separated as in PATH. It reaches the workers."""
+from rlfamily.errors import UserError
+from rlfamily.hardware import StageHardware
+from rlfamily.settings import Strict
+from rlfamily.stages.kind import get_kind, versions_used
 
 KEY_LENGTH = 32
-
-
-class Kind(Protocol):
-    """What a module `rlfamily/stages/kinds/<kind>.py` offers. Importing it must not import torch."""
-
-    VERSION: str
-    """Changed by hand when the code's numbers change: a new version is a new key."""
-
-    def run(self, context: StageContext) -> dict[str, Any]:
-        """Write the artifact into `context.out` and return its summary, a JSON object."""
-        ...
 
 
 def canonical(value: Any, place: str) -> str:
@@ -67,21 +48,27 @@ class Node:
     """One stage. `config` holds everything that can change its numbers; `hardware` and `label` never enter the key.
 
     kind      name of the file in rlfamily/stages/kinds
-    config    JSON object, copied, so that a later change by the caller cannot part the node from its key
-    inputs    the stages whose artifacts it reads, by the name under which it reads them
-    hardware  JSON object; its "slots" say what the stage occupies while it runs (see slots.py)
+    config    that kind's `Config`
+    inputs    the stages whose artifacts it reads, by the names of that kind's `Inputs`; alike ones as a mapping
+    hardware  what it occupies while it runs
     label     what people see
     """
 
     kind: str
-    config: dict[str, Any]
-    inputs: dict[str, Node] = field(default_factory=dict)
-    hardware: dict[str, Any] = field(default_factory=dict)
+    config: Strict
+    inputs: Mapping[str, Node | Mapping[str, Node]]
+    hardware: StageHardware
     label: str = ""
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "config", json.loads(canonical(self.config, f"stage {self.kind}: config")))
-        object.__setattr__(self, "inputs", dict(self.inputs))
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """The config as plain JSON, in canonical order, which is what the stage will see.
+
+        Raises UserError, naming the place, for what JSON cannot hold.
+        """
+        content: dict[str, Any] = json.loads(
+            canonical(self.config.model_dump(mode="json"), f"stage {self.kind}: config"))
+        return content
 
     @cached_property
     def version(self) -> str:
@@ -89,14 +76,27 @@ class Node:
         return get_kind(self.kind).VERSION
 
     @cached_property
+    def uses(self) -> dict[str, str]:
+        """VERSION of every plug-in that its numbers come from."""
+        return versions_used(get_kind(self.kind), self.config)
+
+    @cached_property
+    def input_keys(self) -> dict[str, Any]:
+        """Keys of the inputs, nested as they are."""
+        return {name: source.key if isinstance(source, Node) else {inner: node.key for inner, node in source.items()}
+                for name, source in self.inputs.items()}
+
+    @cached_property
+    def sources(self) -> list[Node]:
+        """The inputs in one row."""
+        return [node for source in self.inputs.values()
+                for node in ([source] if isinstance(source, Node) else source.values())]
+
+    @cached_property
     def key(self) -> str:
-        """SHA-256 of canonical {kind, version, config, inputs' keys}, first 32 hexadecimal digits."""
-        identity = {
-            "kind": self.kind,
-            "version": self.version,
-            "config": self.config,
-            "inputs": {name: node.key for name, node in self.inputs.items()},
-        }
+        """SHA-256 of canonical {kind, version, uses, config, inputs' keys}, first 32 hexadecimal digits."""
+        identity = {"kind": self.kind, "version": self.version, "uses": self.uses, "config": self.settings,
+                    "inputs": self.input_keys}
         return hashlib.sha256(canonical(identity, "stage").encode()).hexdigest()[:KEY_LENGTH]
 
 
@@ -114,50 +114,6 @@ def topological(nodes: Iterable[Node]) -> list[Node]:
 def _visit(node: Node, ordered: dict[str, Node]) -> None:
     if node.key in ordered:
         return
-    for source in node.inputs.values():
+    for source in node.sources:
         _visit(source, ordered)
     ordered[node.key] = node
-
-
-def kind_names() -> list[str]:
-    """Every kind that has a file in rlfamily/stages/kinds or in a folder of RLFAMILY_KINDS_PATH, sorted."""
-    return sorted({path.stem for path in _kind_files()})
-
-
-def get_kind(name: str) -> Kind:
-    """Return the module of kind `name`. Raises UserError, naming the nearest, when there is none."""
-    return _find_kind(name, os.environ.get(KINDS_PATH, ""))
-
-
-@cache
-def _find_kind(name: str, folders: str) -> Kind:
-    """Folders are looked through once for each kind, not for each stage; what is not there may still come."""
-    for path in _kind_files():
-        if path.stem == name:
-            return _load(path)
-    raise UserError(f"stage: no kind '{name}' in rlfamily/stages/kinds{nearest(name, kind_names())}")
-
-
-def _kind_files() -> Iterator[Path]:
-    """Own kinds first: a folder of RLFAMILY_KINDS_PATH adds kinds and replaces none."""
-    folders = [_own_kinds(), *map(Path, filter(None, os.environ.get(KINDS_PATH, "").split(os.pathsep)))]
-    for folder in folders:
-        yield from (path for path in sorted(folder.glob("*.py")) if not path.stem.startswith("_"))
-
-
-def _own_kinds() -> Path:
-    return Path(__file__).parent / "kinds"
-
-
-def _load(path: Path) -> Kind:
-    if path.parent == _own_kinds():
-        return cast(Kind, importlib.import_module(f"rlfamily.stages.kinds.{path.stem}"))
-    # Named by its folder, so that two folders may each have a kind of the same name.
-    name = f"rlfamily_kinds_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}_{path.stem}"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec is not None and spec.loader is not None, f"not a Python file: {path}"
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        sys.modules[name] = module
-    return cast(Kind, sys.modules[name])

@@ -1,40 +1,71 @@
-"""One process of a multi-process train stage: `torchrun -m rlfamily.stages.launched REQUEST`."""
+"""A train stage over several processes: `torchrun -m rlfamily.stages.launched WORK`, which accelerate joins.
+
+torchrun starts them, since `accelerate launch` would start a single one on CPU.
+"""
 
 from __future__ import annotations
 
 import atexit
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
-
-import torch
+from typing import Any
 
 from rlfamily.errors import UserError
+from rlfamily.place import Place
+from rlfamily.stages.kind import get_kind
 from rlfamily.stages.kinds import train
-from rlfamily.stages.placing import REFUSAL
-from rlfamily.stages.worker import StageContext
+from rlfamily.stages.perform import Stopwatch, place_of, read_inputs
+from rlfamily.stages.store import Store
+
+INSIDE = "RLFAMILY_LAUNCHED"
+REFUSAL, TOTALS = "refusal.txt", "totals.json"
 
 
-def main(request: Path) -> None:
-    """Rebuild the stage's context and train; the first process leaves the totals for the stage.
+def inside() -> bool:
+    """True in one of the processes that were started together."""
+    return bool(os.environ.get(INSIDE))
+
+
+def relaunched(place: Place) -> dict[str, Any]:
+    """Run the stage again as hardware.processes processes; returns the totals of the first.
+
+    Raises UserError: what a process refused, or that the launch failed; the stage's log has the processes' own output.
+    """
+    refusal = place.work / REFUSAL
+    refusal.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node",
+               str(place.hardware.processes), "-m", "rlfamily.stages.launched", str(place.work), str(place.out)]
+    finished = subprocess.run(command, env={**os.environ, INSIDE: "1"}, check=False)
+    if finished.returncode and refusal.exists():
+        raise UserError(refusal.read_text())
+    if finished.returncode:
+        raise UserError(f"train: {place.hardware.processes} processes failed with code {finished.returncode}: "
+                        f"see {place.work / 'log.txt'}")
+    totals: dict[str, Any] = json.loads((place.work / TOTALS).read_text())
+    return totals
+
+
+def main(work: Path, out: Path) -> None:
+    """Train in this process; the first one leaves the totals for the stage.
 
     A UserError ends in a file too: the stage, which sees an exit code only, says it as its own.
     """
-    content = json.loads(request.read_text())
-    folders = {name: Path(content[name]) for name in ("work", "out")}
-    context = StageContext(key=content["key"], label=content["label"], config=content["config"],
-                           hardware=content["hardware"],
-                           inputs={name: Path(path) for name, path in content["inputs"].items()}, **folders)
+    store, rank = Store(work.parents[2]), os.environ.get("RANK", "0")
+    order = store.task(work.name)
+    place = place_of(store, order, out, Stopwatch(work / "progress.json"))
     try:
-        totals = train.run(context)
+        inputs = read_inputs(store, order, get_kind("train"))
+        totals = train.train(place, train.Config.model_validate(order.config), inputs)
     except UserError as error:
-        rank = os.environ.get("RANK", "0")  # each writes a file of its own and puts it in place whole
-        (folders["work"] / f"{REFUSAL}.{rank}").write_text(str(error))
-        os.replace(folders["work"] / f"{REFUSAL}.{rank}", folders["work"] / REFUSAL)
+        # each writes a file of its own and puts it in place whole
+        (work / f"{REFUSAL}.{rank}").write_text(str(error))
+        os.replace(work / f"{REFUSAL}.{rank}", work / REFUSAL)
         raise
-    if int(os.environ.get("RANK", "0")) == 0:
-        (folders["work"] / "totals.json").write_text(json.dumps(totals))
+    if rank == "0":
+        (work / TOTALS).write_text(json.dumps(totals))
     _leave()
 
 
@@ -44,6 +75,8 @@ def _leave() -> None:
     About one in twenty processes that had been in a group was aborted (SIGABRT, "terminate called without an active
     exception") after the interpreter's end, while the libraries' own static objects were taken down.
     """
+    import torch
+
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
@@ -54,4 +87,4 @@ def _leave() -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

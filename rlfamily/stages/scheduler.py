@@ -95,7 +95,7 @@ def _frontier(targets: Iterable[Node], store: Store) -> list[Node]:
         if node.key in visited:
             return
         if not store.committed(node.key):
-            for source in node.inputs.values():
+            for source in node.sources:
                 visit(source)
         visited[node.key] = node
 
@@ -140,7 +140,7 @@ class Board:
         """Settle and return the waiting stages that can no longer run because of a failure further up."""
         blocked = []
         for node in list(self.waiting.values()):
-            causes = [source for source in node.inputs.values() if self._status(source) in ("failed", "blocked")]
+            causes = [source for source in node.sources if self._status(source) in ("failed", "blocked")]
             if causes:
                 cause = self.outcomes[causes[0].key]
                 root = cause.reason if cause.status == "blocked" else f"by {causes[0].label or causes[0].key}"
@@ -149,7 +149,7 @@ class Board:
         return blocked
 
     def _lacking(self, node: Node) -> bool:
-        return any(source.key in self.nodes and self._status(source) != "done" for source in node.inputs.values())
+        return any(source.key in self.nodes and self._status(source) != "done" for source in node.sources)
 
     def _status(self, node: Node) -> Status | None:
         outcome = self.outcomes.get(node.key)
@@ -160,7 +160,7 @@ def _heights(nodes: list[Node]) -> dict[str, int]:
     """Length of the longest chain of stages that waits for each node; `nodes` come inputs first."""
     height = {node.key: 0 for node in nodes}
     for node in reversed(nodes):
-        for source in node.inputs.values():
+        for source in node.sources:
             if source.key in height:
                 height[source.key] = max(height[source.key], height[node.key] + 1)
     return height
@@ -265,7 +265,7 @@ def run_graph(
     store, targets = Store(root), list(targets)
     nodes = needed(targets, store)
     for node in nodes:
-        Pool.of(node.hardware)
+        Pool.of(node.hardware.model_dump(mode="json"))
     board, interrupt = Board(nodes), Interrupt()
     if nodes:
         store.collect()

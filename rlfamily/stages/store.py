@@ -38,9 +38,10 @@ class Task(StageRecord):
             kind=node.kind,
             version=node.version,
             label=node.label,
-            config=node.config,
-            inputs={name: source.key for name, source in node.inputs.items()},
-            hardware=node.hardware,
+            uses=node.uses,
+            config=node.settings,
+            inputs=node.input_keys,
+            hardware=node.hardware.model_dump(mode="json"),
         )
 
 

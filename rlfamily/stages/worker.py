@@ -7,87 +7,24 @@ wait for the key's lock and find it. Killed at any moment, the next start goes o
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from datetime import UTC, datetime
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from rlfamily.errors import UserError
-from rlfamily.records import Failure, Progress, write_atomic
+from rlfamily.records import Failure
 from rlfamily.stages.executors.local import reaper, slots
-from rlfamily.stages.graph import get_kind
-from rlfamily.stages.store import Effort, Store, Task
+from rlfamily.stages.perform import perform
+from rlfamily.stages.store import Store, Task
 
 COMMITTED, FAILED = 0, 1
 """Exit codes. Any other means that the process died without a word."""
 
-_PROGRESS_SECONDS = 1.0
 _TRACEBACK_CHARACTERS = 6000
-
-
-class Stopwatch:
-    """Writes progress.json, and counts a stage's seconds over all its attempts."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._start = time.monotonic()
-        self._written = -_PROGRESS_SECONDS
-        self._before = 0.0
-        with suppress(FileNotFoundError, ValueError):
-            self._before = Progress.model_validate_json(path.read_text()).seconds
-
-    @property
-    def seconds(self) -> float:
-        """Seconds worked on this stage, those of killed attempts included as far as they were reported."""
-        return self._before + time.monotonic() - self._start
-
-    def report(self, step: int, total: int, note: str) -> None:
-        """Say that `step` of `total` is done. Not written more than once a second, the last step always."""
-        now = time.monotonic()
-        if step < total and now - self._written < _PROGRESS_SECONDS:
-            return
-        self._written = now
-        progress = Progress(step=step, total=total, seconds=self.seconds, note=note)
-        write_atomic(self._path, progress.model_dump_json(), durable=False)
-
-
-@dataclass(frozen=True)
-class StageContext:
-    """What a kind's `run` is given.
-
-    key, label  name of the artifact to be, and of the stage for people
-    config      the node's config
-    inputs      folder of each input's artifact; read only
-    work        a folder that survives crashes: checkpoints go here, beside the engine's own task.json, progress.json,
-                holder.json, attempts, log.txt and out-*
-    out         an empty folder that becomes the artifact when `run` returns
-    hardware    the node's hardware, which can change nothing but speed
-    """
-
-    key: str
-    label: str
-    config: dict[str, Any]
-    inputs: dict[str, Path]
-    work: Path
-    out: Path
-    hardware: dict[str, Any]
-
-    def progress(self, step: int, total: int, note: str = "") -> None:
-        """Report that `step` of `total` is done; cheap to call at every step, written at most once a second."""
-        self.stopwatch.report(step, total, note)
-
-    @cached_property
-    def stopwatch(self) -> Stopwatch:
-        """Runs from its first use; the worker starts it just before `run`."""
-        return Stopwatch(self.work / "progress.json")
 
 
 def run_task(root: str, key: str, own_session: bool = False) -> int:
@@ -141,61 +78,9 @@ def _occupy(store: Store, task: Task, work: Path, own_session: bool) -> None:
     with slots.hold(store.layout.artifacts, pool, holder) as devices:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(devices) if pool.kind == "gpu" else ""
         try:
-            _perform(store, task, work)
+            perform(store, task)
         finally:
             (work / "holder.json").unlink(missing_ok=True)
-
-
-def _perform(store: Store, task: Task, work: Path) -> None:
-    started, attempts = datetime.now(UTC).isoformat(timespec="seconds"), _count_attempt(work)
-    print(f"--- attempt {attempts} of {task.kind} {task.key} ({task.label}), {started}", flush=True)
-    store.clear_failure(task.key)
-    kind = get_kind(task.kind)
-    if task.version != kind.VERSION:
-        raise UserError(
-            f"{task.label}: code of stage '{task.kind}' is now version {kind.VERSION}, "
-            f"planned as {task.version}; run the command again"
-        )
-    context = StageContext(
-        key=task.key,
-        label=task.label,
-        config=task.config,
-        inputs=_inputs(store, task),
-        work=work,
-        out=_fresh_out(work),
-        hardware=task.hardware,
-    )
-    stopwatch = context.stopwatch
-    summary = kind.run(context)
-    store.commit(task, context.out, summary, Effort(started=started, seconds=stopwatch.seconds, attempts=attempts))
-
-
-def _fresh_out(work: Path) -> Path:
-    """An empty folder of this attempt's own, so that even two producers of one key could not mix their files."""
-    for stale in work.glob("out-*"):
-        shutil.rmtree(stale, ignore_errors=True)
-    out = work / f"out-{os.environ[reaper.SLOT_MARK]}"
-    out.mkdir()
-    return out
-
-
-def _inputs(store: Store, task: Task) -> dict[str, Path]:
-    """Folders of the inputs. Raises UserError when one is missing or not as long as it was when committed."""
-    folders = {}
-    for name, key in task.inputs.items():
-        if not store.committed(key):
-            raise UserError(f"{task.label}: input '{name}' ({key}) is gone; run the command again to rebuild it")
-        for problem in store.problems(key, contents=False):
-            raise UserError(f"{task.label}: input '{name}' is damaged ({problem}); delete its folder and run again")
-        folders[name] = store.layout.object(key)
-    return folders
-
-
-def _count_attempt(work: Path) -> int:
-    path = work / "attempts"
-    attempts = int(path.read_text()) + 1 if path.exists() else 1
-    write_atomic(path, str(attempts), durable=False)
-    return attempts
 
 
 def _describe(store: Store, task: Task, error: BaseException) -> Failure:

@@ -8,14 +8,15 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Annotated, Any, Protocol, Self, cast
 
-from pydantic import Field, SerializeAsAny
+from pydantic import Field, SerializeAsAny, model_validator
 
+from rlfamily import rewards
 from rlfamily.errors import UserError, nearest
 from rlfamily.judges import JudgeConfig
-from rlfamily.rewards import RewardConfig
-from rlfamily.settings import RewardModelSettings, Strict
+from rlfamily.rewards import AnyReward
+from rlfamily.settings import Distribution, Limits, RewardModelSettings, Strict, by_kind
 
 
 class Gate(Strict):
@@ -33,6 +34,25 @@ class Pretraining(Strict):
     gate: Gate
 
 
+class Lesson(Strict):
+    """What a run takes of a task: `prompts` of its training prompts, within `limits`, under a reward (null: none).
+
+    When the training split has fewer, `reuse_prompts` says whether to go through it again or to refuse.
+    """
+
+    task: str
+    prompts: int = Field(gt=0)
+    reuse_prompts: bool
+    limits: Limits
+    reward: AnyReward | None
+
+
+class Data(Strict):
+    """Common part of what every task's files depend on."""
+
+    kind: str
+
+
 class TaskConfig(Strict):
     """What the trainer and the evaluation read of any task. Lengths in tokens, prompt and response together.
 
@@ -40,9 +60,9 @@ class TaskConfig(Strict):
     training split has fewer, `reuse_prompts` says whether to go through it again or to refuse;
     the evaluation draws `eval_draws` responses at `eval_temperature` to each of `eval_prompts` held-out prompts,
     each token among the `eval_top_k` likeliest (0: all) and the likeliest that reach `eval_top_p` together.
-    `reward` is the task's own reward. `reward_model` says how a learned one is fitted to preferences which that reward
-    labels, for algorithms that ask for one; `pretrain`, how a from-scratch base model is trained; `judge`, who compares
-    two responses. Each of the three may be null.
+    `reward` is the task's own reward: any whose needs the task gives. `reward_model` says how a learned one is fitted
+    to preferences which that reward labels, for algorithms that ask for one; `pretrain`, how a from-scratch base model
+    is trained; `judge`, who compares two responses. Each of the three may be null.
     """
 
     kind: str
@@ -57,26 +77,67 @@ class TaskConfig(Strict):
     eval_temperature: float = Field(gt=0)
     eval_top_k: int = Field(ge=0)
     eval_top_p: float = Field(gt=0, le=1)
-    reward: SerializeAsAny[RewardConfig]
+    reward: AnyReward
     reward_model: RewardModelSettings | None
     pretrain: Pretraining | None
     judge: JudgeConfig | None
 
-    def data_settings(self) -> dict[str, Any]:
-        """What the task's files depend on, as plain data: `kind` and all that a task adds to these settings."""
-        return self.model_dump(mode="json", exclude=set(TaskConfig.model_fields) - {"kind"})
+    @property
+    def data(self) -> Data:
+        """What the task's files depend on: `kind`, and what the task adds to these settings that its `Data` names."""
+        schema = get(self.kind).Data
+        return schema.model_validate(self.model_dump(include=set(schema.model_fields)))
+
+    @property
+    def rollout(self) -> Limits:
+        """What bounds a training response."""
+        return Limits(max_tokens=self.max_tokens_rollout, min_new_tokens=self.min_new_tokens)
+
+    def lesson(self, prompts: int, limits: Limits, rewarded: bool) -> Lesson:
+        """What a run takes that asks for `prompts`: that times the task's fraction, at least 1."""
+        return Lesson(task=self.kind, prompts=max(1, round(prompts * self.prompt_fraction)), limits=limits,
+                      reuse_prompts=self.reuse_prompts, reward=self.reward.unsourced() if rewarded else None)
+
+    @property
+    def evaluation(self) -> Limits:
+        """What bounds a held-out response."""
+        return Limits(max_tokens=self.max_tokens_evaluation, min_new_tokens=self.min_new_tokens)
+
+    @property
+    def distribution(self) -> Distribution:
+        """What held-out responses are drawn from."""
+        return Distribution(temperature=self.eval_temperature, top_k=self.eval_top_k, top_p=self.eval_top_p)
+
+    @model_validator(mode="after")
+    def _check_reward(self) -> Self:
+        lacking = sorted(rewards.get(self.reward.kind).NEEDS - get(self.kind).GIVES)
+        if lacking:
+            raise ValueError(f"reward.kind={self.reward.kind} needs {', '.join(lacking)} of each response or prompt, "
+                             "which this task does not give")
+        return self
 
 
 class Task(Protocol):
     """What a module in this folder offers."""
+
+    VERSION: str
+    """Changed by hand when the numbers change: of the files or of `score`."""
+
+    GIVES: frozenset[str]
+    """Names of what `score` tells and of what examples hold in their meta, which a reward may need."""
 
     @property
     def Config(self) -> type[TaskConfig]:
         """Its settings."""
         ...
 
-    def build(self, data: Mapping[str, Any], out: Path) -> dict[str, Any]:
-        """Write the task's files into `out`, a function of `data` (see `data_settings`); return a summary.
+    @property
+    def Data(self) -> type[Data]:
+        """What the files depend on: `kind` and others of those settings."""
+        ...
+
+    def build(self, data: Any, out: Path) -> dict[str, Any]:
+        """Write the task's files into `out`, a function of `data` (a `Data`); return a summary.
 
         train.jsonl, validation.jsonl, test.jsonl hold examples; demonstrations_train.jsonl and
         demonstrations_validation.jsonl hold demonstrations; corpus.jsonl (demonstrations to pretrain a base
@@ -106,3 +167,6 @@ def get(kind: str) -> Task:
     if kind not in names():
         raise UserError(f"task.kind: no task '{kind}' in rlfamily/tasks{nearest(kind, names())}")
     return cast(Task, importlib.import_module(f"rlfamily.tasks.{kind}"))
+
+
+AnyData = Annotated[SerializeAsAny[Data], by_kind(lambda kind: get(kind).Data)]

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from rlfamily import tasks
 from rlfamily.errors import UserError
 from rlfamily.examples import Demonstration, Example
 from rlfamily.records import write_jsonl
-from rlfamily.rewards import verifiable
 from rlfamily.settings import Strict
 from rlfamily.tasks import TaskConfig
 from rlfamily.tasks.support import arithmetic, hub
@@ -27,6 +27,10 @@ from rlfamily.tasks.support.puzzles import Generator, Puzzle, PuzzleKey, Solutio
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+
+VERSION = "1"
+GIVES: frozenset[str] = frozenset({"format", "valid", "nums", "target"})
 
 
 class Generated(Strict):
@@ -67,10 +71,9 @@ class Hub(Strict):
     demonstrations: hub.HubDataset
 
 
-class Data(Strict):
+class Data(tasks.Data):
     """All that the files of the task depend on. `nums_format` writes {nums} as `3 7 12` or as `[3, 7, 12]`."""
 
-    kind: str
     template: str
     nums_format: Literal["words", "list"]
     source: Generated | Hub = Field(discriminator="kind")
@@ -88,7 +91,6 @@ class Config(Data, TaskConfig):
     """Settings of the task: its data, and how it is trained and evaluated on."""
 
     kind: Literal["countdown"]
-    reward: verifiable.Config
 
     @model_validator(mode="after")
     def _check_sizes(self) -> Config:
@@ -98,12 +100,11 @@ class Config(Data, TaskConfig):
         return self
 
 
-def build(data: Mapping[str, Any], out: Path) -> dict[str, Any]:
+def build(data: Data, out: Path) -> dict[str, Any]:
     """Write the task's files into `out` and return their counts. See `rlfamily.tasks.Task.build`."""
-    settings = Data.model_validate(data)
-    if isinstance(settings.source, Generated):
-        return _build_generated(settings, settings.source, out)
-    return _build_hub(settings, settings.source, out)
+    if isinstance(data.source, Generated):
+        return _build_generated(data, data.source, out)
+    return _build_hub(data, data.source, out)
 
 
 def score(response: str, meta: Mapping[str, Any]) -> dict[str, float]:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from rlfamily import tasks
 from rlfamily.examples import Example
-from rlfamily.rewards import preference
 from rlfamily.settings import Strict
 from rlfamily.tasks import TaskConfig
 from rlfamily.tasks.support import dialogues, hub, standin
@@ -22,6 +22,8 @@ from rlfamily.tasks.support import dialogues, hub, standin
 if TYPE_CHECKING:
     from datasets import Dataset
 
+VERSION = "1"
+GIVES: frozenset[str] = frozenset({"gold"})
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 
 
@@ -51,10 +53,9 @@ class Hub(Strict):
     test_every: int = Field(gt=0)
 
 
-class Data(Strict):
+class Data(tasks.Data):
     """All that the files of the task depend on."""
 
-    kind: str
     source: Generated | Hub = Field(discriminator="kind")
 
 
@@ -62,12 +63,11 @@ class Config(Data, TaskConfig):
     """Settings of the task: its data, its reward, and how it is trained and evaluated on."""
 
     kind: Literal["helpful"]
-    reward: preference.Config
 
 
-def build(data: Mapping[str, Any], out: Path) -> dict[str, Any]:
+def build(data: Data, out: Path) -> dict[str, Any]:
     """Write the task's files into `out` and return their counts. See `rlfamily.tasks.Task.build`."""
-    source = Data.model_validate(data).source
+    source = data.source
     return standin.build(_world(source), source, out) if isinstance(source, Generated) else _build_hub(source, out)
 
 

@@ -17,16 +17,18 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from rlfamily import tasks
 from rlfamily.errors import UserError
 from rlfamily.examples import Demonstration, Example
 from rlfamily.records import write_jsonl
-from rlfamily.rewards import correctness
 from rlfamily.settings import Strict
 from rlfamily.tasks import TaskConfig
 from rlfamily.tasks.support import hub
 from rlfamily.tasks.support.math_answers import equivalent, last_boxed
 from rlfamily.tasks.support.math_problems import SIGNS, Generator, Problem, Step, solve
 
+VERSION = "1"
+GIVES: frozenset[str] = frozenset({"format", "valid", "answer"})
 PLACE = "{problem}"  # in a template; replaced as it stands, since LaTeX is full of other braces
 
 
@@ -95,10 +97,9 @@ class Hub(Strict):
     benchmarks: list[Benchmark] = Field(min_length=1)
 
 
-class Data(Strict):
+class Data(tasks.Data):
     """All that the files of the task depend on. `template` holds the place of the problem once."""
 
-    kind: str
     template: str
     source: Generated | Hub = Field(discriminator="kind")
 
@@ -114,7 +115,6 @@ class Config(Data, TaskConfig):
     """Settings of the task: its data, and how it is trained and evaluated on."""
 
     kind: Literal["math"]
-    reward: correctness.Config
 
     @model_validator(mode="after")
     def _check_sizes(self) -> Config:
@@ -126,14 +126,13 @@ class Config(Data, TaskConfig):
         return self
 
 
-def build(data: Mapping[str, Any], out: Path) -> dict[str, Any]:
+def build(data: Data, out: Path) -> dict[str, Any]:
     """Write the task's files into `out` and return their counts. See `rlfamily.tasks.Task.build`."""
-    settings = Data.model_validate(data)
     for split in ("demonstrations_train", "demonstrations_validation"):
         _write(out / f"{split}.jsonl", [])  # the paper fine-tunes on none
-    if isinstance(settings.source, Generated):
-        return _build_generated(settings, settings.source, out)
-    return _build_hub(settings, settings.source, out)
+    if isinstance(data.source, Generated):
+        return _build_generated(data, data.source, out)
+    return _build_hub(data, data.source, out)
 
 
 def score(response: str, meta: Mapping[str, Any]) -> dict[str, float]:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from rlfamily import tasks
 from rlfamily.errors import UserError
 from rlfamily.examples import Demonstration, Example
 from rlfamily.records import write_jsonl
@@ -26,6 +27,8 @@ from rlfamily.tasks.support import prompt_generation_pictures as pictures
 from rlfamily.tasks.support import prompt_generation_world as world
 from rlfamily.tasks.support.prompt_generation_scenes import scenes
 
+VERSION = "1"
+GIVES: frozenset[str] = frozenset({"scene", "style"})
 PARTS = (*world.SCENE_PARTS, *world.LOOK_PARTS)
 
 
@@ -76,10 +79,9 @@ class Drawn(Strict):
         return styles
 
 
-class Data(Strict):
+class Wording(tasks.Data):
     """What a prompt says. The paper's template (Fig. 5) reads `Scene:` before the style: `fix_style_typo` mends it."""
 
-    kind: str
     template: str
     fix_style_typo: bool
     source: Scenes | Drawn = Field(discriminator="kind")
@@ -93,26 +95,32 @@ class Data(Strict):
         return template
 
 
-class Files(Data):
-    """All that the files of the task depend on: the data's own settings, and the reference images of the reward's."""
+class Data(Wording):
+    """All that the files of the task depend on: the wording, and the reference images where the reward looks at any.
+
+    That they are not there is said before anything is trained.
+    """
 
     references: int
     reference_images: str | None
 
 
-class Config(Data, TaskConfig):
+class Config(Wording, TaskConfig):
     """Settings of the task: its data, and how it is trained and evaluated on."""
 
     kind: Literal["prompt_generation"]
-    reward: clip.Config
 
-    def data_settings(self) -> dict[str, Any]:
-        """With the reward's images: that they are not there is said before anything is trained."""
-        return super().data_settings() | self.reward.model_dump(include={"references", "reference_images"})
+    @property
+    def data(self) -> Data:
+        """With the reward's images."""
+        own = self.model_dump(include=set(Wording.model_fields))
+        if not isinstance(self.reward, clip.Config):
+            return Data(**own, references=0, reference_images=None)
+        return Data(**own, references=self.reward.references, reference_images=self.reward.reference_images)
 
     @model_validator(mode="after")
     def _check(self) -> Config:
-        if set(self.reward.models) != {clip.MODEL}:
+        if isinstance(self.reward, clip.Config) and set(self.reward.models) != {clip.MODEL}:
             raise ValueError(f"reward.models must name one model, '{clip.MODEL}'")
         test = self.source.test if isinstance(self.source, Drawn) else _test_size(self.source)
         if self.eval_prompts > test:
@@ -120,12 +128,11 @@ class Config(Data, TaskConfig):
         return self
 
 
-def build(data: Mapping[str, Any], out: Path) -> dict[str, Any]:
+def build(data: Data, out: Path) -> dict[str, Any]:
     """Write the task's files into `out` and return their counts. See `rlfamily.tasks.Task.build`."""
-    settings = Files.model_validate(data)
-    if isinstance(settings.source, Drawn):
-        return _build_drawn(settings, settings.source, out)
-    return _build_scenes(settings, settings.source, out)
+    if isinstance(data.source, Drawn):
+        return _build_drawn(data, data.source, out)
+    return _build_scenes(data, data.source, out)
 
 
 def score(response: str, meta: Mapping[str, Any]) -> dict[str, float]:
@@ -157,7 +164,7 @@ def _test_size(source: Scenes) -> int:
     return int(len(scenes(source.n_scenes)) * len(source.styles) * source.test_fraction)
 
 
-def _build_scenes(data: Files, source: Scenes, out: Path) -> dict[str, Any]:
+def _build_scenes(data: Data, source: Scenes, out: Path) -> dict[str, Any]:
     for style in source.styles:
         clip.reference_files(data.reference_images, data.references, style)
     known = scenes(source.n_scenes)
@@ -182,7 +189,7 @@ def _build_scenes(data: Files, source: Scenes, out: Path) -> dict[str, Any]:
 # ---------------------------------------------------------------------------- the drawn world
 
 
-def _build_drawn(data: Files, source: Drawn, out: Path) -> dict[str, Any]:
+def _build_drawn(data: Data, source: Drawn, out: Path) -> dict[str, Any]:
     pairs = [(scene, style) for scene in world.SCENES for style in source.styles]
     wanted = source.test + source.validation + source.train
     if wanted > len(pairs):

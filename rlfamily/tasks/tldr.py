@@ -13,14 +13,18 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from rlfamily import tasks
 from rlfamily.examples import Example
-from rlfamily.rewards import preference
 from rlfamily.settings import Strict
 from rlfamily.tasks import TaskConfig
 from rlfamily.tasks.support import hub, posts, standin
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+
+VERSION = "1"
+GIVES: frozenset[str] = frozenset({"gold", "context"})
 
 
 class Generated(standin.Sizes):
@@ -50,10 +54,9 @@ class Hub(Strict):
     test: int = Field(gt=0)
 
 
-class Data(Strict):
+class Data(tasks.Data):
     """All that the files of the task depend on."""
 
-    kind: str
     source: Generated | Hub = Field(discriminator="kind")
 
 
@@ -61,12 +64,11 @@ class Config(Data, TaskConfig):
     """Settings of the task: its data, its reward, and how it is trained and evaluated on."""
 
     kind: Literal["tldr"]
-    reward: preference.Config
 
 
-def build(data: Mapping[str, Any], out: Path) -> dict[str, Any]:
+def build(data: Data, out: Path) -> dict[str, Any]:
     """Write the task's files into `out` and return their counts. See `rlfamily.tasks.Task.build`."""
-    source = Data.model_validate(data).source
+    source = data.source
     return standin.build(_world(source), source, out) if isinstance(source, Generated) else _build_hub(source, out)
 
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from rlfamily.errors import UserError
-from rlfamily.models import clip
+from rlfamily.models import clip, sharding
 from rlfamily.records import read_jsonl
 from rlfamily.rewards import ContrastiveSource
 from rlfamily.rewards.clip import REFERENCES
@@ -28,7 +28,7 @@ from rlfamily.trainer.optimization import build_optimizer, build_schedule
 
 if TYPE_CHECKING:
     from rlfamily.models.clip import Clip
-    from rlfamily.trainer.jobs import Place
+    from rlfamily.place import Place
 
 PICTURES, CAPTIONS = "pictures.npz", "captions.jsonl"
 LARGEST_LOG_SCALE = 4.6052  # Radford et al. 2021, sec. 2.5: logits are scaled by 100 at most
@@ -61,7 +61,7 @@ def train(place: Place, data: Path, source: ContrastiveSource) -> dict[str, Any]
     held-out pictures find their own caption first, and captions their picture. Raises UserError when the first is below
     source.min_recall.
     """
-    device = place.accelerator().device
+    device = sharding.accelerator(place.hardware).device
     pictures, held_out = read_pictures(data, "train"), read_pictures(data, "held_out")
     words = {word for facts in pictures.facts for word in facts}
     words |= {word for captions in pictures.captions for text in captions for word in text.split()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from statistics import fmean
@@ -13,13 +13,14 @@ import torch
 
 from rlfamily.errors import UserError
 from rlfamily.examples import Demonstration, read_demonstrations
-from rlfamily.models import Finetuning, ScratchShape, reward_model, scratch
+from rlfamily.models import Finetuning, reward_model, scratch, sharding
 from rlfamily.models.batching import Rows
+from rlfamily.place import Place
 from rlfamily.records import read_jsonl
-from rlfamily.rewards import bradley_terry
+from rlfamily.rewards import TrainedSource, bradley_terry
 from rlfamily.rollout.collect import encode_completion, encode_prompt
 from rlfamily.settings import PairTraining, RewardModelSettings
-from rlfamily.trainer.jobs import Place, encode, read_pairs
+from rlfamily.trainer.jobs import encode, fit, read_pairs
 from rlfamily.trainer.loop import Trainer
 from rlfamily.trainer.sources import FixedSource
 
@@ -27,27 +28,25 @@ HELD_OUT_SHARE = 10  # one pair in this many tests the model instead of training
 REFERENCES = 512  # lines of the corpus whose mean score is made 0
 
 
-def train_from_scratch(place: Place, data: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+def train_from_scratch(place: Place, data: Path, source: TrainedSource, limit: int) -> dict[str, Any]:
     """Fit a small new model to the task's own preferences and write it to model/, centred on the corpus.
 
-    `config` is a `TrainedSource` (preferences, shape, training, min_accuracy) with the task's token limit. The totals
-    hold `held_out_accuracy`. Raises UserError when that is below min_accuracy.
+    Rows are cut to `limit` tokens. The totals hold `held_out_accuracy`. Raises UserError when that is below
+    source.min_accuracy.
     """
-    shape, training = ScratchShape.model_validate(config["shape"]), PairTraining.model_validate(config["training"])
-    limit = config["task"]["max_tokens_demonstration"]
     tokenizer = scratch.train_tokenizer(json.loads((data / "vocabulary.json").read_text()))
-    device = place.accelerator().device
-    learner = reward_model.start(scratch.build_model(shape, tokenizer), tokenizer, device)
+    device = sharding.accelerator(place.hardware).device
+    learner = reward_model.start(scratch.build_model(source.shape, tokenizer), tokenizer, device)
     pairs = [_pair(learner, row["prompt"], [row["chosen"], row["rejected"]], limit)
-             for row in read_jsonl(_preferences(data, config["preferences"]))]
+             for row in read_jsonl(_preferences(data, source.preferences))]
     corpus = islice(read_jsonl(data / "corpus.jsonl"), REFERENCES)
-    totals = _fit(place, learner, pairs, training, 1.0, shape.seed,
+    totals = _fit(place, learner, pairs, source.training, 1.0, source.shape.seed,
                   encode(learner, [Demonstration(**row) for row in corpus], limit))
     accuracy = totals["held_out_accuracy"] or 0.0
-    if accuracy < config["min_accuracy"]:
+    if accuracy < source.min_accuracy:
         raise UserError(
-            f"reward model '{config['preferences']}': orders {accuracy:.3f} of {totals['held_out_pairs']} held-out "
-            f"pairs as their labels do, less than min_accuracy={config['min_accuracy']}: raise training.epochs")
+            f"reward model '{source.preferences}': orders {accuracy:.3f} of {totals['held_out_pairs']} held-out "
+            f"pairs as their labels do, less than min_accuracy={source.min_accuracy}: raise training.epochs")
     return totals
 
 
@@ -60,7 +59,7 @@ def train_on_own_pairs(
     It is centred on the demonstrations.
     """
     torch.manual_seed(seed)
-    learner = reward_model.load(start, finetuning, place.accelerator().device, trainable=True)
+    learner = reward_model.load(start, finetuning, sharding.accelerator(place.hardware).device, trainable=True)
     demonstrations = read_demonstrations(data / "demonstrations_validation.jsonl")
     return _fit(place, learner, read_pairs(pairs), settings, finetuning.lr_multiplier, seed,
                 encode(learner, demonstrations, limit))
@@ -74,12 +73,12 @@ def _fit(
 
     `held_out_accuracy` is the share of the other pairs that the model orders as their labels do, None without any.
     """
-    accelerator, micro_batch = place.accelerator(), place.hardware["micro_batch"]
+    accelerator, micro_batch = sharding.accelerator(place.hardware), place.hardware.micro_batch
     held_out = len(pairs) // HELD_OUT_SHARE
     source = FixedSource(pairs[held_out:], training.batch_pairs, training.epochs, seed, learner.eos_id)
     trainer = Trainer(learner, None, source, bradley_terry, training, 1.0, lr_multiplier,
-                      place.hardware["micro_tokens"], accelerator, seed, 0)
-    totals = place.train(trainer, training.model_dump())
+                      place.hardware.micro_tokens, accelerator, seed, 0)
+    totals = fit(place, trainer, training.model_dump())
     if not accelerator.is_main_process:
         return totals
     learner.bias = fmean(_scores(learner, references, micro_batch))

@@ -48,14 +48,14 @@ def save_trained(folder: Path) -> Path:
 
 
 def scored(engine: str, folders: dict[str, Path], work: Path, **components: Any) -> tuple[list[Any], dict[str, str]]:
-    from rlfamily.rollout.engines import open_pool
+    from rlfamily.rollout.engines import open_classifier
 
     notes: dict[str, str] = {}
     config = preference.Config.model_validate({
         "kind": "preference", "models": {}, "max_tokens": 64, "decimals": None,
         "components": {name: {"weight": 1.0, "convention": convention, "logit": logit, "engine": engine}
                        for name, (convention, logit) in components.items()}})
-    vllm = rewards.ClassifierEngine(open_pool(tiny.machine(work)), notes.__setitem__)
+    vllm = rewards.ClassifierEngine(open_classifier(tiny.machine(work)), notes.__setitem__)
     return rewards.load(config.unsourced(), TASK.score, folders, tiny.CPU, 4, vllm).score(EXAMPLES, RESPONSES), notes
 
 

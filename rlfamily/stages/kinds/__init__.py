@@ -1,1 +1,1 @@
-"""Kinds of stage, one file each: `VERSION` and `run(context)`. torch is imported inside `run` only."""
+"""Kinds of stage, one file each (see `rlfamily.stages.kind.Kind`). torch is imported inside `run` only."""

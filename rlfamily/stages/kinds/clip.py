@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-if TYPE_CHECKING:
-    from rlfamily.stages.worker import StageContext
+from rlfamily.place import Place
+from rlfamily.rewards import ContrastiveSource
+from rlfamily.settings import Strict
 
-VERSION = "1"
+VERSION = "2"
+WRITES = {"model/": "weights, tokenizer, image processor and the reference images"}
 
 
-def run(context: StageContext) -> dict[str, Any]:
-    """Config: a `ContrastiveSource`; inputs: data. Writes model/. Raises UserError below min_recall."""
-    from rlfamily.rewards import ContrastiveSource
-    from rlfamily.stages.placing import place
+class Config(Strict):
+    """The model to build and fit."""
+
+    source: ContrastiveSource
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The task's files."""
+
+    data: Path
+
+
+def run(place: Place, config: Config, inputs: Inputs) -> dict[str, Any]:
+    """Raises UserError below min_recall."""
     from rlfamily.trainer import contrastive
 
-    source = ContrastiveSource.model_validate({"kind": "contrastive", **context.config})
-    return contrastive.train(place(context), context.inputs["data"], source)
+    return contrastive.train(place, inputs.data, config.source)

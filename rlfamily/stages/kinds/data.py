@@ -2,16 +2,40 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 from rlfamily import tasks
+from rlfamily.place import Place
+from rlfamily.settings import Strict
+from rlfamily.stages.kind import Versioned
 
-if TYPE_CHECKING:
-    from rlfamily.stages.worker import StageContext
+VERSION = "2"
+WRITES = {
+    "train.jsonl": "a prompt to learn from", "validation.jsonl": "a prompt of the gate",
+    "test.jsonl": "a held-out prompt", "demonstrations_train.jsonl": "a prompt with a completion to imitate",
+    "demonstrations_validation.jsonl": "the same, held out", "corpus.jsonl": "the same, for base models",
+    "vocabulary.json": "every word that may occur", "preferences_<name>.jsonl": "a prompt with two ordered responses",
+}
 
-VERSION = "1"
+
+class Config(Strict):
+    """What the task's files depend on."""
+
+    task: tasks.AnyData
 
 
-def run(context: StageContext) -> dict[str, Any]:
-    """Write the splits; config is the task's own settings (`TaskConfig.data_settings`)."""
-    return tasks.get(context.config["kind"]).build(context.config, context.out)
+@dataclass(frozen=True)
+class Inputs:
+    """None."""
+
+
+def uses(config: Config) -> Iterator[Versioned]:
+    """The task, which makes the files."""
+    yield tasks.get(config.task.kind)
+
+
+def run(place: Place, config: Config, inputs: Inputs) -> dict[str, Any]:
+    """Write the splits (see `rlfamily.tasks.Task.build`)."""
+    return tasks.get(config.task.kind).build(config.task, place.out)

@@ -3,31 +3,44 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from rlfamily.stages.worker import StageContext
+from rlfamily.errors import UserError
+from rlfamily.place import Place
+from rlfamily.settings import Strict
 
-VERSION = "1"
+VERSION = "2"
+WRITES = {"model/pointer.json": "hub id and resolved commit, or an absolute local folder"}
 WANTED = ["*.safetensors", "*.json", "*.txt", "*.model"]
 
 
-def run(context: StageContext) -> dict[str, Any]:
-    """Write model/pointer.json: hub id and resolved commit, or an absolute local folder. Raises UserError offline."""
+class Config(Strict):
+    """A hub id at a revision, or a local folder."""
+
+    path: str
+    revision: str
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """None."""
+
+
+def run(place: Place, config: Config, inputs: Inputs) -> dict[str, Any]:
+    """Raises UserError offline."""
     from rlfamily.models.policy import POINTER
 
-    path, revision = context.config["path"], context.config["revision"]
-    pointer = _local(Path(path)) if Path(path).is_dir() else _fetch(path, revision)
-    folder = context.out / "model"
+    local = Path(config.path)
+    pointer = _local(local) if local.is_dir() else _fetch(config.path, config.revision)
+    folder = place.out / "model"
     folder.mkdir()
     (folder / POINTER).write_text(json.dumps(pointer))
     return pointer
 
 
 def _local(folder: Path) -> dict[str, str]:
-    from rlfamily.errors import UserError
-
     if not list(folder.glob("*.safetensors")):
         raise UserError(f"model.path: no .safetensors file in {folder}: save the model with safe_serialization")
     return {"path": str(folder.resolve()), "revision": "main"}
@@ -36,8 +49,6 @@ def _local(folder: Path) -> dict[str, str]:
 def _fetch(path: str, revision: str) -> dict[str, str]:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    from rlfamily.errors import UserError
 
     try:
         folder = snapshot_download(path, revision=revision, allow_patterns=WANTED)

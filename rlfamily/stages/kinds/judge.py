@@ -3,59 +3,76 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlfamily import judges
+from rlfamily.errors import UserError
+from rlfamily.judges.cache import Cache
+from rlfamily.judges.pairwise import Estimate, Pair, judge_pairs
+from rlfamily.place import Place
+from rlfamily.records import read_jsonl, write_jsonl
+from rlfamily.settings import Strict
+from rlfamily.stages.kind import Versioned
+
 if TYPE_CHECKING:
     from rlfamily.judges import OpenChooser
-    from rlfamily.judges.pairwise import Pair
-    from rlfamily.stages.worker import StageContext
 
-VERSION = "1"
+VERSION = "2"
+WRITES = {"judgements.jsonl": "a pair of responses with the verdict in both orders"}
 
 
-def run(context: StageContext) -> dict[str, Any]:
-    """Config: judge; inputs: ours, theirs (scores), and the judge's model where it runs here.
+class Config(Strict):
+    """Who judges."""
 
-    Writes judgements.jsonl, one line a prompt. Raises UserError when the two rows answered different prompts.
-    """
-    from pydantic import TypeAdapter
+    judge: judges.JudgeConfig
 
-    from rlfamily import judges
-    from rlfamily.judges.cache import Cache
-    from rlfamily.judges.pairwise import Estimate, judge_pairs
-    from rlfamily.records import write_jsonl
 
-    config: Any = TypeAdapter(judges.JudgeConfig).validate_python(context.config["judge"])
-    pairs = paired(context.inputs["ours"] / "scores.jsonl", context.inputs["theirs"] / "scores.jsonl")
+@dataclass(frozen=True)
+class Inputs:
+    """The scores of both sides, and the judge's model where it runs here."""
+
+    ours: Path
+    theirs: Path
+    judge: Path | None = None
+
+
+def uses(config: Config) -> Iterator[Versioned]:
+    """The judge."""
+    yield judges.get(config.judge.kind)
+
+
+def run(place: Place, config: Config, inputs: Inputs) -> dict[str, Any]:
+    """Judge in both orders. Raises UserError when the two rows answered different prompts."""
+    judge = config.judge
+    pairs = paired(inputs.ours / "scores.jsonl", inputs.theirs / "scores.jsonl")
     estimates: list[Estimate] = []
 
     def announce(estimate: Estimate) -> None:
         estimates.append(estimate)
-        sys.stderr.write(f"judge {config.name}: {estimate}\n")  # the stage's log
-        context.progress(0, max(1, estimate.calls), f"{config.name}: {estimate}")
+        sys.stderr.write(f"judge {judge.name}: {estimate}\n")  # the stage's log
+        place.progress(0, max(1, estimate.calls), f"{judge.name}: {estimate}")
 
     def load() -> judges.Judge:
-        return judges.get(config.kind).load(config, *_place(context), _vllm(context))
+        return judges.get(judge.kind).load(judge, *_model(place, inputs), _vllm(place, judge))
 
-    root = context.work.parents[2]  # <results>/artifacts/work/<key>; all tables share the answers
-    cache = Cache(root, config.identity()) if config.kind != "stand_in" else None  # its answers cost less than a file
-    judgements = judge_pairs(pairs, config, cache, load, announce,
-                             lambda done, total: context.progress(done, total, f"{config.name}: {estimates[0]}"))
-    write_jsonl(context.out / "judgements.jsonl", (
-        {"item": one.item, "first": one.first, "second": one.second, "judge": config.name,
+    # its answers cost less than a file
+    cache = Cache(place.shared, judge.identity()) if judge.kind != "stand_in" else None
+    judgements = judge_pairs(pairs, judge, cache, load, announce,
+                             lambda done, total: place.progress(done, total, f"{judge.name}: {estimates[0]}"))
+    write_jsonl(place.out / "judgements.jsonl", (
+        {"item": one.item, "first": one.first, "second": one.second, "judge": judge.name,
          **{outcome: float(one.outcome == outcome) for outcome in ("win", "tie", "loss")}} for one in judgements))
     cost = estimates[0]
-    return {"pairs": len(pairs), "judge": config.name, "calls": cost.calls, "cached": cost.cached,
+    return {"pairs": len(pairs), "judge": judge.name, "calls": cost.calls, "cached": cost.cached,
             "tokens_in": cost.tokens_in, "tokens_out": cost.tokens_out, "dollars": cost.dollars,
             "orders_disagree": sum(one.first != one.second for one in judgements)}
 
 
 def paired(ours: Path, theirs: Path) -> list[Pair]:
     """The greedy responses of two score files, prompt by prompt. Raises UserError when the prompts differ."""
-    from rlfamily.errors import UserError
-    from rlfamily.judges.pairwise import Pair
-
     left, right = _greedy(ours), _greedy(theirs)
     same = left.keys() == right.keys() and all(left[item]["prompt"] == right[item]["prompt"] for item in left)
     if not left or not same:
@@ -66,8 +83,6 @@ def paired(ours: Path, theirs: Path) -> list[Pair]:
 
 
 def _greedy(path: Path) -> dict[int, dict[str, Any]]:
-    from rlfamily.records import read_jsonl
-
     return {row["item"]: row for row in read_jsonl(path) if row["mode"] == "greedy"}
 
 
@@ -75,20 +90,19 @@ def _gold(ours: dict[str, Any], theirs: dict[str, Any]) -> tuple[float, float] |
     return (ours["gold"], theirs["gold"]) if "gold" in ours and "gold" in theirs else None
 
 
-def _place(context: StageContext) -> tuple[Path | None, Any]:
+def _model(place: Place, inputs: Inputs) -> tuple[Path | None, Any]:
     """The judge's model and device where it runs here, else nothing: torch is imported for those alone."""
-    if "judge" not in context.inputs:
+    if inputs.judge is None:
         return None, None
-    from rlfamily.stages.placing import place
+    from rlfamily.models import sharding
 
-    return context.inputs["judge"] / "model", place(context).accelerator().device
+    return inputs.judge / "model", sharding.accelerator(place.hardware).device
 
 
-def _vllm(context: StageContext) -> OpenChooser | None:
+def _vllm(place: Place, judge: judges.JudgeConfig) -> OpenChooser | None:
     """What opens the judge's model in vLLM, where it runs here and vLLM is asked for."""
-    if context.config["judge"].get("engine") != "vllm":
+    if not isinstance(judge, judges.CausalLmJudge) or judge.engine != "vllm":
         return None
     from rlfamily.rollout.engines import open_chooser
-    from rlfamily.stages.placing import place
 
-    return open_chooser(place(context).machine())
+    return open_chooser(place)

@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-if TYPE_CHECKING:
-    from rlfamily.stages.worker import StageContext
+from pydantic import Field
 
-VERSION = "2"
+from rlfamily.models import Finetuning
+from rlfamily.place import Place
+from rlfamily.settings import Strict
+
+VERSION = "3"
+WRITES = {"logprobs.jsonl": "a demonstration's mean log-prob, of its completion and of all its tokens"}
 
 
-def run(context: StageContext) -> dict[str, Any]:
-    """Config: task, finetuning; inputs: data, policy. Writes logprobs.jsonl, one line a demonstration."""
-    from rlfamily.stages.placing import place
-    from rlfamily.trainer import evaluation
+class Config(Strict):
+    """How the policy's weights are read, and where demonstrations are cut."""
 
-    return evaluation.write_logprobs(place(context), context.inputs["data"], context.inputs["policy"] / "model",
-                                     context.config)
+    finetuning: Finetuning
+    max_tokens: int = Field(gt=0)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The task's files, and the policy."""
+
+    data: Path
+    policy: Path
+
+
+def run(place: Place, config: Config, inputs: Inputs) -> dict[str, Any]:
+    """Evaluate every demonstration."""
+    from rlfamily.evaluation.logprobs import write_logprobs
+
+    return write_logprobs(place, inputs.data, inputs.policy / "model", config.finetuning, config.max_tokens)

@@ -2,18 +2,59 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
 
-if TYPE_CHECKING:
-    from rlfamily.stages.worker import StageContext
+from pydantic import Field
 
-VERSION = "2"
+from rlfamily import rewards, tasks
+from rlfamily.hardware import StageHardware
+from rlfamily.models import Finetuning
+from rlfamily.place import Place
+from rlfamily.settings import Strict
+from rlfamily.stages.kind import Versioned, Work
+
+VERSION = "3"
+WRITES = {"pairs.jsonl": "two responses to a prompt, chosen and rejected, as text and token ids"}
 
 
-def run(context: StageContext) -> dict[str, Any]:
-    """Config: prompts, temperature, finetuning, task, seed; inputs: data, policy. Writes pairs.jsonl."""
-    from rlfamily.stages.placing import place, reward_models
-    from rlfamily.trainer import evaluation
+class Config(Strict):
+    """Which prompts, at what temperature, and how the policy's weights are read."""
 
-    return evaluation.write_pairs(place(context), context.inputs["data"], context.inputs["policy"] / "model",
-                                  reward_models(context), context.config)
+    lesson: tasks.Lesson
+    temperature: float = Field(gt=0)
+    finetuning: Finetuning
+    engine: Literal["torch", "vllm"]
+    seed: int = Field(ge=0)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The task's files, the policy, and the models that the reward reads, by name."""
+
+    data: Path
+    policy: Path
+    rewards: Mapping[str, Path] = field(default_factory=dict)
+
+
+def uses(config: Config) -> Iterator[Versioned]:
+    """The reward and the task's check, which label."""
+    if config.lesson.reward is not None:
+        yield rewards.get(config.lesson.reward.kind)
+    yield tasks.get(config.lesson.task)
+
+
+def cost(config: Config, hardware: StageHardware) -> Work:
+    """Two responses a prompt, at their full length."""
+    rows = 2 * config.lesson.prompts
+    return Work(config.lesson.limits.max_tokens, rows, drawn=rows, engine=config.engine)
+
+
+def run(place: Place, config: Config, inputs: Inputs) -> dict[str, Any]:
+    """Raises UserError when every pair is a tie."""
+    from rlfamily.evaluation.pairs import write_pairs
+
+    return write_pairs(place, inputs.data, inputs.policy / "model", inputs.rewards, config.lesson, config.temperature,
+                       config.finetuning, config.engine, config.seed)

@@ -2,17 +2,44 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-if TYPE_CHECKING:
-    from rlfamily.stages.worker import StageContext
+from pydantic import Field
 
-VERSION = "1"
+from rlfamily.place import Place
+from rlfamily.rewards import TrainedSource, bradley_terry
+from rlfamily.settings import Strict
+from rlfamily.stages.kind import Versioned
+
+VERSION = "2"
+WRITES = {"model/": "weights, tokenizer and the bias of the scores", "metrics.jsonl": "a training step",
+          "timings.jsonl": "a step's seconds", "samples.jsonl": "nothing: no response is drawn"}
 
 
-def run(context: StageContext) -> dict[str, Any]:
-    """Config: a `TrainedSource` and task; inputs: data. Writes model/. Raises UserError below min_accuracy."""
-    from rlfamily.stages.placing import place
+class Config(Strict):
+    """The model to build and fit, to preferences of at most `max_tokens` tokens a row."""
+
+    source: TrainedSource
+    max_tokens: int = Field(gt=0)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The task's files."""
+
+    data: Path
+
+
+def uses(config: Config) -> Iterator[Versioned]:
+    """The loss."""
+    yield bradley_terry
+
+
+def run(place: Place, config: Config, inputs: Inputs) -> dict[str, Any]:
+    """Raises UserError below min_accuracy."""
     from rlfamily.trainer import preference
 
-    return preference.train_from_scratch(place(context), context.inputs["data"], context.config)
+    return preference.train_from_scratch(place, inputs.data, config.source, config.max_tokens)

@@ -2,19 +2,43 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
-if TYPE_CHECKING:
-    from rlfamily.stages.worker import StageContext
+from pydantic import Field
 
-VERSION = "1"
+from rlfamily import algorithms
+from rlfamily.place import Place
+from rlfamily.records import write_jsonl
+from rlfamily.settings import Strict
+from rlfamily.stages.kind import Versioned
+
+VERSION = "2"
+WRITES = {"theory.jsonl": "a number that a check gave"}
 
 
-def run(context: StageContext) -> dict[str, Any]:
-    """Config: checks, seed. Writes theory.jsonl, a line a number. Raises UserError for an unknown check."""
-    from rlfamily.records import write_jsonl
+class Config(Strict):
+    """Which checks, and the seed of their worlds."""
+
+    checks: list[str]
+    seed: int = Field(ge=0)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """None."""
+
+
+def uses(config: Config) -> Iterator[Versioned]:
+    """The method whose loss is checked."""
+    yield algorithms.get("gnivo")
+
+
+def run(place: Place, config: Config, inputs: Inputs) -> dict[str, Any]:
+    """Raises UserError for an unknown check."""
     from rlfamily.theory import checks
 
-    rows = list(checks.run(context.config["checks"], context.config["seed"], context.progress))
-    write_jsonl(context.out / "theory.jsonl", rows)
+    rows = list(checks.run(config.checks, config.seed, place.progress))
+    write_jsonl(place.out / "theory.jsonl", rows)
     return {"numbers": len(rows)}

@@ -2,33 +2,96 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
-if TYPE_CHECKING:
-    from rlfamily.stages.worker import StageContext
+from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator
 
-VERSION = "2"
+from rlfamily import algorithms, rewards, tasks
+from rlfamily.algorithms.settings import AlgorithmSettings
+from rlfamily.hardware import StageHardware
+from rlfamily.models import Finetuning
+from rlfamily.place import Place
+from rlfamily.rollout.settings import Drawing
+from rlfamily.settings import Strict
+from rlfamily.stages.kind import Versioned, Work
+
+VERSION = "3"
+WRITES = {"model/": "weights and tokenizer", "metrics.jsonl": "a training step, numbers that do not depend on clocks",
+          "timings.jsonl": "a step's seconds", "samples.jsonl": "a response of the first group of some steps"}
 
 
-def run(context: StageContext) -> dict[str, Any]:
-    """Train. Inputs: data, policy and, where used, pairs and reward, and the task's reward models.
+class Config(Strict):
+    """The method and its settings, what it takes of the task, what draws its responses (null: draws none)."""
 
-    Config: algorithm, settings, finetuning, task, rollout (null: draws no responses), seed.
+    algorithm: str
+    settings: SerializeAsAny[AlgorithmSettings]
+    finetuning: Finetuning
+    lesson: tasks.Lesson
+    rollout: Drawing | None
+    seed: int = Field(ge=0)
+
+    @field_validator("settings", mode="before")
+    @classmethod
+    def _of_the_algorithm(cls, value: Any, info: ValidationInfo) -> Any:
+        return algorithms.get(info.data["algorithm"]).Config.model_validate(value) if isinstance(value, dict) else value
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The task's files, the policy to begin with, the models of the task's reward by name.
+
+    `pairs`, and `fitted`, a learned reward in place of the task's own, are there where the method asks for them.
     """
-    from rlfamily import algorithms
-    from rlfamily.models import Finetuning
-    from rlfamily.rollout.settings import Drawing
-    from rlfamily.stages.placing import place, relaunched, reward_models
+
+    data: Path
+    policy: Path
+    rewards: Mapping[str, Path] = field(default_factory=dict)
+    pairs: Path | None = None
+    fitted: Path | None = None
+
+
+def uses(config: Config) -> Iterator[Versioned]:
+    """The method; where it draws responses also the reward and the task's check."""
+    yield algorithms.get(config.algorithm)
+    if config.lesson.reward is not None:
+        yield rewards.get(config.lesson.reward.kind)
+        yield tasks.get(config.lesson.task)
+
+
+def cost(config: Config, hardware: StageHardware) -> Work:
+    """Every response at its full length; a batch of several passes goes forward once more at every update."""
+    settings, algorithm = config.settings, algorithms.get(config.algorithm)
+    rollouts = config.rollout is not None
+    rows = {"rollouts": settings.group_size, "pairs": 2}.get(algorithm.SOURCE, 1)
+    total, limit = rows * config.lesson.prompts, config.lesson.limits.max_tokens
+    always = "ref" in algorithms.needs(algorithm, settings)
+    seen = 1.0 if always else 1 / settings.kl_ref_every if settings.kl_ref_every else 0.0
+    again = settings.batch_prompts * rows * limit > hardware.micro_tokens or hardware.processes > 1
+    backward = 1 if config.finetuning.finetune == "lora" else 2  # frozen weights need no gradient
+    return Work(
+        limit=limit, batch=settings.batch_prompts * rows, trained=total * settings.epochs,
+        passes=settings.inner_updates * (1 + backward + again) + seen,
+        drawn=total * (settings.epochs if settings.resample_each_epoch else 1) if rollouts else 0,
+        engine=config.rollout.engine if config.rollout else "", reference=seen > 0, processes=hardware.processes)
+
+
+def run(place: Place, config: Config, inputs: Inputs) -> dict[str, Any]:
+    """Train, over several processes where the hardware says so."""
+    from rlfamily.stages import launched
+
+    if place.hardware.processes > 1 and not launched.inside():
+        return launched.relaunched(place)
+    return train(place, config, inputs)
+
+
+def train(place: Place, config: Config, inputs: Inputs) -> dict[str, Any]:
+    """This process's part of the run."""
     from rlfamily.trainer import jobs
 
-    if context.hardware["processes"] > 1:
-        totals = relaunched(context)
-        if totals is not None:
-            return totals
-    config, folders = context.config, context.inputs
-    inputs = jobs.Inputs(folders["data"], folders["policy"] / "model", folders.get("pairs"),
-                         folders["reward"] / "model" if "reward" in folders else None, reward_models(context))
-    settings = algorithms.get(config["algorithm"]).Config.model_validate(config["settings"])
-    return jobs.train_policy(place(context), inputs, config["algorithm"], settings,
-                             Finetuning.model_validate(config["finetuning"]), config["task"],
-                             Drawing.model_validate(config["rollout"]) if config["rollout"] else None, config["seed"])
+    given = jobs.Inputs(inputs.data, inputs.policy / "model", inputs.pairs,
+                        inputs.fitted / "model" if inputs.fitted else None, inputs.rewards)
+    return jobs.train_policy(place, given, config.algorithm, config.settings, config.finetuning, config.lesson,
+                             config.rollout, config.seed)

@@ -24,7 +24,7 @@ from rlfamily.records import Layout
 from rlfamily.stages import worker
 from rlfamily.stages.executors import Finished
 from rlfamily.stages.executors.local import reaper, slots
-from rlfamily.stages.graph import KINDS_PATH
+from rlfamily.stages.kind import KINDS_PATH
 
 WORKER_ENVIRONMENT = {
     # One thread per process: slots are cores, and sums in one order give the same bytes on every machine.

@@ -1,0 +1,114 @@
+"""What a worker does once it may: give the kind its place, its config and its inputs, and commit what it leaves."""
+
+from __future__ import annotations
+
+import shutil
+import time
+import uuid
+from contextlib import suppress
+from dataclasses import fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rlfamily.errors import UserError
+from rlfamily.hardware import StageHardware
+from rlfamily.place import Place
+from rlfamily.records import Progress, write_atomic
+from rlfamily.stages.kind import Kind, get_kind, versions_used
+from rlfamily.stages.store import Effort, Store, Task
+
+_PROGRESS_SECONDS = 1.0
+
+
+class Stopwatch:
+    """Writes progress.json, and counts a stage's seconds over all its attempts."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._start = time.monotonic()
+        self._written = -_PROGRESS_SECONDS
+        self._before = 0.0
+        with suppress(FileNotFoundError, ValueError):
+            self._before = Progress.model_validate_json(path.read_text()).seconds
+
+    @property
+    def seconds(self) -> float:
+        """Seconds worked on this stage, those of killed attempts included as far as they were reported."""
+        return self._before + time.monotonic() - self._start
+
+    def report(self, step: int, total: int, note: str = "") -> None:
+        """Say that `step` of `total` is done. Not written more than once a second, the last step always."""
+        now = time.monotonic()
+        if step < total and now - self._written < _PROGRESS_SECONDS:
+            return
+        self._written = now
+        progress = Progress(step=step, total=total, seconds=self.seconds, note=note)
+        write_atomic(self._path, progress.model_dump_json(), durable=False)
+
+
+def perform(store: Store, task: Task) -> None:
+    """Run the stage and commit its artifact. Raises whatever the kind raises."""
+    work = store.layout.work(task.key)
+    started, attempts = datetime.now(UTC).isoformat(timespec="seconds"), _count_attempt(work)
+    print(f"--- attempt {attempts} of {task.kind} {task.key} ({task.label}), {started}", flush=True)
+    store.clear_failure(task.key)
+    kind = get_kind(task.kind)
+    config = kind.Config.model_validate(task.config)
+    _require_same_code(task, kind, versions_used(kind, config))
+    stopwatch = Stopwatch(work / "progress.json")
+    place = place_of(store, task, _fresh_out(work), stopwatch)
+    summary = kind.run(place, config, read_inputs(store, task, kind))
+    store.commit(task, place.out, summary, Effort(started=started, seconds=stopwatch.seconds, attempts=attempts))
+
+
+def place_of(store: Store, task: Task, out: Path, stopwatch: Stopwatch) -> Place:
+    """Where the stage works; what it leaves in `out` becomes the artifact."""
+    return Place(key=task.key, label=task.label, work=store.layout.work(task.key), out=out, shared=store.layout.root,
+                 hardware=StageHardware.model_validate(task.hardware), progress=stopwatch.report)
+
+
+def read_inputs(store: Store, task: Task, kind: Kind) -> Any:
+    """The kind's `Inputs` with folders of artifacts.
+
+    Raises UserError when one is missing, or not as long as it was when committed.
+    """
+    names = {field.name for field in fields(kind.Inputs)}
+    if unknown := sorted(task.inputs.keys() - names):
+        raise UserError(f"{task.label}: stage '{task.kind}' reads no input '{unknown[0]}', only {sorted(names)}")
+    return kind.Inputs(**{
+        name: _folder(store, task, name, key) if isinstance(key, str)
+        else {inner: _folder(store, task, f"{name}.{inner}", one) for inner, one in key.items()}
+        for name, key in task.inputs.items()})
+
+
+def _folder(store: Store, task: Task, name: str, key: str) -> Path:
+    if not store.committed(key):
+        raise UserError(f"{task.label}: input '{name}' ({key}) is gone; run the command again to rebuild it")
+    for problem in store.problems(key, contents=False):
+        raise UserError(f"{task.label}: input '{name}' is damaged ({problem}); delete its folder and run again")
+    return store.layout.object(key)
+
+
+def _require_same_code(task: Task, kind: Kind, uses: dict[str, str]) -> None:
+    now = {f"stages.kinds.{task.kind}": kind.VERSION} | uses
+    for name, planned in ({f"stages.kinds.{task.kind}": task.version} | task.uses).items():
+        if now.get(name) != planned:
+            raise UserError(f"{task.label}: code of {name} is now version {now.get(name)}, planned as {planned}; "
+                            "run the command again")
+
+
+def _fresh_out(work: Path) -> Path:
+    """An empty folder of this attempt's own, so that even two producers of one key could not mix their files."""
+    for stale in work.glob("out-*"):
+        shutil.rmtree(stale, ignore_errors=True)
+    out = work / f"out-{uuid.uuid4().hex}"
+    out.mkdir()
+    return out
+
+
+def _count_attempt(work: Path) -> int:
+    path = work / "attempts"
+    attempts = int(path.read_text()) + 1 if path.exists() else 1
+    write_atomic(path, str(attempts), durable=False)
+    return attempts
