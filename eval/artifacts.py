@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from rlfamily.errors import UserError, describe, nearest
-from rlfamily.experiment import EXPERIMENTS, Experiment
+from rlfamily.experiment import EXPERIMENTS, UNTRAINED, Experiment
 from rlfamily.records import Index, Layout, Manifest, read_jsonl
 
 ROWS_FILE = {"train": "metrics.jsonl", "score": "scores.jsonl", "logprobs": "logprobs.jsonl",
@@ -36,6 +36,15 @@ def read_items(folder: Path, kind: type[Item]) -> list[Item]:
     return items
 
 
+def _translated(spec: Any) -> Any:
+    """An experiment as it is written now: older indexes say `untrained` beside the overrides of a borrowed method."""
+    if not isinstance(spec, dict):
+        return spec
+    said = spec.get("untrained")  # a flag; a row, a model or a column may have that name
+    kept = {key: _translated(value) for key, value in spec.items() if key != "untrained" or not isinstance(said, bool)}
+    return kept | {"overrides": [UNTRAINED]} if said is True else kept
+
+
 @dataclass(frozen=True)
 class Published:
     """A number as the paper prints it: exact strings, so that no digit is gained or lost."""
@@ -46,7 +55,7 @@ class Published:
 
 
 @dataclass
-class Results:
+class Archive:
     """A results folder together with the experiments folder that says what the papers printed."""
 
     root: Path
@@ -79,7 +88,7 @@ class Results:
                             f"run make reproduce TABLE={name} first")
         try:
             index = Index.model_validate_json(path.read_text())
-            return index, Experiment.model_validate(index.spec)
+            return index, Experiment.model_validate(_translated(index.spec))
         except ValidationError as error:
             raise UserError(f"{path}: not a readable index: {describe(error, Index)}: "
                             f"run make reproduce TABLE={name} again") from error

@@ -11,30 +11,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from eval import verdicts
-from eval.artifacts import Results, read_items
+from eval.artifacts import Archive, read_items
 from eval.checks import At, Evaluator, Side, Unavailable, Verdict
 from eval.entries import Entry
 from eval.statistics import Floats
 from rlfamily.errors import UserError
 
 
-class Part(BaseModel):
-    """Closed and frozen: a misspelt key in a claim is refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Stated(Part):
+class Stated(BaseModel, extra="forbid", frozen=True):
     """A number the paper gives in prose."""
 
     value: float
     source: str
 
 
-class Claim(Part):
+class Claim(BaseModel, extra="forbid", frozen=True):
     """One checkable statement of a paper.
 
     `check` is evaluated on both sides; `published` or `reproduced` replaces it on that side, by another check or by the
@@ -76,23 +70,23 @@ def load(folder: Path) -> list[Claim]:
     return claims
 
 
-def published_side(results: Results) -> Side:
+def published_side(archive: Archive) -> Side:
     """Terms read from experiments/published/<table>.csv, by the labels the paper prints."""
 
     def number(at: At) -> Floats:
         where = {"method": at["row"], "metric": at["metric"]}
         where |= {"task_or_benchmark": at["column"]} if "column" in at else {}
         where |= {"model": at["model"]} if "model" in at else {}
-        path = results.experiments / "published" / f"{at['table']}.csv"
-        found = results.published(path.name, **where) if path.is_file() else None
+        path = archive.experiments / "published" / f"{at['table']}.csv"
+        found = archive.published(path.name, **where) if path.is_file() else None
         if found is None:
             raise Unavailable(verdicts.NOT_CHECKABLE, f"the paper prints no {at['metric']} of {at['row']}")
         return np.array([float(found.value)])
 
     def metrics(table: str) -> list[str]:
-        return [row["metric"] for row in results.published_rows(f"{table}.csv")]
+        return [row["metric"] for row in archive.published_rows(f"{table}.csv")]
 
-    return Side(number, metrics, lambda table: second_underlined(results.published_rows(f"{table}.csv")))
+    return Side(number, metrics, lambda table: second_underlined(archive.published_rows(f"{table}.csv")))
 
 
 def second_underlined(rows: list[dict[str, str]]) -> bool:

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 
 from eval import statistics
-from eval.artifacts import Results
-from eval.entries import NO_DRAWS, Entry, Place, hole, in_order, places
+from eval.artifacts import Archive
+from eval.entries import NO_DRAWS, Entry, Site, hole, in_order, sites
 from eval.statistics import Floats, probability
 from eval.verdicts import FAILED, NOT_APPLICABLE, NOT_RUN, verdict
 from rlfamily.experiment import Derived, Experiment, Quantity
@@ -31,22 +31,22 @@ OPERATIONS: dict[str, Callable[[Floats], Floats]] = {
 }
 
 
-def derived(results: Results, index: Index, experiment: Experiment, made: list[Entry]) -> list[Entry]:
+def derived(archive: Archive, index: Index, experiment: Experiment, made: list[Entry]) -> list[Entry]:
     """`made` with the derived entries behind each row's own."""
     at = {(one.model, one.row, one.column, one.metric.name): one for one in made}
     more = []
     for spec in experiment.derived:
-        for (model, row), place in places(results, index, experiment, spec.column, spec.quantity).items():
-            more.append(_one(spec, place, [at[model, row, column, spec.of] for column in spec.over]))
+        for (model, row), site in sites(archive, index, experiment, spec.column, spec.quantity).items():
+            more.append(_one(spec, site, [at[model, row, column, spec.of] for column in spec.over]))
     return in_order([*made, *more], experiment)
 
 
-def _one(spec: Derived, place: Place, parts: list[Entry]) -> Entry:
+def _one(spec: Derived, site: Site, parts: list[Entry]) -> Entry:
     missing = [part for part in parts if part.hole or not isinstance(part.value, float)]
     if missing:
         words = {part.hole for part in missing}
         word = next((word for word in (FAILED, NOT_RUN) if word in words), NOT_APPLICABLE)
-        return hole(place, spec.quantity, word, f"needs {', '.join(part.column for part in missing)}")
+        return hole(site, spec.quantity, word, f"needs {', '.join(part.column for part in missing)}")
     values = np.array([[part.value] for part in parts], dtype=float)
     operation = OPERATIONS[spec.operation]
     value = float(operation(values)[0])
@@ -56,9 +56,9 @@ def _one(spec: Derived, place: Place, parts: list[Entry]) -> Entry:
     negative = int((values < 0).sum())
     note = NOT_A_MEAN.format(count=negative, total=len(parts)) if negative and spec.operation != "mean" else ""
     seeds = tuple(sorted(set.intersection(*(set(part.seeds) for part in parts))))
-    return Entry(place.model, place.row, place.column, spec.quantity, place.published, value, draws, low, high,
+    return Entry(site.model, site.row, site.column, spec.quantity, site.published, value, draws, low, high,
                  sum(part.n for part in parts), seeds, tuple(run for part in parts for run in part.runs), "",
-                 verdict(place.published, value, low, high, len(seeds), place.scale, place.spread), note)
+                 verdict(site.published, value, low, high, len(seeds), site.scale, site.spread), note)
 
 
 def watched(experiment: Experiment, made: list[Entry]) -> list[Entry]:

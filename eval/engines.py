@@ -5,30 +5,30 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 
-from eval.artifacts import Results
+from eval.artifacts import Archive
 from eval.entries import Entry
 from rlfamily.records import Index, Manifest
 
 USUAL = "torch"
 
 
-def warned(results: Results, index: Index, made: Iterable[Entry]) -> list[Entry]:
+def warned(archive: Archive, index: Index, made: Iterable[Entry]) -> list[Entry]:
     """`made` with a warning at each sampled number for every run behind it whose engine passed the table's limit."""
     limits = [cell.config.get("rollout", {}).get("mismatch_limit", math.inf) for cell in index.cells]
     limit = min(limits, default=math.inf)
-    return [entry.warned(_disagreements(results, entry, limit)) if entry.draws.size else entry for entry in made]
+    return [entry.warned(_disagreements(archive, entry, limit)) if entry.draws.size else entry for entry in made]
 
 
-def footnote(results: Results, made: Iterable[Entry]) -> str:
+def footnote(archive: Archive, made: Iterable[Entry]) -> str:
     """Says what drew the responses behind a table; "" when that is the usual engine, or nothing was drawn."""
     keys = {key for entry in made for _, key in entry.runs}
-    engines = {engine for manifest in _behind(results, keys) if (engine := _engine(manifest))}
+    engines = {engine for manifest in _behind(archive, keys) if (engine := _engine(manifest))}
     return f"Responses drawn with {' and '.join(sorted(engines))}." if engines - {USUAL} else ""
 
 
-def _disagreements(results: Results, entry: Entry, limit: float) -> tuple[str, ...]:
+def _disagreements(archive: Archive, entry: Entry, limit: float) -> tuple[str, ...]:
     found = {}
-    for manifest in _behind(results, dict.fromkeys(key for _, key in entry.runs)):
+    for manifest in _behind(archive, dict.fromkeys(key for _, key in entry.runs)):
         gap = manifest.summary.get("mismatch")
         if gap and (gap["kl"] is None or gap["kl"] > limit):
             size = "not finite" if gap["kl"] is None else f"{gap['kl']:.2g} nats a token"
@@ -37,12 +37,12 @@ def _disagreements(results: Results, entry: Entry, limit: float) -> tuple[str, .
     return tuple(found.values())
 
 
-def _behind(results: Results, keys: Iterable[str]) -> Iterator[Manifest]:
+def _behind(archive: Archive, keys: Iterable[str]) -> Iterator[Manifest]:
     """The committed artifacts of these keys, and what they were made from, each once."""
     waiting, seen = list(keys), set()
     while waiting:
         key = waiting.pop(0)
-        manifest = None if key in seen else results.manifest(key)
+        manifest = None if key in seen else archive.manifest(key)
         seen.add(key)
         if manifest is not None:
             waiting += manifest.sources

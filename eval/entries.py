@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from eval import statistics
-from eval.artifacts import Published, Results
+from eval.artifacts import Archive, Published
 from eval.series import Series, Unusable, common, draw, narrowed, read_rows, read_series
 from eval.statistics import Floats
 from eval.verdicts import FAILED, NOT_APPLICABLE, NOT_RUN, verdict
@@ -24,7 +24,7 @@ NO_DRAWS: Floats = np.empty(0)
 
 
 @dataclass(frozen=True)
-class Place:
+class Site:
     """Where an entry stands, and what it is compared with there.
 
     spread   range of the published values over the rows: what an interval must resolve to tell rows apart
@@ -75,9 +75,9 @@ class Entry:
         return replace(self, warnings=(*self.warnings, *warnings), note=note)
 
 
-def hole(place: Place, metric: Quantity, word: str, note: str, runs: tuple[tuple[int, str], ...] = ()) -> Entry:
-    """The entry of a place without a number."""
-    return Entry(place.model, place.row, place.column, metric, place.published, None, NO_DRAWS, math.nan, math.nan, 0,
+def hole(site: Site, metric: Quantity, word: str, note: str, runs: tuple[tuple[int, str], ...] = ()) -> Entry:
+    """The entry of a site without a number."""
+    return Entry(site.model, site.row, site.column, metric, site.published, None, NO_DRAWS, math.nan, math.nan, 0,
                  (), runs, word, word, note)
 
 
@@ -106,12 +106,12 @@ def _note(used: list[int], problems: dict[int, str], dropped: int) -> str:
     return "; ".join(parts)
 
 
-def measured(results: Results, cells: list[CellEntry], metric: Metric, place: Place) -> Entry:
-    """The entry of a metric that is read from artifacts, over all seeds of one place."""
+def measured(archive: Archive, cells: list[CellEntry], metric: Metric, site: Site) -> Entry:
+    """The entry of a metric that is read from artifacts, over all seeds of one site."""
     series, problems, holes = [], {}, set()
     for cell in cells:
         try:
-            series.append(read_series(results, cell, metric))
+            series.append(read_series(archive, cell, metric))
         except Unusable as error:
             problems[cell.seed] = str(error)
             holes.add(error.hole)
@@ -119,78 +119,78 @@ def measured(results: Results, cells: list[CellEntry], metric: Metric, place: Pl
     series = common(series) if series and metric.stage != "train" else series
     if not series or not series[0].items:
         word = next((word for word in (FAILED, NOT_RUN, NOT_APPLICABLE) if word in holes), FAILED)
-        return hole(place, metric, word, _note([], problems, most))
+        return hole(site, metric, word, _note([], problems, most))
     dropped = most - len(series[0].items) if metric.stage != "train" else 0
-    name = (place.row, place.column, place.model) if place.several else (place.row, place.column)
-    value, draws = draw(series, metric, name, place.column if place.several else "")
-    return _sampled(series, metric, place, value, draws,
+    name = (site.row, site.column, site.model) if site.several else (site.row, site.column)
+    value, draws = draw(series, metric, name, site.column if site.several else "")
+    return _sampled(series, metric, site, value, draws,
                     _note([one.seed for one in series], problems, dropped))
 
 
-def _sampled(series: list[Series], metric: Metric, place: Place, value: float, draws: Floats, note: str) -> Entry:
+def _sampled(series: list[Series], metric: Metric, site: Site, value: float, draws: Floats, note: str) -> Entry:
     low, high = statistics.interval(draws)
     seeds = tuple(one.seed for one in series)
     if metric.over_seeds == "best" and len(seeds) > 1:
         note = "; ".join(part for part in (f"best of {len(seeds)} seeds", note) if part)
-    return Entry(place.model, place.row, place.column, metric, place.published, value, draws, low, high,
+    return Entry(site.model, site.row, site.column, metric, site.published, value, draws, low, high,
                  sum(one.rows for one in series), seeds, tuple((one.seed, one.key) for one in series), "",
-                 verdict(place.published, value, low, high, len(seeds), place.scale, place.spread), note)
+                 verdict(site.published, value, low, high, len(seeds), site.scale, site.spread), note)
 
 
-def setting(cells: list[CellEntry], metric: Metric, place: Place) -> Entry:
+def setting(cells: list[CellEntry], metric: Metric, site: Site) -> Entry:
     """The entry of a resolved setting: the same at every seed, compared exactly with the paper's."""
     runs = tuple((cell.seed, cell.stages["train"]) for cell in cells if "train" in cell.stages)
     try:
         value = dotted(cells[0].config, metric.field)
     except Unusable as error:
-        return hole(place, metric, error.hole, str(error), runs)
+        return hole(site, metric, error.hole, str(error), runs)
     shown = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
-    return _exact(cells, metric, place, shown, runs)
+    return _exact(cells, metric, site, shown, runs)
 
 
-def computed(results: Results, cells: list[CellEntry], metric: Metric, place: Place) -> Entry:
+def computed(archive: Archive, cells: list[CellEntry], metric: Metric, site: Site) -> Entry:
     """The entry of a theory check: computed, not sampled, so it has no interval and no draws."""
     try:
-        key, rows = read_rows(results, cells[0], metric)
+        key, rows = read_rows(archive, cells[0], metric)
     except Unusable as error:
         # A check has numbers at some places of its table and none at others, by design: no reason to print.
-        return hole(place, metric, error.hole, "" if error.hole == NOT_APPLICABLE else str(error))
+        return hole(site, metric, error.hole, "" if error.hole == NOT_APPLICABLE else str(error))
     value = metric.times * float(np.mean([row[metric.field] for row in rows]))
-    return _exact(cells[:1], metric, place, value, ((cells[0].seed, key),))
+    return _exact(cells[:1], metric, site, value, ((cells[0].seed, key),))
 
 
 def _exact(
-    cells: list[CellEntry], metric: Metric, place: Place, value: float | str, runs: tuple[tuple[int, str], ...]
+    cells: list[CellEntry], metric: Metric, site: Site, value: float | str, runs: tuple[tuple[int, str], ...]
 ) -> Entry:
     bound = value if isinstance(value, float) else math.nan
-    return Entry(place.model, place.row, place.column, metric, place.published, value, NO_DRAWS, bound, bound,
+    return Entry(site.model, site.row, site.column, metric, site.published, value, NO_DRAWS, bound, bound,
                  len(cells), tuple(cell.seed for cell in cells), runs, "",
-                 verdict(place.published, value, bound, bound, len(cells), place.scale, 0.0, exact=True), "")
+                 verdict(site.published, value, bound, bound, len(cells), site.scale, 0.0, exact=True), "")
 
 
 def published_of(
-    results: Results, experiment: Experiment, model: str, row: str, column: str, metric: Quantity
+    archive: Archive, experiment: Experiment, model: str, row: str, column: str, metric: Quantity
 ) -> Published | None:
-    """What the paper prints at this place; None when the row or the metric has no such number."""
+    """What the paper prints at this site; None when the row or the metric has no such number."""
     label = experiment.rows[row].published
     if not label:
         return None
-    return results.published(experiment.published, model=model, method=label, task_or_benchmark=column,
+    return archive.published(experiment.published, model=model, method=label, task_or_benchmark=column,
                              metric=metric.published or metric.name)
 
 
-def places(
-    results: Results, index: Index, experiment: Experiment, column: str, metric: Quantity
-) -> dict[tuple[str, str], Place]:
-    """The places of one column and quantity, by model and row; optional rows that nobody asked for have none."""
+def sites(
+    archive: Archive, index: Index, experiment: Experiment, column: str, metric: Quantity
+) -> dict[tuple[str, str], Site]:
+    """The sites of one column and quantity, by model and row; optional rows that nobody asked for have none."""
     there = {cell.row for cell in index.cells}
     rows = [row for row, spec in experiment.rows.items() if row in there or not spec.optional]
     several = len(experiment.columns) > 1
-    made: dict[tuple[str, str], Place] = {}
+    made: dict[tuple[str, str], Site] = {}
     for model in experiment.backbones:
-        printed = {row: published_of(results, experiment, model, row, column, metric) for row in rows}
+        printed = {row: published_of(archive, experiment, model, row, column, metric) for row in rows}
         spread = _spread(list(printed.values()))
-        made |= {(model, row): Place(model, row, column, printed[row], index.scale, spread, several) for row in rows}
+        made |= {(model, row): Site(model, row, column, printed[row], index.scale, spread, several) for row in rows}
     return made
 
 
@@ -207,7 +207,7 @@ def _is_number(text: str) -> bool:
         return False
 
 
-def entries(results: Results, index: Index, experiment: Experiment) -> list[Entry]:
+def entries(archive: Archive, index: Index, experiment: Experiment) -> list[Entry]:
     """Every entry that is read from an artifact, in the order models, rows, columns, metrics."""
     cells: dict[tuple[str, str, str], list[CellEntry]] = {}
     for cell in index.cells:
@@ -215,9 +215,9 @@ def entries(results: Results, index: Index, experiment: Experiment) -> list[Entr
     made = []
     for column, spec in experiment.columns.items():
         for metric in experiment.metrics:
-            for (model, row), place in places(results, index, experiment, column, metric).items():
+            for (model, row), site in sites(archive, index, experiment, column, metric).items():
                 asked = narrowed(metric, spec.where, experiment.rows[row].where)
-                made.append(_entry(results, cells.get((model, row, column), []), asked, place))
+                made.append(_entry(archive, cells.get((model, row, column), []), asked, site))
     return in_order(made, experiment)
 
 
@@ -227,11 +227,11 @@ def in_order(made: list[Entry], experiment: Experiment) -> list[Entry]:
     return sorted(made, key=lambda one: (models.index(one.model), rows.index(one.row)))
 
 
-def _entry(results: Results, cells: list[CellEntry], metric: Metric, place: Place) -> Entry:
+def _entry(archive: Archive, cells: list[CellEntry], metric: Metric, site: Site) -> Entry:
     if not cells:
-        return hole(place, metric, NOT_RUN, "no cell of this row was planned")
+        return hole(site, metric, NOT_RUN, "no cell of this row was planned")
     if metric.stage == "config":
-        return setting(cells, metric, place)
+        return setting(cells, metric, site)
     if metric.stage == "theory":
-        return computed(results, cells, metric, place)
-    return measured(results, cells, metric, place)
+        return computed(archive, cells, metric, site)
+    return measured(archive, cells, metric, site)

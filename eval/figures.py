@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from eval.artifacts import Results
+from eval.artifacts import Archive
 from eval.series import Unusable, read_rows
 from eval.statistics import Floats
 from eval.tables import TableFrame, exact
@@ -60,14 +60,14 @@ def running_mean(values: Floats, window: int) -> Floats:
     return np.asarray(total / np.convolve(np.ones_like(values), kernel, mode="same"), dtype=float)
 
 
-def curves(results: Results, frame: TableFrame) -> list[Curve]:
+def curves(archive: Archive, frame: TableFrame) -> list[Curve]:
     """Every usable run's curve of every shown training metric; a panel a metric, task and model."""
-    cells = results.index(frame.name)[0].cells
+    cells = archive.index(frame.name)[0].cells
     made = []
     for metric in frame.experiment.metrics:
         if metric.shown and metric.stage == "train":
             made += [one for cell in cells
-                     if (one := _curve(results, cell, metric, panel(frame, cell.model, cell.column, metric.name)))]
+                     if (one := _curve(archive, cell, metric, panel(frame, cell.model, cell.column, metric.name)))]
     return made
 
 
@@ -77,9 +77,9 @@ def panel(frame: TableFrame, model: str, column: str, metric: str) -> str:
         (model, len(frame.models) > 1), (column, len(frame.experiment.columns) > 1), (metric, True)) if several)
 
 
-def _curve(results: Results, cell: CellEntry, metric: Metric, panel: str) -> Curve | None:
+def _curve(archive: Archive, cell: CellEntry, metric: Metric, panel: str) -> Curve | None:
     try:
-        _, rows = read_rows(results, cell, metric)
+        _, rows = read_rows(archive, cell, metric)
     except Unusable:
         return None
     values = np.array([row[metric.field] for row in rows], dtype=float)
@@ -96,14 +96,14 @@ def curve_rows(made: list[Curve]) -> list[dict[str, str]]:
             for step, value, smooth in zip(one.steps, one.values, one.smoothed, strict=True)]
 
 
-def histograms(results: Results, frame: TableFrame) -> list[Histogram]:
+def histograms(archive: Archive, frame: TableFrame) -> list[Histogram]:
     """Log-prob and perplexity histograms, per kind of token and split, seeds pooled."""
     fields = dict.fromkeys(metric.field for metric in frame.experiment.metrics
                            if metric.stage == "logprobs" and metric.shown)
-    cells = results.index(frame.name)[0].cells
+    cells = archive.index(frame.name)[0].cells
     made = []
     for row in frame.rows:
-        logprobs = _logprob_rows(results, [cell for cell in cells if cell.row == row])
+        logprobs = _logprob_rows(archive, [cell for cell in cells if cell.row == row])
         for name in fields:
             splits: dict[str, list[float]] = {}
             for example in logprobs:
@@ -115,9 +115,9 @@ def histograms(results: Results, frame: TableFrame) -> list[Histogram]:
     return made
 
 
-def _logprob_rows(results: Results, cells: list[CellEntry]) -> list[dict[str, Any]]:
+def _logprob_rows(archive: Archive, cells: list[CellEntry]) -> list[dict[str, Any]]:
     keys = [cell.stages.get("logprobs", "") for cell in cells]
-    return [row for key in keys if key and results.manifest(key) for row in results.rows(key, "logprobs.jsonl")]
+    return [row for key in keys if key and archive.manifest(key) for row in archive.rows(key, "logprobs.jsonl")]
 
 
 def _binned(panel: str, row: str, splits: dict[str, Floats]) -> list[Histogram]:
@@ -139,7 +139,7 @@ def histogram_rows(made: list[Histogram]) -> list[dict[str, str]]:
             for one in made for i in range(len(one.counts))]
 
 
-def interval_rows(results: Results, frame: TableFrame) -> list[dict[str, str]]:
+def interval_rows(archive: Archive, frame: TableFrame) -> list[dict[str, str]]:
     """Rows of a table's interval plot; none as long as nothing has been measured.
 
     All shown entries; of a table with several tasks or models the first metric only, which is the paper's own.

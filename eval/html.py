@@ -9,7 +9,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from eval.artifacts import Results
+from eval.artifacts import Archive
 from eval.layout import share_text, sheet
 from eval.tables import TableFrame
 
@@ -53,16 +53,16 @@ def size(count: float) -> str:
     return f"{count:.1f} GB"
 
 
-def linker(results: Results, prefix: str) -> Callable[[str], str]:
+def linker(archive: Archive, prefix: str) -> Callable[[str], str]:
     """Maps an artifact key to the address of its page, or to "" when it has none."""
 
     def link(key: str) -> str:
-        layout = results.layout
-        return f"{prefix}{key}.html" if results.manifest(key) or layout.failure(key).is_file() else ""
+        layout = archive.layout
+        return f"{prefix}{key}.html" if archive.manifest(key) or layout.failure(key).is_file() else ""
 
     return link
 
 
-def table_page(results: Results, frame: TableFrame) -> str:
+def table_page(archive: Archive, frame: TableFrame) -> str:
     """results/tables/<name>.html: the table alone, its digits linked to the report's run pages."""
-    return render("table.html", frame=frame, link=linker(results, "../report/runs/"), home="../report/index.html")
+    return render("table.html", frame=frame, link=linker(archive, "../report/runs/"), home="../report/index.html")

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from eval import figures
-from eval.artifacts import Results
+from eval.artifacts import Archive
 from eval.figures import Curve, Histogram
 from eval.tables import TableFrame, to_csv
 from rlfamily.records import write_atomic
@@ -43,19 +43,19 @@ STYLE = {
 class Kind:
     """How one kind of experiment is drawn: its data, the csv of it, and the picture of it."""
 
-    read: Callable[[Results, TableFrame], list[Any]]
+    read: Callable[[Archive, TableFrame], list[Any]]
     rows: Callable[[list[Any]], list[dict[str, str]]]
     columns: list[str]
     draw: Callable[[TableFrame, list[Any]], Figure]
 
 
-def write(results: Results, frame: TableFrame, folder: Path) -> list[Path]:
+def write(archive: Archive, frame: TableFrame, folder: Path) -> list[Path]:
     """Write <folder>/<name>.{png,svg,csv}; nothing for settings tables and for experiments without any number yet.
 
     Pictures of the same data by the same code are left as they are: the svg, written last, carries a fingerprint.
     """
     kind = KINDS.get(frame.experiment.kind)
-    data = kind.read(results, frame) if kind else []
+    data = kind.read(archive, frame) if kind else []
     png, svg, csv = paths = [folder / f"{frame.name}.{suffix}" for suffix in ("png", "svg", "csv")]
     if kind is None or not data:
         for path in paths:  # a picture of numbers that are gone would stand beside holes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from eval.artifacts import Results
+from eval.artifacts import Archive
 from eval.html import table_page
 from eval.plots import write
 from eval.tables import COLUMNS, Book, TableFrame, records, to_csv
@@ -18,17 +18,17 @@ def build(name: str, results_root: Path | str, experiments: Path = EXPERIMENTS) 
 
     Raises UserError (one line) when the experiment has no index there.
     """
-    return produce(Book(Results(Path(results_root), experiments)), name)
+    return produce(Book(Archive(Path(results_root), experiments)), name)
 
 
 def produce(book: Book, name: str) -> TableFrame:
     """As `build`, sharing the book's entries with the other tables made from it."""
     frame = book.frame(name)
-    layout = book.results.layout
+    layout = book.archive.layout
     for suffix, text in (
         ("csv", to_csv(records(frame), COLUMNS)), ("md", to_markdown(frame)), ("tex", to_latex(frame)),
-        ("html", table_page(book.results, frame)),
+        ("html", table_page(book.archive, frame)),
     ):
         write_atomic(layout.tables / f"{name}.{suffix}", text)
-    write(book.results, frame, layout.figures)
+    write(book.archive, frame, layout.figures)
     return frame

@@ -12,11 +12,11 @@ from collections import Counter
 from pathlib import Path
 
 from eval import verdicts
-from eval.artifacts import Results
+from eval.artifact_pages import Lineage, artifact_page
+from eval.artifacts import Archive
 from eval.claims import ClaimResult
 from eval.html import linker, render
 from eval.produce import produce
-from eval.runs import Lineage, run_page
 from eval.samples import sample_pages
 from eval.tables import Book, TableFrame
 from rlfamily.errors import UserError
@@ -38,18 +38,18 @@ def build_report(results_root: Path | str, experiments: Path = EXPERIMENTS) -> P
 
 def publish(results_root: Path | str, experiments: Path = EXPERIMENTS) -> tuple[Path, dict[str, TableFrame]]:
     """As `build_report`, returning the tables by name as well."""
-    results = Results(Path(results_root), experiments)
-    if not results.names():
-        raise UserError(f"report: no results under {results.layout.index}: run make reproduce TABLE=topr_tab2 first")
-    book = Book(results)
-    frames = sorted((produce(book, name) for name in results.names()), key=place_order)
-    lineage = Lineage.of(results)
-    _copy(results.layout, frames)
-    _write_runs(results, lineage)
-    browsable = {frame.name for frame in frames if _write_samples(results, frame)}
-    report = results.layout.report
+    archive = Archive(Path(results_root), experiments)
+    if not archive.names():
+        raise UserError(f"report: no results under {archive.layout.index}: run make reproduce TABLE=topr_tab2 first")
+    book = Book(archive)
+    frames = sorted((produce(book, name) for name in archive.names()), key=place_order)
+    lineage = Lineage.of(archive)
+    _copy(archive.layout, frames)
+    _write_runs(archive, lineage)
+    browsable = {frame.name for frame in frames if _write_samples(archive, frame)}
+    report = archive.layout.report
     write_atomic(report / "index.html", render(
-        "index.html", frames=frames, link=linker(results, "runs/"), figures=_figures(report), claims=_claims(frames),
+        "index.html", frames=frames, link=linker(archive, "runs/"), figures=_figures(report), claims=_claims(frames),
         tally=_tally(frames), words=WORDS, lineage=lineage, short=short_place, suffixes=TABLE_SUFFIXES,
         figure_suffixes=FIGURE_SUFFIXES, browsable=browsable))
     return report / "index.html", {frame.name: frame for frame in frames}
@@ -107,15 +107,15 @@ def _figures(report: Path) -> set[str]:
     return {path.stem for path in (report / "figures").glob("*.svg")}
 
 
-def _write_runs(results: Results, lineage: Lineage) -> None:
-    pages = {f"{key}.html": run_page(results, lineage, key) for key in lineage.pages}
-    _write_pages(results.layout.report / "runs", pages | {"index.html": render("runs.html", lineage=lineage)})
+def _write_runs(archive: Archive, lineage: Lineage) -> None:
+    pages = {f"{key}.html": artifact_page(archive, lineage, key) for key in lineage.pages}
+    _write_pages(archive.layout.report / "runs", pages | {"index.html": render("runs.html", lineage=lineage)})
 
 
-def _write_samples(results: Results, frame: TableFrame) -> bool:
+def _write_samples(archive: Archive, frame: TableFrame) -> bool:
     """Write the pages of an experiment of kind samples; False when there are none."""
-    pages = sample_pages(results, frame) if frame.experiment.kind == "samples" else {}
-    _write_pages(results.layout.report / "samples" / frame.name, pages)
+    pages = sample_pages(archive, frame) if frame.experiment.kind == "samples" else {}
+    _write_pages(archive.layout.report / "samples" / frame.name, pages)
     return bool(pages)
 
 

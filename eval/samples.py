@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from eval.artifacts import ROWS_FILE, Results
+from eval.artifacts import ROWS_FILE, Archive
 from eval.html import render
 from eval.tables import TableFrame
 from rlfamily.records import CellEntry
@@ -41,25 +41,25 @@ class Page:
     prompts: tuple[tuple[int, str, tuple[Answer, ...]], ...]
 
 
-def sample_pages(results: Results, frame: TableFrame) -> dict[str, str]:
+def sample_pages(archive: Archive, frame: TableFrame) -> dict[str, str]:
     """File name -> text of every page of one experiment of kind samples; {} when nothing was scored yet."""
-    judged = _judgements(results)
+    judged = _judgements(archive)
     made: list[Page] = []
     for m, model in enumerate(frame.models):
         for c, column in enumerate(frame.experiment.columns):
-            made += _stretches(results, frame, judged, (model, column), f"m{m}-t{c}")
+            made += _stretches(archive, frame, judged, (model, column), f"m{m}-t{c}")
     pages = {page.file: render("samples.html", frame=frame, page=page, pages=made) for page in made}
     return pages | ({"index.html": pages[made[0].file]} if made else {})
 
 
 def _stretches(
-    results: Results, frame: TableFrame, judged: dict[tuple[str, str], str], place: tuple[str, str], name: str
+    archive: Archive, frame: TableFrame, judged: dict[tuple[str, str], str], place: tuple[str, str], name: str
 ) -> list[Page]:
     model, column = place
-    keys = _score_keys(results, frame, model, column)
-    answers = {row: _answers(results, frame, column, key) for row, key in keys.items()}
+    keys = _score_keys(archive, frame, model, column)
+    answers = {row: _answers(archive, frame, column, key) for row, key in keys.items()}
     items = sorted({item for found in answers.values() for item in found})
-    verdicts = _verdicts(results, judged, keys)
+    verdicts = _verdicts(archive, judged, keys)
     pages = []
     for start in range(0, len(items), PER_PAGE):
         stretch = items[start:start + PER_PAGE]
@@ -73,19 +73,19 @@ def _stretches(
     return pages
 
 
-def _score_keys(results: Results, frame: TableFrame, model: str, column: str) -> dict[str, str]:
+def _score_keys(archive: Archive, frame: TableFrame, model: str, column: str) -> dict[str, str]:
     """Row -> scores of its first seed that has some."""
     keys: dict[str, str] = {}
-    for cell in results.index(frame.name)[0].cells:
+    for cell in archive.index(frame.name)[0].cells:
         key = cell.stages.get("score", "")
-        if (cell.model, cell.column) == (model, column) and key and results.manifest(key):
+        if (cell.model, cell.column) == (model, column) and key and archive.manifest(key):
             keys.setdefault(cell.row, key)
     return {row: keys[row] for row in frame.rows if row in keys}
 
 
-def _answers(results: Results, frame: TableFrame, column: str, key: str) -> dict[int, dict[str, Any]]:
+def _answers(archive: Archive, frame: TableFrame, column: str, key: str) -> dict[int, dict[str, Any]]:
     where = {"mode": "greedy", **frame.experiment.columns[column].where}
-    return {row["item"]: row for row in results.texts(key, ROWS_FILE["score"])
+    return {row["item"]: row for row in archive.texts(key, ROWS_FILE["score"])
             if all(row.get(name) == value for name, value in where.items())}
 
 
@@ -95,12 +95,12 @@ def _answer(row: str, one: dict[str, Any], verdicts: tuple[str, ...]) -> Answer:
     return Answer(row, one["response"], one["reward"], parts, verdicts)
 
 
-def _judgements(results: Results) -> dict[tuple[str, str], str]:
+def _judgements(archive: Archive) -> dict[tuple[str, str], str]:
     """(our scores, their scores) -> the judgements of them, from every table that has some."""
     found = {}
-    for name in results.names():
-        for cell in results.index(name)[0].cells:
-            manifest = results.manifest(_judge_key(cell)) if _judge_key(cell) else None
+    for name in archive.names():
+        for cell in archive.index(name)[0].cells:
+            manifest = archive.manifest(_judge_key(cell)) if _judge_key(cell) else None
             if manifest:
                 found[str(manifest.inputs["ours"]), str(manifest.inputs["theirs"])] = manifest.key
     return found
@@ -111,14 +111,14 @@ def _judge_key(cell: CellEntry) -> str:
 
 
 def _verdicts(
-    results: Results, judged: dict[tuple[str, str], str], keys: dict[str, str]
+    archive: Archive, judged: dict[tuple[str, str], str], keys: dict[str, str]
 ) -> dict[tuple[str, int], list[str]]:
     """(row, item) -> what judges said about it against other rows of the page, from its own side."""
     said: dict[tuple[str, int], list[str]] = {}
     for ours, our_key in keys.items():
         for theirs, their_key in keys.items():
             key = judged.get((our_key, their_key), "")
-            for row in results.rows(key, ROWS_FILE["judge"]) if key else []:
+            for row in archive.rows(key, ROWS_FILE["judge"]) if key else []:
                 word = next((word for word in WORDS if row.get(word)), "")
                 said.setdefault((ours, row["item"]), []).append(f"{word} against {theirs}")
     return said

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from eval import statistics
-from eval.artifacts import ROWS_FILE, Results
+from eval.artifacts import ROWS_FILE, Archive
 from eval.statistics import Floats, Ints
 from eval.verdicts import FAILED, NOT_APPLICABLE, NOT_RUN
 from rlfamily.experiment import READ, Metric, Where
@@ -58,14 +58,14 @@ def _absent(cell: CellEntry) -> Unusable:
                     NOT_RUN if cell.status in ("missing", "done") else FAILED)
 
 
-def read_rows(results: Results, cell: CellEntry, metric: Metric) -> tuple[str, list[dict[str, Any]]]:
+def read_rows(archive: Archive, cell: CellEntry, metric: Metric) -> tuple[str, list[dict[str, Any]]]:
     """Artifact key and the rows a metric selects in one cell. Raises Unusable when there is nothing to read."""
     key = cell.stages.get(metric.stage, "")
     if not key and cell.status == "done":
         raise Unusable(f"has no {metric.stage} stage", NOT_APPLICABLE)
-    if not key or results.manifest(key) is None:
+    if not key or archive.manifest(key) is None:
         raise _absent(cell)
-    chosen = results.select(key, ROWS_FILE[metric.stage], metric.where)
+    chosen = archive.select(key, ROWS_FILE[metric.stage], metric.where)
     rows = [row for row in chosen if row.get(metric.field) is not None]
     if not rows:
         where = "".join(f" where {name} is {value}" for name, value in metric.where.items())
@@ -79,9 +79,9 @@ def read_rows(results: Results, cell: CellEntry, metric: Metric) -> tuple[str, l
     return key, rows
 
 
-def read_series(results: Results, cell: CellEntry, metric: Metric) -> Series:
+def read_series(archive: Archive, cell: CellEntry, metric: Metric) -> Series:
     """One seed's values: of scores a number an item (see `per_item`), else the rows as they are. Raises Unusable."""
-    key, rows = read_rows(results, cell, metric)
+    key, rows = read_rows(archive, cell, metric)
     if metric.stage == "train":
         times = np.array([row.get("progress", row["step"]) for row in rows], dtype=float)
         values = metric.times * np.array([row[metric.field] for row in rows], dtype=float)

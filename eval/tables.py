@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 
 from eval import claims, deviations, engines, verdicts
-from eval.artifacts import Results
+from eval.artifacts import Archive
 from eval.checks import Unavailable
 from eval.claims import Claim, ClaimResult
 from eval.derived import derived, watched
@@ -94,48 +94,48 @@ class TableFrame:
 class Book:
     """Makes the tables of a results folder; entries are computed once and shared by the claims of every table."""
 
-    results: Results
+    archive: Archive
     _entries: dict[str, list[Entry]] = field(default_factory=dict)
 
     @cached_property
     def ledger(self) -> list[Deviation]:
         """Every deviation there is."""
-        return deviations.load(self.results.experiments / "deviations")
+        return deviations.load(self.archive.experiments / "deviations")
 
     @cached_property
     def known_claims(self) -> list[Claim]:
         """Every claim there is."""
-        return claims.load(self.results.experiments / "claims")
+        return claims.load(self.archive.experiments / "claims")
 
     def entries(self, name: str) -> list[Entry]:
         """Entries of an experiment. Raises UserError when it has no index."""
         if name not in self._entries:
-            index, experiment = self.results.index(name)
-            made = derived(self.results, index, experiment, entries(self.results, index, experiment))
-            self._entries[name] = watched(experiment, engines.warned(self.results, index, made))
+            index, experiment = self.archive.index(name)
+            made = derived(self.archive, index, experiment, entries(self.archive, index, experiment))
+            self._entries[name] = watched(experiment, engines.warned(self.archive, index, made))
         return self._entries[name]
 
     def frame(self, name: str) -> TableFrame:
         """The whole table of one experiment. Raises UserError when it has no index."""
-        index, experiment = self.results.index(name)
+        index, experiment = self.archive.index(name)
         made = self.entries(name)
         return TableFrame(name, experiment, index.scale, tuple(made), ranks(made, experiment),
                           tuple(self.claims(name, index.scale)),
                           tuple(deviations.touching(self.ledger, name, index.scale)),
-                          engines.footnote(self.results, made))
+                          engines.footnote(self.archive, made))
 
     def claims(self, name: str, scale: str) -> list[ClaimResult]:
         """Every claim that concerns a table, evaluated at this scale."""
 
         def tables(other: str) -> list[Entry]:
-            if other not in self.results.names():
+            if other not in self.archive.names():
                 raise Unavailable(verdicts.NOT_RUN, f"{other} has no results yet")
-            there = self.results.index(other)[0].scale
+            there = self.archive.index(other)[0].scale
             if there != scale:
                 raise Unavailable(verdicts.NOT_RUN, f"{other} was run at scale {there}")
             return self.entries(other)
 
-        published, reproduced = claims.published_side(self.results), claims.reproduced_side(tables)
+        published, reproduced = claims.published_side(self.archive), claims.reproduced_side(tables)
         return [claims.evaluate(claim, published, reproduced)
                 for claim in self.known_claims if name in claim.tables]
 

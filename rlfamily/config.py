@@ -23,7 +23,7 @@ from pydantic import ConfigDict, Field, SerializeAsAny, TypeAdapter, ValidationE
 from yaml import YAMLError
 
 from rlfamily import algorithms, tasks
-from rlfamily.algorithms.settings import AlgorithmSettings
+from rlfamily.algorithms.settings import AlgorithmSettings, NoTraining, Start
 from rlfamily.decoding import AnyDecoding
 from rlfamily.errors import UserError, describe, nearest
 from rlfamily.hardware import Hardware
@@ -43,13 +43,18 @@ class RunConfig(Strict):
     names: dict[str, str]
     task: SerializeAsAny[tasks.TaskConfig]
     model: ScratchModel | HubModel
-    algorithm: SerializeAsAny[AlgorithmSettings]
+    algorithm: SerializeAsAny[Start]
     hardware: Hardware
     decoding: AnyDecoding
     rollout: Rollout
     seed: int = Field(ge=0)
     results: str
     wandb: Literal["offline", "online", "off"]
+
+    @property
+    def trained(self) -> bool:
+        """False when the start policy is used as it is."""
+        return self.names["algorithm"] != algorithms.NONE
 
     def settings(self) -> dict[str, Any]:
         """The resolved configuration as plain data, for records."""
@@ -69,14 +74,14 @@ def check(composed: DictConfig | dict[str, Any], choices: Mapping[str, str]) -> 
     names = {group: choices[group] for group in GROUPS}
     content = composed if isinstance(composed, dict) else _plain(composed)
     content.pop("hydra", None)
-    algorithm = algorithms.get(names["algorithm"])
+    method = NoTraining if names["algorithm"] == algorithms.NONE else algorithms.get(names["algorithm"]).Config
     task = tasks.get(_kind(content["task"], names["task"]))
     if unknown := sorted(set(content) - set(RunConfig.model_fields)):
         raise UserError(f"conf/config.yaml: unknown key '{unknown[0]}'{nearest(unknown[0], RunConfig.model_fields)}")
     parts = {
         "task": _validate(task.Config, content["task"], "task", names["task"]),
         "model": _validate(ModelConfig, content["model"], "model", names["model"]),
-        "algorithm": _validate(algorithm.Config, content["algorithm"], "algorithm", names["algorithm"]),
+        "algorithm": _validate(method, content["algorithm"], "algorithm", names["algorithm"]),
         "hardware": _validate(Hardware, content["hardware"], "hardware", names["hardware"]),
         "decoding": _validate(AnyDecoding, content["decoding"], "decoding", names["decoding"]),
     }
@@ -94,7 +99,7 @@ def check(composed: DictConfig | dict[str, Any], choices: Mapping[str, str]) -> 
 def _placeable(config: RunConfig) -> None:
     """Refuse what no machine can do. Raises UserError."""
     hardware, vllm = config.hardware, config.hardware.vllm
-    drawing = algorithms.get(config.names["algorithm"]).SOURCE == "rollouts"
+    drawing = config.trained and algorithms.get(config.names["algorithm"]).SOURCE == "rollouts"
     if hardware.sharding == "fsdp" and hardware.processes == 1:
         raise UserError("hardware.sharding=fsdp shards over several processes: set hardware.processes, or use "
                         "hardware.sharding=none")

@@ -1,6 +1,6 @@
 """An experiment: one yaml in experiments/ = one paper table or figure, as models x rows x columns x seeds of overrides.
 
-Overrides are ordinary Hydra override lists: a cell's are those of its scale, model, column, row, the row's own places,
+Overrides are ordinary Hydra override lists: a cell's are those of its scale, model, column, row, the row's own spots,
 and the command line, in that order, so what comes later wins.
 """
 
@@ -21,32 +21,33 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 EXPERIMENTS = REPOSITORY / "experiments"
 READ = ("score", "judge", "theory")  # the stages whose rows a column's or a row's `where` may narrow
 CELL_STAGES = ("train", "score", "logprobs", "judge")
+UNTRAINED = "algorithm=none"
 
 Overrides = list[str] | dict[str, list[str]]
 Where = dict[str, str | int | float]
 
 
-class Part(BaseModel):
+class Closed(BaseModel):
     """Closed and frozen: a misspelt key in an experiment is refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Scale(Part):
+class Scale(Closed):
     """What one scale adds to every cell: its seeds and its base overrides."""
 
     seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
     base: list[str]
 
 
-class Column(Part):
+class Column(Closed):
     """One task or benchmark. Several benchmarks may share a run: then `where` picks their rows of its scores."""
 
     overrides: Overrides
     where: Where = {}
 
 
-class Place(Part):
+class Spot(Closed):
     """Further overrides of a row at one model, one column, or one of both ("" means every one)."""
 
     model: str = ""
@@ -54,22 +55,27 @@ class Place(Part):
     overrides: Overrides
 
 
-class Policy(Part):
-    """A policy to score: trained as `overrides` say, or the one training would start from (`untrained`)."""
+class Contender(Closed):
+    """A policy to score: trained as `overrides` say, or, with algorithm=none, the one training would start from."""
 
     overrides: Overrides
-    at: list[Place] = []
-    untrained: bool = False
+    at: list[Spot] = []
+
+    @property
+    def untrained(self) -> bool:
+        """True when its own overrides train nothing."""
+        own = [self.overrides] if isinstance(self.overrides, list) else self.overrides.values()
+        return any(UNTRAINED in overrides for overrides in own)
 
 
-class Row(Policy):
+class Row(Contender):
     """One method of the table.
 
     published  the row's label in the published csv ("" when the paper prints no number for it)
     protocol   under which rules it was run ("as reported", "honest", ...); `note` is printed beside it
     where      keep only the score, judge or theory rows with these values
     optional   planned and run only when asked for: rows=all or rows="A,B"
-    against    the opponent of a judged row: another row's name, or a policy of its own
+    against    the opponent of a judged row: another row's name, or a contender of its own
     """
 
     published: str = ""
@@ -77,10 +83,10 @@ class Row(Policy):
     note: str = ""
     where: Where = {}
     optional: bool = False
-    against: str | Policy | None = None
+    against: str | Contender | None = None
 
 
-class Quantity(Part):
+class Quantity(Closed):
     """One number of the table as it is shown.
 
     better     which direction is good; "" when the number ranks nothing
@@ -131,7 +137,7 @@ class Metric(Quantity):
         return self
 
 
-class Derived(Part):
+class Derived(Closed):
     """A number computed from other columns of the same row, shown as a column of its own.
 
     operation  mean | signed_geometric_mean: the root of the absolute product, with the product's sign
@@ -154,7 +160,7 @@ class Derived(Part):
                         shown=self.shown)
 
 
-class Theory(Part):
+class Theory(Closed):
     """The checks that the one theory stage of an experiment runs."""
 
     checks: list[str] = Field(min_length=1)
@@ -165,7 +171,7 @@ def _bare(value: Any) -> Any:
     return {"overrides": value} if isinstance(value, list) else value
 
 
-class Experiment(Part):
+class Experiment(Closed):
     """A paper table or figure. A row or a column may be a bare override list when nothing else needs saying.
 
     `model` names the only model; `models` names several, each with its overrides.
@@ -202,13 +208,14 @@ class Experiment(Part):
         """The row of the untrained policy, "" when there is none."""
         return next((name for name, row in self.rows.items() if row.untrained), "")
 
-    def overrides(self, scale: str, model: str, column: str, policy: Policy) -> list[str]:
-        """What one policy at one place overrides, the command line's apart."""
-        own = [place.overrides for place in policy.at if place.model in ("", model) and place.column in ("", column)]
-        parts = [self.scales[scale].base, self.backbones[model], self.columns[column].overrides, policy.overrides, *own]
+    def overrides(self, scale: str, model: str, column: str, contender: Contender) -> list[str]:
+        """What one contender at one model and column overrides, the command line's apart."""
+        own = [spot.overrides for spot in contender.at if spot.model in ("", model) and spot.column in ("", column)]
+        parts = [self.scales[scale].base, self.backbones[model], self.columns[column].overrides, contender.overrides,
+                 *own]
         return [one for part in parts for one in (part.get(scale, []) if isinstance(part, dict) else part)]
 
-    def opponent(self, row: str) -> Policy | None:
+    def opponent(self, row: str) -> Contender | None:
         """Whom a judged row is compared with; None when nobody."""
         against = self.rows[row].against
         return self.rows[against] if isinstance(against, str) else against
@@ -240,18 +247,18 @@ class Experiment(Part):
         for one in self.derived:
             yield "metric", one.of, metrics
             yield from (("column", column, self.columns) for column in one.over)
-        policies: list[Policy] = [*self.rows.values()]
+        contenders: list[Contender] = [*self.rows.values()]
         for row in self.rows.values():
             if isinstance(row.against, str):
                 yield "row", row.against, self.rows
             elif row.against:
-                policies.append(row.against)
-        for place in (place for policy in policies for place in policy.at):
-            yield from [("model", place.model, self.backbones)] if place.model else []
-            yield from [("column", place.column, self.columns)] if place.column else []
+                contenders.append(row.against)
+        for spot in (spot for one in contenders for spot in one.at):
+            yield from [("model", spot.model, self.backbones)] if spot.model else []
+            yield from [("column", spot.column, self.columns)] if spot.column else []
         parts = [*self.models.values(), *(column.overrides for column in self.columns.values()),
-                 *(policy.overrides for policy in policies),
-                 *(place.overrides for policy in policies for place in policy.at)]
+                 *(one.overrides for one in contenders),
+                 *(spot.overrides for one in contenders for spot in one.at)]
         yield from (("scale", scale, self.scales) for part in parts if isinstance(part, dict) for scale in part)
 
 

@@ -52,7 +52,6 @@ class Planner:
 
     config: RunConfig
     label: str
-    trained: bool = True
 
     @cached_property
     def data(self) -> Node:
@@ -61,7 +60,7 @@ class Planner:
 
     @cached_property
     def base(self) -> Node:
-        """The untrained policy: a hub model, or a stand-in pretrained on the task's corpus."""
+        """The policy before any training of ours: a hub model, or a stand-in pretrained on the task's corpus."""
         model, task, label = self.config.model, self.config.task, f"base {self.config.names['model']}"
         if not isinstance(model, ScratchModel):
             return self._hub(model.path, model.revision, label)
@@ -92,6 +91,7 @@ class Planner:
     def train(self) -> Node:
         """The cell's own run."""
         name, settings = self.config.names["algorithm"], self.config.algorithm
+        assert isinstance(settings, AlgorithmSettings), "nothing is trained"
         inputs: Sources = {"data": self.data, "policy": self.warm_start}
         source = algorithms.get(name).SOURCE
         if source == "pairs":
@@ -104,8 +104,8 @@ class Planner:
 
     @property
     def policy(self) -> Node:
-        """The policy that is scored: the cell's own, or the one training would start from."""
-        return self.train if self.trained else self.warm_start
+        """The policy that is scored: the cell's own, or, when nothing is trained, its start."""
+        return self.train if self.config.trained else self.warm_start
 
     @cached_property
     def generate(self) -> Node:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from rlfamily.config import RunConfig, build, expand
 from rlfamily.errors import UserError, nearest
-from rlfamily.experiment import Experiment, Policy
+from rlfamily.experiment import UNTRAINED, Contender, Experiment
 from rlfamily.nodes import Planner
 from rlfamily.stages.graph import Node
 
@@ -64,13 +64,12 @@ class _Table:
         made = []
         for seed in seeds:
             seeded = config.model_copy(update={"seed": seed})
-            known = (*overrides, "against", *(against[0] if against else ()), self.experiment.rows[row].untrained, seed)
+            known = (*overrides, "against", *(against[0] if against else ()), seed)
             if known not in self.planned:
                 self.planned[known] = self._stages(
-                    self._planner(seeded, self.experiment.rows[row], self._label(model, row, column, seed)),
-                    self._planner(against[1].model_copy(update={"seed": seed}), opponent,
-                                  self._label(model, self._opponent_name(row), column, seed))
-                    if against and opponent else None)
+                    Planner(seeded, self._label(model, row, column, seed)),
+                    Planner(against[1].model_copy(update={"seed": seed}),
+                            self._label(model, self._opponent_name(row), column, seed)) if against else None)
             made.append(Cell(model, row, column, seed, [*overrides, f"seed={seed}"], seeded, self.planned[known]))
         return made
 
@@ -80,9 +79,6 @@ class _Table:
             return {"theory": planner.theory(theory.checks, theory.seed)}
         nodes = _nodes(planner, self.experiment.stages)
         return nodes | {"judge": planner.judge(opponent)} if opponent and "judge" in self.experiment.stages else nodes
-
-    def _planner(self, config: RunConfig, policy: Policy, label: str) -> Planner:
-        return Planner(config, label, not policy.untrained)
 
     def _opponent_name(self, row: str) -> str:
         against = self.experiment.rows[row].against
@@ -95,8 +91,8 @@ class _Table:
                  f"seed {seed}"]
         return " · ".join(part for part in parts if part)
 
-    def _resolved(self, model: str, row: str, column: str, policy: Policy) -> tuple[list[str], RunConfig]:
-        overrides = [*self.experiment.overrides(self.scale, model, column, policy), *self.extra]
+    def _resolved(self, model: str, row: str, column: str, contender: Contender) -> tuple[list[str], RunConfig]:
+        overrides = _fitting([*self.experiment.overrides(self.scale, model, column, contender), *self.extra])
         if any(override.startswith("seed=") for override in overrides):
             raise UserError(f"row '{row}': a table has its own seeds: write seeds=0,1 instead of seed=0")
         if tuple(overrides) not in self.composed:
@@ -107,7 +103,7 @@ class _Table:
 
 
 def stages(config: RunConfig, roles: Iterable[str], label: str = "") -> dict[str, Node]:
-    """The nodes of one cell by role; `roles` is a subset of train, score, logprobs, and train is always built."""
+    """The nodes of one cell by role: `roles`, of train, score and logprobs, and train whenever the cell has one."""
     return _nodes(Planner(config, label or config.names["algorithm"]), roles)
 
 
@@ -118,8 +114,17 @@ def _nodes(planner: Planner, roles: Iterable[str]) -> dict[str, Node]:
         return {}
     if "judge" in wanted:
         wanted.add("score")
-    train = {"train": planner.train} if planner.trained else {}
+    train = {"train": planner.train} if planner.config.trained else {}
     return train | {role: getattr(planner, role) for role in ROLES[1:] if role in wanted}
+
+
+def _fitting(overrides: list[str]) -> list[str]:
+    """The overrides of a row. Scale, model, column and command line give settings of training to every row: one that
+    trains nothing leaves them out, and takes only where it starts."""
+    methods = [one for one in overrides if one.startswith("algorithm=")]
+    if methods[-1:] != [UNTRAINED]:
+        return overrides
+    return [one for one in overrides if not one.startswith("algorithm.") or one.startswith("algorithm.warm_start=")]
 
 
 def _located(row: str, column: str, overrides: list[str]) -> RunConfig:

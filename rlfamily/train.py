@@ -22,10 +22,11 @@ from rlfamily.stages.scheduler import Interrupted
 
 _SHOW = ("--help", "-h", "--hydra-help", "--info", "--cfg", "-c")  # Hydra prints something and starts nothing
 _FLAGS = ("--multirun", "-m", *_SHOW)
+NOTHING_TRAINED = {"base": "none: the scores are the base model's", "sft": "none: the scores are the SFT warm start's"}
 
 
 def run_cell(config: RunConfig) -> int:
-    """Train and score one cell, print where it is and how it did; returns an exit code."""
+    """Train (unless algorithm=none) and score one cell, print where it is and how it did; returns an exit code."""
     label = f"{config.names['algorithm']} on {config.names['task']} · seed {config.seed}"
     nodes = stages(config, ["train", "score"], label)
     outcomes = execute(nodes.values(), config.results, config.hardware, "local")
@@ -34,19 +35,19 @@ def run_cell(config: RunConfig) -> int:
         print(f"error: {label}: {failure_of(config.results, key, outcome.reason)}", file=sys.stderr)
     if broken:
         return FAILED
-    _report(config, label, nodes["train"].key, nodes["score"].key)
+    _report(config, label, {role: node.key for role, node in nodes.items()})
     return OK
 
 
-def _report(config: RunConfig, label: str, train: str, score: str) -> None:
+def _report(config: RunConfig, label: str, keys: dict[str, str]) -> None:
     from eval.quick import score_lines
 
     layout = Layout(config.results)
     print(label)
-    for line in score_lines(layout.object(score) / "scores.jsonl"):
+    for line in score_lines(layout.object(keys["score"]) / "scores.jsonl"):
         print(f"  {line}")
-    print(f"  run   {layout.object(train)}")
-    print(f"  score {layout.object(score)}")
+    print(f"  run   {layout.object(keys['train']) if config.trained else NOTHING_TRAINED[config.algorithm.warm_start]}")
+    print(f"  score {layout.object(keys['score'])}")
 
 
 def _check(arguments: list[str]) -> str:

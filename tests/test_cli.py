@@ -8,6 +8,7 @@ import pytest
 from small import SMALL
 
 from rlfamily.records import Layout, read_jsonl
+from rlfamily.train import NOTHING_TRAINED
 
 CELL = [*SMALL, "algorithm.prompts=400", "wandb=off", "hardware.slots=2", "results=out"]
 
@@ -37,6 +38,17 @@ def test_a_cell_then_nothing_then_a_sweep(run_cli, tmp_path):
     assert names == [f"{name} on countdown_tiny · seed {seed}" for name in ("topr", "rloo") for seed in (0, 1)]
     kinds = [manifest_of(tmp_path, key)["kind"] for key in objects(tmp_path)]
     assert {kind: kinds.count(kind) for kind in kinds} == {"data": 1, "base": 1, "train": 6, "score": 4}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("start", "kinds"), [("base", ["base", "data", "score"]), ("sft", ["base", "data", "score", "train"])])
+def test_what_trains_nothing_scores_its_start_and_says_so(run_cli, tmp_path, start, kinds):
+    done = run_cli("rlfamily.train", *SMALL, "wandb=off", "results=out", "algorithm=none", f"algorithm.warm_start={start}")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert [line.split()[0] for line in lines[-4:]] == ["greedy", "sample", "run", "score"]
+    assert lines[-2].split(maxsplit=1) == ["run", NOTHING_TRAINED[start]]
+    assert sorted(manifest_of(tmp_path, key)["kind"] for key in objects(tmp_path)) == kinds
 
 
 @pytest.mark.slow

@@ -36,7 +36,8 @@ def test_every_name_of_every_group_builds(names):
     engine = ["rollout.engine=vllm"] if names[-1] in ("gpu_4", "gpu_8") else []  # torch does not draw from shares
     built = config.build([f"{group}={name}" for group, name in zip(config.GROUPS, names, strict=True)] + engine)
     assert tuple(built.names[group] for group in config.GROUPS) == names
-    assert json.loads(json.dumps(built.settings()))["algorithm"]["epochs"] == built.algorithm.epochs
+    assert json.loads(json.dumps(built.settings()))["algorithm"]["warm_start"] == built.algorithm.warm_start
+    assert built.trained == hasattr(built.algorithm, "epochs")
 
 
 def test_what_is_built_is_typed_and_frozen():
@@ -47,6 +48,11 @@ def test_what_is_built_is_typed_and_frozen():
     for part, name in ((built, "seed"), (built.algorithm, "epochs"), (built.algorithm.optimizer, "lr")):
         with pytest.raises(ValidationError, match="frozen"):
             setattr(part, name, 1)
+
+
+def test_what_trains_nothing_has_only_its_start():
+    built = config.build(["algorithm=none", "algorithm.warm_start=sft"])
+    assert (built.trained, built.settings()["algorithm"]) == (False, {"warm_start": "sft"})
 
 
 def test_settings_of_an_algorithm_by_name():
@@ -118,6 +124,9 @@ REFUSED = {
     "another method's key": ("algorithm=sft algorithm.beta=0.1",
                              "command line: unknown key 'algorithm.beta' (see conf/algorithm/) "
                              "(did you mean 'algorithm.optimizer.beta2'?)"),
+    "a setting of training, and none": (
+        "algorithm=none algorithm.prompts=3", "command line: unknown key 'algorithm.prompts' (see conf/algorithm/) "
+        "(did you mean 'algorithm.warm_start'?)"),
     "unknown choice": ("algorithm=tpor", f"algorithm: no 'tpor' in conf/algorithm/ (did you mean 'topr'?){CHOICES}"),
     "no choice": ("algorithm=", f"algorithm: no '' in conf/algorithm/{CHOICES}"),
     "null choice": ("algorithm=null", f"algorithm: no 'null' in conf/algorithm/{CHOICES}"),

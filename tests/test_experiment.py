@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from rlfamily import experiment
+from rlfamily.config import build
 from rlfamily.errors import UserError
 from rlfamily.experiment import Experiment
 from rlfamily.plan import cells
@@ -26,7 +27,7 @@ scales:
   tiny: {seeds: [0, 1], base: [task=countdown_tiny, model=qwen2_tiny, hardware=cpu, algorithm.epochs=2]}
   paper: {seeds: [0], base: [task=countdown, hardware=gpu]}
 rows:
-  base: {untrained: true, overrides: [algorithm=rloo]}
+  base: [algorithm=none, algorithm.warm_start=sft]
   RLOO: [algorithm=rloo]
   TOPR, fast:
     overrides: [algorithm=topr, algorithm.optimizer.lr=2e-6]
@@ -73,7 +74,26 @@ def test_what_comes_later_wins(model, row, column, rate):
 
 def test_the_command_line_beats_all():
     found = cells(Experiment.model_validate(SPEC), "tiny", ["algorithm.optimizer.lr=7e-6"], [0])
-    assert {cell.config.algorithm.optimizer.lr for cell in found} == {7e-6}
+    assert {cell.config.algorithm.optimizer.lr for cell in found if cell.config.trained} == {7e-6}
+    assert {cell.row for cell in found if not cell.config.trained} == {"base"}
+
+
+def test_a_row_that_trains_nothing_leaves_out_what_others_train_with():
+    """Scale, model, column and command line speak to every row; the rest of what they say holds for it too."""
+    extra = ["algorithm.prompts=16", "algorithm.kl={coef: 0.2, form: k2, place: loss}", "task.eval_draws=1"]
+    (cell, *_) = cells(Experiment.model_validate(SPEC), "tiny", extra, [0], ["base"])
+    assert cell.overrides == ["task=countdown_tiny", "model=qwen2_tiny", "hardware=cpu", "model.hidden_size=64",
+                              "algorithm=none", "algorithm.warm_start=sft", "task.eval_draws=1", "seed=0"]
+    assert build(cell.overrides) == cell.config
+    start = cells(Experiment.model_validate(SPEC), "tiny", ["algorithm.warm_start=base"], [0], ["base"])[0]
+    assert start.config.algorithm.warm_start == "base"
+
+
+def test_the_opponent_of_a_judged_row_may_be_what_nobody_trained():
+    spec = experiment.load("gnivo_tab3")
+    cell = cells(spec, "tiny", ["algorithm.optimizer.lr=1e-6"], rows=["Ours vs base"])[0]
+    ours, theirs = cell.stages["judge"].inputs["ours"], cell.stages["judge"].inputs["theirs"]
+    assert theirs.inputs["policy"].key == ours.inputs["policy"].inputs["policy"].key
 
 
 def test_order_rows_and_labels():

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from eval import claims, deviations
-from eval.artifacts import Results
+from eval.artifacts import Archive
 from rlfamily import experiment, plan
 
 NAMES = [name for name in experiment.names() if name.startswith("gnivo_")]
@@ -75,9 +75,9 @@ def read(settings: dict, path: str):
 
 
 def resolved(name: str, scale: str) -> dict[tuple[str, str, str], dict]:
-    """Settings of the algorithm by model, row and column, first seed."""
+    """Settings of the algorithm by model, row and column, first seed; of rows that train."""
     return {(cell.model, cell.row, cell.column): cell.config.algorithm.model_dump(mode="json")
-            for cell in cells(name, scale)}
+            for cell in cells(name, scale) if cell.config.trained}
 
 
 @pytest.mark.parametrize("scale", SCALES)
@@ -153,6 +153,17 @@ def test_other_tables_use_the_runs_of_table_2() -> None:
     assert trained("gnivo_fig2b") & trained("gnivo_fig6") & trained("gnivo_fig7") & runs, "the default settings"
 
 
+@pytest.mark.parametrize("name", ["gnivo_tab1", "gnivo_tab2", "gnivo_samples"])
+def test_the_base_row_is_the_policy_that_ours_starts_from(name: str) -> None:
+    assert load(name).start == "base"
+    for scale in SCALES:
+        places = {(cell.model, cell.column, cell.seed, cell.row): cell for cell in cells(name, scale)}
+        for (*place, row), cell in places.items():
+            if row == "base":
+                ours = places[*place, "Ours"].stages["train"]
+                assert cell.stages["score"].inputs["policy"].key == ours.inputs["policy"].key
+
+
 def test_benchmarks_share_one_run() -> None:
     keys = {cell.stages["score"].key for cell in cells("gnivo_tab1", "tiny")}
     assert len(keys) == 2 * (8 * 2 + 1), "models x (methods x seeds, and the untrained policy once)"
@@ -185,7 +196,7 @@ PUBLISHED_VERDICTS = {
 
 @cache
 def verdicts_on_printed_numbers() -> dict[str, str]:
-    side = claims.published_side(Results(FOLDER.parent / "results"))
+    side = claims.published_side(Archive(FOLDER.parent / "results"))
     found = [claim for claim in claims.load(FOLDER / "claims") if claim.id.startswith("gnivo_")]
     return {claim.id: claims.evaluate(claim, side, side).published.word for claim in found}
 
@@ -210,7 +221,7 @@ def specified(at: dict[str, str]) -> np.ndarray:
 @pytest.mark.parametrize("claim", [one for one in claims.load(FOLDER / "claims") if one.paper == "GN-IVO"],
                          ids=lambda claim: claim.id)
 def test_claims_name_places_that_exist(claim) -> None:
-    side = claims.published_side(Results(FOLDER.parent / "results"))
+    side = claims.published_side(Archive(FOLDER.parent / "results"))
     result = claims.evaluate(claim, side, replace(side, number=specified))
     assert claim.reproduced is None or isinstance(claim.reproduced, str) or result.reproduced.share is not None
     assert all(verdict.share is not None for verdict in result.also.values())

@@ -60,9 +60,10 @@ def test_every_experiment_plans(table, scale):
     assert len(found) == len(spec.backbones) * len(spec.rows) * len(spec.columns) * len(spec.scales[scale].seeds)
     assert [cell.seed for cell in found[:len(spec.scales[scale].seeds)]] == spec.scales[scale].seeds
     for cell in found:
-        first = "theory" if spec.theory else "score" if spec.rows[cell.row].untrained else "train"
+        first = "theory" if spec.theory else "score" if not cell.config.trained else "train"
         assert list(cell.stages)[:1] == ([first] if spec.stages else [])
         assert set(spec.stages) - {"train"} <= set(cell.stages)
+        assert spec.rows[cell.row].untrained is not cell.config.trained
         assert cell.config.seed == cell.seed
         json.dumps(cell.config.settings())
     for cell in (found[0], found[-1]):
@@ -127,6 +128,18 @@ def test_the_sft_row_is_the_warm_start_of_the_others():
     for name in ("dpo", "rloo", "topr"):
         assert keys(f"algorithm={name}", "seed=4")["warm start"] == sft
     assert keys("algorithm=topr", "algorithm.warm_start=base").keys() == {"data", "base", "train", "score", "logprobs"}
+
+
+@pytest.mark.parametrize("start", ["base", "sft"])
+def test_what_trains_nothing_scores_its_start(start):
+    """And the very policy that a method with this start trains."""
+    (policy,) = {node.inputs["policy"].key for role, node in graph(
+        "algorithm=none", f"algorithm.warm_start={start}", "seed=4").items() if role in ("score", "logprobs")}
+    trained = graph("algorithm=topr", f"algorithm.warm_start={start}", "seed=4")
+    assert policy == trained["warm start" if start == "sft" else "base"].key == trained["train"].inputs["policy"].key
+    assert set(graph("algorithm=none", f"algorithm.warm_start={start}")) == {
+        "data", "base", "score", "logprobs", *(["warm start"] if start == "sft" else [])}
+    assert stages(build(["algorithm=none"]), ["train"]) == {}
 
 
 def test_dpo_and_the_reward_model_share_their_pairs():

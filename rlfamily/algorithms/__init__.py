@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor
 
 DataSource = Literal["demonstrations", "pairs", "rollouts"]
+NONE = "none"  # the choice of no method: nothing is trained, so it has a yaml and no loss
 _NOT_METHODS = {"__init__", "settings"}
 
 

@@ -31,7 +31,17 @@ class Kl(Strict):
         return frozenset({"ref", "old"} if self.place == "reward" else {"ref"})
 
 
-class AlgorithmSettings(Strict):
+class Start(Strict):
+    """The policy a cell begins with: what training starts from, or, without training, what is scored."""
+
+    warm_start: Literal["base", "sft"]
+
+
+class NoTraining(Start):
+    """algorithm=none: the start policy is scored as it is."""
+
+
+class AlgorithmSettings(Start):
     """Common part of every algorithm's Config.
 
     `prompts` is the report's sample size (scaled by the task's `prompt_fraction`); a step takes `batch_prompts`
@@ -40,7 +50,6 @@ class AlgorithmSettings(Strict):
     a Bradley-Terry model fitted to preferences that the task's reward labels, or noise (a negative control).
     """
 
-    warm_start: Literal["base", "sft"]
     reward: Literal["task", "reward_model", "random"]
     prompts: int = Field(gt=0)
     batch_prompts: int = Field(gt=0)

@@ -13,15 +13,25 @@ from omegaconf import OmegaConf
 from pydantic import ValidationError
 from world import CONF, config
 
-from rlfamily.algorithms import get, names
+from rlfamily.algorithms import NONE, get, names
+from rlfamily.algorithms.settings import NoTraining, Start
+from rlfamily.errors import UserError
 
 SAMPLED = {"mode": "sample", "temperature": 1.0}
 GREEDY = {"mode": "greedy", "temperature": 1.0}
 
 
-def test_every_method_has_a_yaml_and_every_yaml_a_method() -> None:
+def test_every_method_has_a_yaml_and_every_yaml_a_method_or_none() -> None:
     assert {"sft", "dpo", "rloo", "topr"} <= set(names())
-    assert set(names()) == {path.stem for path in CONF.glob("*.yaml")}
+    assert {*names(), NONE} == {path.stem for path in CONF.glob("*.yaml")}
+
+
+def test_without_training_a_cell_has_its_start_and_nothing_else() -> None:
+    values = OmegaConf.to_container(OmegaConf.load(CONF / f"{NONE}.yaml"))
+    assert NoTraining.model_validate(values).model_dump() == {"warm_start": "base"}
+    assert all(issubclass(get(name).Config, Start) for name in names())
+    with pytest.raises(UserError, match="no method 'none'"):
+        get(NONE)
 
 
 @pytest.mark.parametrize("name", names())
@@ -33,7 +43,7 @@ def test_the_yaml_validates_and_the_module_is_complete(name: str) -> None:
     assert module.__doc__ and module.loss.__doc__
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", [*names(), NONE])
 def test_every_number_has_its_source_beside_it(name: str) -> None:
     for line in (CONF / f"{name}.yaml").read_text().splitlines():
         key, _, rest = line.partition(":")

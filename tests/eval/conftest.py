@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from fixture import make_results
 
-from eval.artifacts import Results
+from eval.artifacts import Archive
 from eval.report import build_report
 from eval.tables import Book
 
@@ -22,4 +22,4 @@ def root(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def book(root) -> Book:
-    return Book(Results(root))
+    return Book(Archive(root))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from eval import claims, deviations
-from eval.artifacts import Results
+from eval.artifacts import Archive
 from eval.checks import Evaluator, Side
 from rlfamily import experiment
 from rlfamily.errors import UserError
@@ -32,7 +32,7 @@ SYNTHETIC = {
 
 @pytest.fixture(scope="module")
 def verdicts(book):
-    return {result.claim.id: result for name in book.results.names() for result in book.frame(name).claims}
+    return {result.claim.id: result for name in book.archive.names() for result in book.frame(name).claims}
 
 
 def test_every_claim_is_there_once():
@@ -59,7 +59,7 @@ def test_a_verdict_that_needs_a_reason_has_one(verdicts):
 def test_without_results_claims_are_not_run(book, tmp_path, root):
     (tmp_path / "index").mkdir()
     (tmp_path / "index" / "topr_tab1.json").write_text((root / "index" / "topr_tab1.json").read_text())
-    frame = type(book)(Results(tmp_path)).frame("topr_tab1")
+    frame = type(book)(Archive(tmp_path)).frame("topr_tab1")
     c7 = next(result for result in frame.claims if result.claim.id == "topr_c7")
     assert (c7.reproduced.word, c7.reproduced.reason) == ("not run", "topr_fig1 has no results yet")
 
@@ -70,7 +70,7 @@ def test_scales_are_not_mixed(book, tmp_path, root):
         text = (root / "index" / f"{name}.json").read_text()
         text = text.replace('"scale": "tiny"', '"scale": "paper"') if name == "topr_fig1" else text
         (tmp_path / "index" / f"{name}.json").write_text(text)
-    frame = type(book)(Results(tmp_path)).frame("topr_tab1")
+    frame = type(book)(Archive(tmp_path)).frame("topr_tab1")
     c7 = next(result for result in frame.claims if result.claim.id == "topr_c7")
     assert c7.reproduced.reason == "topr_fig1 was run at scale paper"
 

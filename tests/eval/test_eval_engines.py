@@ -9,9 +9,9 @@ import pytest
 from fixture import commit, write_index
 from rich.console import Console
 
-from eval.artifacts import Results
+from eval.artifact_pages import Lineage, artifact_page
+from eval.artifacts import Archive
 from eval.html import linker, render
-from eval.runs import Lineage, run_page
 from eval.tables import Book, records
 from eval.terminal import show
 from eval.text import to_latex, to_markdown
@@ -24,7 +24,7 @@ MARK = "engine and trainer disagree"
 SPEC = {
     "title": "Engines", "paper": "P", "place": "Table 1", "about": "a", "kind": "table", "model": "m",
     "scales": {"tiny": {"seeds": [0, 1], "base": []}},
-    "rows": {"base": {"untrained": True, "overrides": []}, "Near": [], "Far": []},
+    "rows": {"base": ["algorithm=none"], "Near": [], "Far": []},
     "columns": {"A": [], "B": [], "C": []},
     "metrics": [{"name": "reward", "stage": "score", "field": "reward", "better": "higher"},
                 {"name": "loss", "stage": "train", "field": "loss"}],
@@ -57,7 +57,7 @@ def results(root, engine="vllm", gaps=(NEAR, FAR), limit=LIMIT):
     cells = [cell(root, row, column, seed, engine, gaps[seed] if row == "Far" else NEAR, limit)
              for row in SPEC["rows"] for column in SPEC["columns"] for seed in (0, 1)]
     write_index(root, "engines", SPEC, cells, "tiny")
-    return Results(root)
+    return Archive(root)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def test_the_mark_stands_in_every_form_of_the_table(far):
     frame = far.frame("engines")
     out = io.StringIO()
     show(frame, Console(file=out))
-    page = render("table.html", frame=frame, link=linker(far.results, ""), home="")
+    page = render("table.html", frame=frame, link=linker(far.archive, ""), home="")
     # at its three places and once below them
     assert to_markdown(frame).count(MARK) == 3 + 1
     assert page.count(MARK) == 3 + 1
@@ -121,12 +121,12 @@ def test_the_table_says_who_drew(tmp_path, engine, footnote):
 def test_two_engines_are_both_named(tmp_path):
     cells = [cell(tmp_path, "base", column, 0, engine, NEAR) for column, engine in (("A", "vllm"), ("B", "torch"))]
     write_index(tmp_path, "engines", SPEC, cells, "tiny")
-    assert Book(Results(tmp_path)).frame("engines").footnote == "Responses drawn with torch and vllm."
+    assert Book(Archive(tmp_path)).frame("engines").footnote == "Responses drawn with torch and vllm."
 
 
 def test_a_run_page_shows_the_gap_step_by_step(far):
-    lineage = Lineage.of(far.results)
+    lineage = Lineage.of(far.archive)
     key = next(key for key in lineage.pages if lineage.label(key) == "Far · A · seed 1")
-    page = run_page(far.results, lineage, key)
+    page = artifact_page(far.archive, lineage, key)
     assert all(name in page for name in ("mismatch_mean", "mismatch_max", "mismatch_kl"))
     assert "0.3123" in page  # the totals

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from fixture import commit, key_of, make_experiment, spec_of, write_index
 
-from eval.artifacts import Published, Results
+from eval.artifacts import Archive, Published
 from eval.tables import Book, records
 from eval.verdicts import verdict
 from rlfamily.errors import UserError
-from rlfamily.experiment import EXPERIMENTS
+from rlfamily.experiment import EXPERIMENTS, Experiment
 from rlfamily.records import CellEntry, Layout, read_jsonl
 
 MODEL = "Qwen2.5-0.5B"
@@ -43,12 +43,12 @@ def twins(root, tmp_path_factory):
     """topr_compare with the artifacts of the best row under a second name as well."""
     folder = tmp_path_factory.mktemp("twins")
     (folder / "artifacts").symlink_to(root / "artifacts")
-    index = Results(root).index("topr_compare")[0]
+    index = Archive(root).index("topr_compare")[0]
     copies = {cell.seed: cell.stages for cell in index.cells if cell.row == "RLOO (verifier)"}
     cells = [cell.model_copy(update={"stages": copies[cell.seed]}) if cell.row == "TOPR (honest)" else cell
              for cell in index.cells]
     write_index(folder, "topr_compare", index.spec, cells, "tiny")
-    return Book(Results(folder)).frame("topr_compare")
+    return Book(Archive(folder)).frame("topr_compare")
 
 
 def test_held_out_scores_are_paired_and_training_steps_are_not(twins):
@@ -78,7 +78,7 @@ def test_settings_match_exactly_and_differ_when_they_differ(book, tmp_path):
     cells = [CellEntry(model=MODEL, row="Experiment 1", column=COLUMN, seed=0, overrides=[], names={}, config=config, stages={},
                        status="done")]
     write_index(tmp_path, "topr_tab1", spec, cells, "tiny")
-    changed = Book(Results(tmp_path)).frame("topr_tab1")
+    changed = Book(Archive(tmp_path)).frame("topr_tab1")
     assert changed.at("Experiment 1", COLUMN, "sample size")[0].verdict == "differs"
     hole = changed.at("Experiment 1", COLUMN, "epoch")[0]
     assert (hole.hole, hole.note) == ("not applicable", "the resolved config has no algorithm.epochs")
@@ -95,7 +95,7 @@ def test_holes(tmp_path, status, reason, hole, note):
     cells = [CellEntry(model=MODEL, row="Experiment 2", column=COLUMN, seed=0, overrides=[], names={}, config={},
                        stages={"train": key_of("absent")}, status=status, reason=reason)]
     write_index(tmp_path, "topr_fig5", spec_of("topr_fig5"), cells, "tiny")
-    frame = Book(Results(tmp_path)).frame("topr_fig5")
+    frame = Book(Archive(tmp_path)).frame("topr_fig5")
     entry = frame.at("Experiment 2", COLUMN, "PG loss")[0]
     assert (entry.hole, entry.note, entry.value) == (hole, note, None)
     record = records(frame)[0]
@@ -109,7 +109,7 @@ def test_numbers_that_are_not_finite_are_not_averaged(tmp_path):
     cells = [CellEntry(model=MODEL, row="Experiment 2", column=COLUMN, seed=0, overrides=[], names={}, config={}, stages=stages,
                        status="done")]
     write_index(tmp_path, "topr_fig5", spec_of("topr_fig5"), cells, "tiny")
-    frame = Book(Results(tmp_path)).frame("topr_fig5")
+    frame = Book(Archive(tmp_path)).frame("topr_fig5")
     diverged = frame.at("Experiment 2", COLUMN, "PG loss")[0]
     assert (diverged.hole, diverged.note) == ("failed", "seed 0 has 1 of 4 values that are not finite")
     single = frame.at("Experiment 2", COLUMN, "valid equation rate")[0]
@@ -118,12 +118,12 @@ def test_numbers_that_are_not_finite_are_not_averaged(tmp_path):
 
 def test_seeds_are_compared_on_the_items_they_share(tmp_path):
     make_experiment(tmp_path, "topr_compare", "tiny")
-    results = Results(tmp_path)
+    results = Archive(tmp_path)
     index = results.index("topr_compare")[0]
     key = next(cell for cell in index.cells if cell.row == "SFT" and cell.seed == 1).stages["score"]
     path = Layout(tmp_path).object(key) / "scores.jsonl"
     path.write_text("".join(line for line in path.read_text().splitlines(True) if '"item": 7,' not in line))
-    entry = entry_of(Book(Results(tmp_path)), "topr_compare", "SFT", "valid rate (greedy)")
+    entry = entry_of(Book(Archive(tmp_path)), "topr_compare", "SFT", "valid rate (greedy)")
     assert entry.note == "1 items left out because not every seed has them"
 
 
@@ -154,14 +154,32 @@ def test_best_survives_only_against_every_other_row(book, twins):
 
 def test_missing_and_broken_indexes_are_one_line(tmp_path):
     with pytest.raises(UserError, match=r"topr_tab2: no results under .*run make reproduce TABLE=topr_tab2 first"):
-        Book(Results(tmp_path)).frame("topr_tab2")
+        Book(Archive(tmp_path)).frame("topr_tab2")
     (tmp_path / "index").mkdir()
     (tmp_path / "index" / "topr_tab2.json").write_text('{"experiment": "x"}')
     with pytest.raises(UserError, match="not a readable index: missing key 'scale'") as broken:
-        Book(Results(tmp_path)).frame("topr_tab2")
+        Book(Archive(tmp_path)).frame("topr_tab2")
     assert "\n" not in str(broken.value)
     with pytest.raises(UserError, match="did you mean 'topr_tab2'"):
-        Book(Results(tmp_path)).frame("topr_tab")
+        Book(Archive(tmp_path)).frame("topr_tab")
+
+
+def older(contender):
+    """As an index said it before algorithm=none: a flag everywhere, and the overrides of a borrowed method."""
+    untrained, against = contender["overrides"] == ["algorithm=none"], contender.get("against")
+    return contender | {"untrained": untrained} | ({"overrides": ["algorithm=gnivo"]} if untrained else {}) | (
+        {"against": older(against)} if isinstance(against, dict) else {})
+
+
+@pytest.mark.parametrize("name", ["gnivo_tab2", "gnivo_tab3"])
+def test_an_index_written_before_algorithm_none_is_read_as_before(tmp_path, name):
+    spec = spec_of(name)
+    spec["rows"]["untrained"] = list(spec["rows"].values())[-1]  # a row of that name is no flag
+    write_index(tmp_path, name, spec | {"rows": {row: older(one) for row, one in spec["rows"].items()}}, [], "tiny")
+    found = Archive(tmp_path).index(name)[1]
+    assert found == Experiment.model_validate(spec)
+    untrained = [one for row, spec in found.rows.items() for one in (spec, found.opponent(row)) if one and one.untrained]
+    assert len(untrained) == 1
 
 
 def test_a_published_number_must_be_unique(tmp_path, root):
@@ -170,4 +188,4 @@ def test_a_published_number_must_be_unique(tmp_path, root):
     text = (EXPERIMENTS / "published" / "topr_tab2.csv").read_text()
     (experiments / "published" / "topr_tab2.csv").write_text(text + text.splitlines()[1] + "\n")
     with pytest.raises(UserError, match="2 rows match"):
-        Book(Results(root, experiments)).frame("topr_tab2")
+        Book(Archive(root, experiments)).frame("topr_tab2")

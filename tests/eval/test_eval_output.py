@@ -15,7 +15,7 @@ from fixture import HOSTILE, fail, make_experiment, make_results, spec_of, write
 from rich.console import Console
 
 import eval as evaluation
-from eval.artifacts import Results
+from eval.artifacts import Archive
 from eval.report import build_report
 from eval.tables import COLUMNS, Book
 from eval.text import md, tex, to_latex, to_markdown
@@ -104,7 +104,7 @@ def test_escapes_by_hand():
 
 
 def test_terminal_fits_100_columns(book):
-    for name in book.results.names():
+    for name in book.archive.names():
         text = io.StringIO()
         evaluation.show(book.frame(name), Console(file=text))
         assert max(map(len, text.getvalue().splitlines())) <= 100
@@ -113,7 +113,7 @@ def test_terminal_fits_100_columns(book):
 
 def test_holes_are_shown_everywhere(tmp_path):
     make_experiment(tmp_path, "topr_fig5", "tiny")
-    index = Results(tmp_path).index("topr_fig5")[0]
+    index = Archive(tmp_path).index("topr_fig5")[0]
     write_index(tmp_path, "topr_fig5", spec_of("topr_fig5"), [fail(tmp_path, cell) for cell in index.cells], "tiny")
     frame = evaluation.build("topr_fig5", tmp_path)
     text = io.StringIO()
@@ -227,6 +227,6 @@ def test_the_command_line_refuses_in_one_line(root):
 
 def test_paper_scale_has_no_banner_and_real_verdicts(tmp_path):
     make_experiment(tmp_path, "topr_tab2", "paper")
-    frame = Book(Results(tmp_path)).frame("topr_tab2")
+    frame = Book(Archive(tmp_path)).frame("topr_tab2")
     assert frame.banner == ""
     assert frame.at("Experiment 1", "Countdown (TinyZero)", "PG loss")[0].verdict == "contradicted"

@@ -12,7 +12,7 @@ from rich.console import Console
 from wide import DRAWS, MODELS, PROMPTS, SPEC, TASKS, experiments, make_wide, score_rows
 
 from eval import statistics
-from eval.artifacts import Results
+from eval.artifacts import Archive
 from eval.layout import sheet
 from eval.report import build_report
 from eval.series import Series, draw
@@ -32,7 +32,7 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def wide(place):
-    return Book(Results(*place)).frame("wide_tab")
+    return Book(Archive(*place)).frame("wide_tab")
 
 
 def means(model, row, task, mode="greedy", field="reward"):
@@ -101,7 +101,7 @@ def test_trials_need_equal_draws(tmp_path):
     cells = [CellEntry(model="Small", row="Ours", column="Chat", seed=0, overrides=[], names={}, config={}, stages=stages,
                        status="done")]
     write_index(tmp_path, "wide_tab", SPEC | {"published": ""}, cells, "tiny")
-    frame = Book(Results(tmp_path, experiments(tmp_path / "e"))).frame("wide_tab")
+    frame = Book(Archive(tmp_path, experiments(tmp_path / "e"))).frame("wide_tab")
     assert "2 to 3 draws an item" in frame.at("Ours", "Chat", "Avg@3 std", "Small")[0].note
 
 
@@ -143,7 +143,7 @@ def test_without_a_best_there_is_no_second(tmp_path):
     tied = [one.model_copy(update={"stages": twins[one.model, one.column, one.seed]}) if one.row == "Hacker" else one
             for one in cells]
     write_index(tmp_path, "wide_tab", SPEC | {"published": ""}, tied, "tiny")
-    frame = Book(Results(tmp_path, experiments(tmp_path / "e"))).frame("wide_tab")
+    frame = Book(Archive(tmp_path, experiments(tmp_path / "e"))).frame("wide_tab")
     assert {frame.at(row, "Chat", "Avg@1, mean", "Small")[1] for row in frame.rows} == {""}
 
 
@@ -183,15 +183,17 @@ def test_layout_is_the_papers(wide):
 
 def test_settings_are_laid_out_as_methods_and_tasks(tmp_path):
     spec = {"title": "S", "paper": "P", "place": "Table 5", "about": "a", "kind": "settings",
-            "scales": {"tiny": {"seeds": [0], "base": []}}, "rows": {"A": [], "B": []}, "columns": {"x": [], "y": []},
+            "scales": {"tiny": {"seeds": [0], "base": []}}, "rows": {"A": [], "B": [], "base": ["algorithm=none"]}, "columns": {"x": [], "y": []},
             "metrics": [{"name": "lr", "stage": "config", "field": "algorithm.lr", "digits": 2},
                         {"name": "K", "stage": "config", "field": "algorithm.k", "digits": 0}]}
     configs = {("A", "x"): {"lr": 0.5, "k": 4}, ("A", "y"): {"lr": 0.25, "k": 4}, ("B", "x"): {"lr": 1.0},
-               ("B", "y"): {"lr": 1.0}}
+               ("B", "y"): {"lr": 1.0}, ("base", "x"): {"warm_start": "base"}, ("base", "y"): {"warm_start": "base"}}
     cells = [CellEntry(model="", row=row, column=column, seed=0, overrides=[], names={}, stages={}, status="done",
                        config={"algorithm": config}) for (row, column), config in configs.items()]
     write_index(tmp_path, "settings", spec, cells, "tiny")
-    page = sheet(Book(Results(tmp_path, experiments(tmp_path / "e"))).frame("settings"))
+    frame = Book(Archive(tmp_path, experiments(tmp_path / "e"))).frame("settings")
+    assert (frame.at("base", "x", "lr")[0].hole, frame.holes) == ("not applicable", [])
+    page = sheet(frame)
     assert page.headings == ("x", "y")
     assert [(line.label, *(place.value for place in line.places)) for line in page.lines] == [
         ("A: lr", "0.50", "0.25"), ("A: K", "4", "4"), ("B: lr", "1.00", "1.00")]
@@ -211,7 +213,7 @@ def test_theory_is_read_without_draws(tmp_path):
     cells = [CellEntry(model="", row=row, column="α=0.7", seed=0, overrides=[], names={}, config={}, stages=stages,
                        status="done") for row in ("K=2", "K=4")]
     write_index(tmp_path, "wide_theory", spec, cells, "tiny")
-    frame = Book(Results(tmp_path, experiments(tmp_path / "e"))).frame("wide_theory")
+    frame = Book(Archive(tmp_path, experiments(tmp_path / "e"))).frame("wide_theory")
     entry = frame.at("K=4", "α=0.7", "KL")[0]
     assert (entry.value, entry.low, entry.high, entry.draws.size) == (2.8, 2.8, 2.8, 0)
     assert frame.banner == ""
@@ -219,7 +221,7 @@ def test_theory_is_read_without_draws(tmp_path):
 
 def test_samples_show_every_method_side_by_side(place):
     root, folder = place
-    keys = {(one.row, one.model, one.column): one.stages["score"] for one in Results(root).index("wide_tab")[0].cells
+    keys = {(one.row, one.model, one.column): one.stages["score"] for one in Archive(root).index("wide_tab")[0].cells
             if one.seed == 0}
     judged = [{"item": item, "win": int(item == 1), "tie": int(item != 1), "loss": 0} for item in range(PROMPTS)]
     key = commit(root, "judge", "judge", {"ours": keys["Ours", "Small", "Chat"], "theirs": keys["GRPO", "Small", "Chat"]},

@@ -22,7 +22,7 @@ SPEC: dict[str, Any] = {
     "published": "wide_tab.csv", "models": {"Small": ["model=a"], "Large": {"tiny": ["model=b"], "paper": ["model=c"]}},
     "scales": {"tiny": {"seeds": SEEDS, "base": []}, "paper": {"seeds": SEEDS, "base": []}},
     "rows": {
-        "base": {"untrained": True, "overrides": []},
+        "base": ["algorithm=none"],
         "GRPO": {"published": "GRPO", "overrides": ["algorithm=grpo"]},
         "Ours": {"published": "Ours", "overrides": ["algorithm=gnivo"]},
         "Hacker": ["algorithm=ppo"],

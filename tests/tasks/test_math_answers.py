@@ -17,13 +17,13 @@ import psutil
 import pytest
 
 from rlfamily.tasks.support import math_answers
-from rlfamily.tasks.support.math_answers import MAX_CHARACTERS, Pool, equivalent, last_boxed
+from rlfamily.tasks.support.math_answers import MAX_CHARACTERS, Checkers, equivalent, last_boxed
 
 
 @pytest.fixture(scope="module")
-def pool() -> Iterator[Pool]:
+def pool() -> Iterator[Checkers]:
     """Workers that give up early, so that hostile answers cost the tests little."""
-    pool = Pool(limit=0.8)
+    pool = Checkers(limit=0.8)
     yield pool
     pool.close()
 
@@ -70,7 +70,7 @@ INTEGERS = ["0", "1", "-1", "7", "-7", "10", "12", "99", "100", "1234", "-1234",
 
 def test_plain_integers_are_compared_as_math_verify_does(monkeypatch: pytest.MonkeyPatch) -> None:
     """The direct comparison is never wrong where it is used, and no worker is asked."""
-    monkeypatch.setattr(math_answers.POOL, "check", lambda *_: pytest.fail("a worker was asked"))
+    monkeypatch.setattr(math_answers.CHECKERS, "check", lambda *_: pytest.fail("a worker was asked"))
     parsed = {text: math_verify.parse(f"\\boxed{{{text}}}") for text in INTEGERS}
     for right in INTEGERS:
         for answer in INTEGERS:
@@ -83,11 +83,11 @@ def test_plain_integers_are_compared_as_math_verify_does(monkeypatch: pytest.Mon
     (r"2\sqrt{3}", r"\sqrt{12}", True), (r"\frac{1}{3}", "0.33", False), ("7", "8.0", False), ("x = 5", "5", True),
     ("7", r"\frac{", False), ("7", "}{", False), ("7", "", False), ("7", "\ud800", False), ("7", "7\n8", False),
 ])
-def test_verdicts(pool: Pool, right: str, answer: str, same: bool) -> None:
+def test_verdicts(pool: Checkers, right: str, answer: str, same: bool) -> None:
     assert pool.check(right, answer) is same
 
 
-def test_the_right_answer_goes_first(pool: Pool) -> None:
+def test_the_right_answer_goes_first(pool: Checkers) -> None:
     """math-verify is lenient to the second argument: an interval passes for the inequality, not the other way round."""
     assert pool.check("1<x<2", "(1,2)")
     assert not pool.check("(1,2)", "1<x<2")
@@ -95,7 +95,7 @@ def test_the_right_answer_goes_first(pool: Pool) -> None:
 
 # A power that is computed inside C, where no Python code gets a turn; and a factorial.
 @pytest.mark.parametrize("answer", ["9^{9^{9^9}}", "10000000!"])
-def test_a_hostile_answer_is_wrong_at_once_and_the_next_is_checked(pool: Pool, answer: str) -> None:
+def test_a_hostile_answer_is_wrong_at_once_and_the_next_is_checked(pool: Checkers, answer: str) -> None:
     assert pool.check("0.5", r"\frac12")
     worker = pool.idle[-1]
     worker.ask = unittest.mock.Mock(wraps=worker.ask)  # type: ignore[method-assign]
@@ -107,7 +107,7 @@ def test_a_hostile_answer_is_wrong_at_once_and_the_next_is_checked(pool: Pool, a
     assert time.process_time() - taken < 1.0  # nothing of it ran here
 
 
-def test_a_killed_worker_is_replaced_and_says_nothing_about_the_answer(pool: Pool) -> None:
+def test_a_killed_worker_is_replaced_and_says_nothing_about_the_answer(pool: Checkers) -> None:
     assert pool.check("0.5", r"\frac12")
     killed = pool.idle[-1].process
     os.kill(killed.pid, signal.SIGKILL)
@@ -116,7 +116,7 @@ def test_a_killed_worker_is_replaced_and_says_nothing_about_the_answer(pool: Poo
     assert all(worker.process.pid != killed.pid for worker in pool.idle)
 
 
-def test_a_stuck_worker_is_killed_and_the_answer_wrong(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stuck_worker_is_killed_and_the_answer_wrong(pool: Checkers, monkeypatch: pytest.MonkeyPatch) -> None:
     assert pool.check("0.5", r"\frac12")
     monkeypatch.setattr(math_answers, "WALL_SECONDS", 0.05)
     monkeypatch.setattr(math_answers, "ATTEMPTS", 1)
@@ -127,7 +127,7 @@ def test_a_stuck_worker_is_killed_and_the_answer_wrong(pool: Pool, monkeypatch: 
 
 
 def test_workers_start_when_needed_ignore_ctrl_c_and_end_with_the_pool() -> None:
-    pool = Pool(limit=0.8)
+    pool = Checkers(limit=0.8)
     assert not pool.idle
     assert pool.check("0.5", r"\frac12")
     worker = pool.idle[0]
@@ -138,25 +138,25 @@ def test_workers_start_when_needed_ignore_ctrl_c_and_end_with_the_pool() -> None
     assert worker.process.returncode is not None and not pool.idle
 
 
-def test_a_forked_child_does_not_use_the_workers_of_its_parent(pool: Pool) -> None:
-    assert math_answers.POOL.check("0.5", r"\frac12") and math_answers.POOL.idle
+def test_a_forked_child_does_not_use_the_workers_of_its_parent(pool: Checkers) -> None:
+    assert math_answers.CHECKERS.check("0.5", r"\frac12") and math_answers.CHECKERS.idle
     child = os.fork()
     if child == 0:
-        os._exit(len(math_answers.POOL.idle))
+        os._exit(len(math_answers.CHECKERS.idle))
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert math_answers.POOL.idle
+    assert math_answers.CHECKERS.idle
 
 
 CRASH = """
 import os, signal, threading, time
-from rlfamily.tasks.support.math_answers import POOL
-POOL.limit = 1.0
-POOL.check("0.5", "\\\\frac12")
-first = POOL.idle.pop()
-POOL.check("0.5", "\\\\frac12")
+from rlfamily.tasks.support.math_answers import CHECKERS
+CHECKERS.limit = 1.0
+CHECKERS.check("0.5", "\\\\frac12")
+first = CHECKERS.idle.pop()
+CHECKERS.check("0.5", "\\\\frac12")
 threading.Thread(target=first.ask, args=("7", "9^{9^{9^9}}"), daemon=True).start()
 time.sleep(0.2)
-print(first.process.pid, POOL.idle[0].process.pid, flush=True)
+print(first.process.pid, CHECKERS.idle[0].process.pid, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
 

@@ -57,7 +57,7 @@ def equivalent(right: str, answer: str) -> bool:
         return int(right) == int(answer)  # math-verify's own verdict on these (tested), a thousand times faster
     if len(answer) > MAX_CHARACTERS:
         return False
-    return POOL.check(right, answer)
+    return CHECKERS.check(right, answer)
 
 
 class Worker:
@@ -99,7 +99,7 @@ class Worker:
             self.pipe_in.close()
 
 
-class Pool:
+class Checkers:
     """As many workers as are asked at the same time, started when needed and kept. Safe to share between threads."""
 
     def __init__(self, limit: float) -> None:
@@ -134,6 +134,6 @@ class Pool:
         self.idle = []
 
 
-POOL = Pool(CPU_SECONDS)
-atexit.register(POOL.close)
-os.register_at_fork(after_in_child=POOL.forget)
+CHECKERS = Checkers(CPU_SECONDS)
+atexit.register(CHECKERS.close)
+os.register_at_fork(after_in_child=CHECKERS.forget)

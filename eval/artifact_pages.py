@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from eval.artifacts import Results
+from eval.artifacts import Archive
 from eval.html import render
 from eval.sparklines import sparkline
 from rlfamily.records import CellEntry, Failure, Manifest
@@ -58,37 +58,37 @@ class Lineage:
         return (self.manifests.get(key) or self.failures[key]).label
 
     @classmethod
-    def of(cls, results: Results) -> Lineage:
+    def of(cls, archive: Archive) -> Lineage:
         """Follow every index to its artifacts, and these to all they were made from."""
         cells: dict[str, list[tuple[str, CellEntry]]] = defaultdict(list)
-        for name in results.names():
-            for cell in results.index(name)[0].cells:
+        for name in archive.names():
+            for cell in archive.index(name)[0].cells:
                 for key in cell.stages.values():
                     cells[key].append((name, cell))
         manifests, users, open_keys = {}, defaultdict(list), sorted(cells)
         while open_keys:
             key = open_keys.pop()
-            manifest = results.manifest(key)
+            manifest = archive.manifest(key)
             if key in manifests or manifest is None:
                 continue
             manifests[key] = manifest
             for source in manifest.sources:
                 users[source].append(key)
                 open_keys.append(source)
-        return cls(manifests, _failures(results, dict(cells)), dict(cells),
+        return cls(manifests, _failures(archive, dict(cells)), dict(cells),
                    {key: sorted(set(found)) for key, found in users.items()})
 
 
-def _failures(results: Results, cells: dict[str, list[tuple[str, CellEntry]]]) -> dict[str, Failure]:
+def _failures(archive: Archive, cells: dict[str, list[tuple[str, CellEntry]]]) -> dict[str, Failure]:
     """Failures that still stand. Once no cell suffers, what is left on disk concerns stages nobody asks for now."""
     if not any(cell.status in ("failed", "blocked") for named in cells.values() for _, cell in named):
         return {}
-    paths = sorted((results.layout.artifacts / "failed").glob("*.json"))
+    paths = sorted((archive.layout.artifacts / "failed").glob("*.json"))
     return {path.stem: Failure.model_validate_json(path.read_text())
-            for path in paths if results.manifest(path.stem) is None}
+            for path in paths if archive.manifest(path.stem) is None}
 
 
-def run_page(results: Results, lineage: Lineage, key: str) -> str:
+def artifact_page(archive: Archive, lineage: Lineage, key: str) -> str:
     """The page of one artifact, or of one failed stage."""
     cells = lineage.cells.get(key, [])
     names = {"lineage": lineage, "key": key, "cells": cells,
@@ -98,12 +98,12 @@ def run_page(results: Results, lineage: Lineage, key: str) -> str:
         return render("failure.html", failure=lineage.failures[key], **names)
     trained = _trained(lineage, key)
     if trained and trained not in lineage.curves:
-        lineage.curves[trained] = _curves(results, trained)
+        lineage.curves[trained] = _curves(archive, trained)
     return render(
         "run.html", manifest=manifest, config=_pretty(manifest.config), versions=_pretty(manifest.versions),
         machine=_pretty(manifest.machine), hardware=_pretty(manifest.hardware), summary=_pretty(manifest.summary),
-        curves=lineage.curves.get(trained, []), trained=trained, costs=_costs(results, key),
-        scores=_scores(results, key), samples=_samples(results, key), score_fields=score_fields, **names)
+        curves=lineage.curves.get(trained, []), trained=trained, costs=_costs(archive, key),
+        scores=_scores(archive, key), samples=_samples(archive, key), score_fields=score_fields, **names)
 
 
 def _pretty(value: Any) -> str:
@@ -116,8 +116,8 @@ def _trained(lineage: Lineage, key: str) -> str:
     return next((one for one in candidates if one in lineage.manifests and lineage.kind(one) == "train"), "")
 
 
-def _curves(results: Results, key: str) -> list[Markup]:
-    rows = results.rows(key, "metrics.jsonl")
+def _curves(archive: Archive, key: str) -> list[Markup]:
+    rows = archive.rows(key, "metrics.jsonl")
     charts = []
     for name in CURVES:
         points = [(row["step"], row[name]) for row in rows if name in row]
@@ -127,22 +127,22 @@ def _curves(results: Results, key: str) -> list[Markup]:
     return charts
 
 
-def _costs(results: Results, key: str) -> dict[str, float]:
+def _costs(archive: Archive, key: str) -> dict[str, float]:
     """Tokens and seconds by phase, summed over the steps of a run."""
     totals: dict[str, float] = defaultdict(float)
-    for row in results.rows(key, "metrics.jsonl"):
+    for row in archive.rows(key, "metrics.jsonl"):
         totals["tokens"] += row.get("tokens", 0)
-    for row in results.rows(key, "timings.jsonl"):
+    for row in archive.rows(key, "timings.jsonl"):
         for name, value in row.items():
             if name.startswith("seconds_"):
                 totals[name] += value
     return dict(totals)
 
 
-def _scores(results: Results, key: str) -> list[dict[str, Any]]:
+def _scores(archive: Archive, key: str) -> list[dict[str, Any]]:
     """Mean reward, its parts and length, a row a decoding mode."""
     modes: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for row in results.rows(key, "scores.jsonl"):
+    for row in archive.rows(key, "scores.jsonl"):
         modes[row["mode"]].append(row)
     return [{"mode": mode, "n": len(rows)} | {
         name: float(np.mean([row[name] for row in rows])) for name in score_fields(rows)}
@@ -156,14 +156,14 @@ def score_fields(rows: list[dict[str, Any]]) -> list[str]:
     return sorted(there, key=lambda name: (name != "reward", name == "length", name))
 
 
-def _samples(results: Results, key: str) -> list[dict[str, Any]]:
+def _samples(archive: Archive, key: str) -> list[dict[str, Any]]:
     """Some responses to read: of a run the first and the last ones, of a score stage some of each mode."""
-    trained = list(results.texts(key, "samples.jsonl"))
+    trained = list(archive.texts(key, "samples.jsonl"))
     if trained:
         return trained if len(trained) <= FIRST + LAST else trained[:FIRST] + trained[-LAST:]
     modes: dict[str, list[int]] = defaultdict(list)
-    for position, row in enumerate(results.rows(key, "scores.jsonl")):
+    for position, row in enumerate(archive.rows(key, "scores.jsonl")):
         if len(modes[row["mode"]]) < PER_MODE:
             modes[row["mode"]].append(position)
     chosen = [position for mode in sorted(modes) for position in modes[mode]]
-    return results.texts_at(key, "scores.jsonl", chosen) if chosen else []
+    return archive.texts_at(key, "scores.jsonl", chosen) if chosen else []
