@@ -151,6 +151,9 @@ class Judge(Protocol):
 class JudgeModule(Protocol):
     """What a module in this folder offers."""
 
+    VERSION: str
+    """Changed by hand when the code's numbers change: part of the key of what uses it."""
+
     def load(
         self, config: Any, model: Path | None, device: torch.device | None, vllm: OpenChooser | None = None
     ) -> Judge:

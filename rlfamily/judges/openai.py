@@ -17,6 +17,7 @@ from rlfamily.judges import Answer, OpenAiJudge, OpenChooser, Question
 if TYPE_CHECKING:
     import torch
 
+VERSION = "1"
 KEY = "OPENAI_API_KEY"
 _ANSWERS: dict[str, Answer] = {"A": "first", "B": "second", "C": "tie"}
 

@@ -126,6 +126,8 @@ class RewardConfig(Strict):
 class RewardModule(Protocol):
     """What a module in this folder offers."""
 
+    VERSION: str
+    """Changed by hand when the code's numbers change: part of the key of what uses it."""
     Config: type[RewardConfig]
 
     def load(

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rlfamily.examples import Example
     from rlfamily.models.clip import Clip
 
+VERSION = "1"
 MODEL = "clip"
 REFERENCES = "references.npz"  # beside a stand-in's weights: the images of each style, uint8, under the style's key
 IMAGES = (".jpg", ".jpeg", ".png", ".webp")

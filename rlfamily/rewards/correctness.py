@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from rlfamily.examples import Example
 
+VERSION = "1"
 THREADS = 4  # answers checked at the same time, each in a process of its own: one that takes long holds up no other
 
 

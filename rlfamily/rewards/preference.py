@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rlfamily.models.classifier import Classifier, Pooled
     from rlfamily.models.reward_model import RewardModel
 
+VERSION = "1"
 Convention = Literal["ids", "pair", "response_bos_context", "response_then_context"]
 
 

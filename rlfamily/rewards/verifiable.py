@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from rlfamily.examples import Example
 
+VERSION = "1"
+
 
 class Config(RewardConfig):
     """Nothing to set: the report fixes both values."""

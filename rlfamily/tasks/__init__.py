@@ -70,6 +70,9 @@ class TaskConfig(Strict):
 class Task(Protocol):
     """What a module in this folder offers."""
 
+    VERSION: str
+    """Changed by hand when the code's numbers change: part of the key of what uses it."""
+
     @property
     def Config(self) -> type[TaskConfig]:
         """Its settings."""

@@ -28,6 +28,8 @@ from rlfamily.tasks.support.puzzles import Generator, Puzzle, PuzzleKey, Solutio
 if TYPE_CHECKING:
     from datasets import Dataset
 
+VERSION = "1"
+
 
 class Generated(Strict):
     """Puzzles made here. The five splits share no puzzle; corpus lines avoid them all and may repeat a puzzle.

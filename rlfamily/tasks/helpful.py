@@ -22,6 +22,7 @@ from rlfamily.tasks.support import dialogues, hub, standin
 if TYPE_CHECKING:
     from datasets import Dataset
 
+VERSION = "1"
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 
 

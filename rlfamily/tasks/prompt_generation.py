@@ -26,6 +26,7 @@ from rlfamily.tasks.support import prompt_generation_pictures as pictures
 from rlfamily.tasks.support import prompt_generation_world as world
 from rlfamily.tasks.support.prompt_generation_scenes import scenes
 
+VERSION = "1"
 PARTS = (*world.SCENE_PARTS, *world.LOOK_PARTS)
 
 

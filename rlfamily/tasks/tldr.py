@@ -22,6 +22,8 @@ from rlfamily.tasks.support import hub, posts, standin
 if TYPE_CHECKING:
     from datasets import Dataset
 
+VERSION = "1"
+
 
 class Generated(standin.Sizes):
     """Posts made here (`rlfamily.tasks.support.posts`); `habits` say how the corpus summarises them."""
