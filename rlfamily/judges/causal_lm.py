@@ -13,6 +13,7 @@ from rlfamily.judges import Answer, CausalLmJudge, Choose, OpenChooser, Question
 if TYPE_CHECKING:
     import torch
 
+VERSION = "1"
 _ANSWERS: tuple[Answer, ...] = ("first", "second", "tie")
 VERSION = "1"
 _LETTERS = ("A", "B", "C")

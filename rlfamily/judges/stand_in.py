@@ -14,6 +14,8 @@ from rlfamily.judges import Answer, OpenChooser, Question, StandInJudge
 if TYPE_CHECKING:
     import torch
 
+VERSION = "1"
+
 
 VERSION = "1"
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rlfamily.examples import Example
     from rlfamily.models.reward_model import RewardModel
 
+VERSION = "1"
 Config = AlgorithmSettings
 NEEDS: frozenset[str] = frozenset()
 SOURCE: DataSource = "pairs"

@@ -12,6 +12,8 @@ from rlfamily.streams import reward_noise
 if TYPE_CHECKING:
     from rlfamily.examples import Example
 
+VERSION = "1"
+
 
 @dataclass(frozen=True)
 class RandomReward:

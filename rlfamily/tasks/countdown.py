@@ -28,6 +28,8 @@ from rlfamily.tasks.support.puzzles import Generator, Puzzle, PuzzleKey, Solutio
 if TYPE_CHECKING:
     from datasets import Dataset
 
+VERSION = "1"
+
 
 VERSION = "1"
 GIVES: frozenset[str] = frozenset({"format", "valid", "nums", "target"})

@@ -22,6 +22,8 @@ from rlfamily.tasks.support import hub, posts, standin
 if TYPE_CHECKING:
     from datasets import Dataset
 
+VERSION = "1"
+
 
 VERSION = "1"
 GIVES: frozenset[str] = frozenset({"gold", "context"})
