@@ -29,10 +29,13 @@ class World:
     def finetuning(self) -> Any:
         return self.config.model
 
-    @property
-    def limits(self) -> dict[str, Any]:
-        """The task settings that the jobs read."""
-        return self.config.task.model_dump(mode="json")
+    def lesson(self, prompts: int, demonstrations: bool = False, **changes: Any) -> Any:
+        """What a run takes of the task that asks for `prompts`; `changes` are to the task's settings."""
+        from rlfamily.settings import Limits
+
+        task = self.config.task.model_copy(update=changes)
+        whole = Limits(max_tokens=task.max_tokens_demonstration, min_new_tokens=0)
+        return task.lesson(prompts, whole if demonstrations else task.rollout, rewarded=True)
 
     def policy(self, trainable: bool = False, **changes: Any) -> Any:
         """The pretrained model; `changes` are to how it is finetuned."""
@@ -44,14 +47,11 @@ class World:
 
 
 def place(folder: Path, **hardware: Any) -> Any:
-    """A place for one job below `folder`."""
+    """A place for one job below `folder`; `hardware` changes that of hardware=cpu."""
     from rlfamily.config import build
-    from rlfamily.trainer.jobs import Place
+    from rlfamily.place import alone
 
-    for name in ("work", "out"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-    settings = build().hardware.model_dump() | {"checkpoint_seconds": 1000.0, "wandb": "off", "wandb_folder": str(folder)}
-    return Place("key", "label", folder / "work", folder / "out", settings | hardware, lambda step, total, note="": None)
+    return alone(folder, build().hardware, **{"checkpoint_seconds": 1000.0, **hardware})
 
 
 def build_world(folder: Path, *overrides: str) -> World:
@@ -65,7 +65,7 @@ def build_world(folder: Path, *overrides: str) -> World:
     torch.set_num_threads(1)
     config = build([*SMALL, *overrides])
     (folder / "data").mkdir()
-    tasks.get("countdown").build(config.task.data_settings(), folder / "data")
+    tasks.get("countdown").build(config.task.data, folder / "data")
     corpus, recipe = config.task.pretrain, config.model.pretrain
     jobs.pretrain(place(folder / "base"), folder / "data", config.model, algorithm_settings("sft", prompts=corpus.lines, epochs=corpus.epochs, **recipe.model_dump()),
                   config.task.max_tokens_demonstration)

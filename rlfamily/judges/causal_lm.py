@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 VERSION = "1"
 _ANSWERS: tuple[Answer, ...] = ("first", "second", "tie")
-VERSION = "1"
 _LETTERS = ("A", "B", "C")
 _OPENING = "[["  # the answer's first characters are given, so that one token is left to choose
 

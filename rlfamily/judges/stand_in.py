@@ -17,9 +17,6 @@ if TYPE_CHECKING:
 VERSION = "1"
 
 
-VERSION = "1"
-
-
 @dataclass(frozen=True)
 class Judge:
     """A function of its settings and the question: the two orders meet different noise, so it may contradict itself."""

@@ -22,7 +22,6 @@ VERSION = "1"
 Config = AlgorithmSettings
 NEEDS: frozenset[str] = frozenset()
 SOURCE: DataSource = "pairs"
-VERSION = "1"
 
 
 def loss(batch: LossBatch, config: Any) -> LossOutput:

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 VERSION = "1"
 
 
-VERSION = "1"
 GIVES: frozenset[str] = frozenset({"format", "valid", "nums", "target"})
 
 

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 VERSION = "1"
 
 
-VERSION = "1"
 GIVES: frozenset[str] = frozenset({"gold", "context"})
 
 

@@ -30,7 +30,7 @@ def settings(**source: Any) -> dict[str, Any]:
 
 def built(out: Path, **source: Any) -> Path:
     out.mkdir()
-    countdown.build(countdown.Config.model_validate(settings(**source)).data_settings(), out)
+    countdown.build(countdown.Config.model_validate(settings(**source)).data, out)
     return out
 
 
@@ -54,7 +54,7 @@ def meta(row: Demonstration) -> dict[str, Any]:
 def test_shipped_settings_are_valid(name: str) -> None:
     config = countdown.Config.model_validate(yaml.safe_load((CONF / f"{name}.yaml").read_text()))
     assert tasks.get(config.kind) is countdown
-    assert set(config.data_settings()) == {"kind", "template", "nums_format", "source"}
+    assert set(config.data.model_dump()) == {"kind", "template", "nums_format", "source"}
 
 
 def test_files_and_counts(folder: Path) -> None:

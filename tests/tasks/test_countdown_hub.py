@@ -57,7 +57,7 @@ def data(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
     source = {**content["source"], "train_rows": 10, "train": 8, "test": 3, "validation": 3,
               "puzzles": {"path": str(tmp_path / "puzzles"), "revision": "main"},
               "demonstrations": {"path": str(tmp_path / "texts"), "revision": "main"}}
-    return countdown.Config.model_validate({**content, "eval_prompts": 3, "source": source}).data_settings()
+    return countdown.Config.model_validate({**content, "eval_prompts": 3, "source": source}).data
 
 
 def test_splits_of_the_public_files(data: dict[str, Any], tmp_path: Path) -> None:

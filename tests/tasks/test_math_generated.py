@@ -34,7 +34,7 @@ def settings(**source: Any) -> dict[str, Any]:
 
 def built(out: Path, **source: Any) -> Path:
     out.mkdir()
-    math.build(math.Config.model_validate(settings(**source)).data_settings(), out)
+    math.build(math.Config.model_validate(settings(**source)).data, out)
     return out
 
 
@@ -54,7 +54,7 @@ def worth(prompt: str) -> int:
 def test_shipped_settings_are_valid(name: str) -> None:
     config = math.Config.model_validate(yaml.safe_load((CONF / f"{name}.yaml").read_text()))
     assert tasks.get(config.kind) is math
-    assert set(config.data_settings()) == {"kind", "template", "source"}
+    assert set(config.data.model_dump()) == {"kind", "template", "source"}
     assert rewards.get(config.reward.kind).Config is type(config.reward)
 
 

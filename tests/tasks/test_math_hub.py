@@ -76,7 +76,7 @@ def data(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
     for benchmark in source["benchmarks"]:
         benchmark["path"] = str(tmp_path / benchmark["name"])
         request.param(tmp_path / benchmark["name"], "test", BENCHMARKS[benchmark["name"]])
-    return math.Config.model_validate({**CONTENT, "source": source}).data_settings()
+    return math.Config.model_validate({**CONTENT, "source": source}).data
 
 
 def test_benchmarks_keep_every_row_in_order_under_their_names(data: dict[str, Any], tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def drawn(**source: Any) -> prompt_generation.Config:
 
 def built(config: prompt_generation.Config, out: Path) -> Path:
     out.mkdir()
-    prompt_generation.build(config.data_settings(), out)
+    prompt_generation.build(config.data, out)
     return out
 
 
@@ -66,7 +66,7 @@ def paper(images: Path | str | None, **source: Any) -> prompt_generation.Config:
 def test_shipped_settings_are_valid(name: str) -> None:
     config = prompt_generation.Config.model_validate(settings(name))
     assert tasks.get(config.kind) is prompt_generation
-    assert set(config.data_settings()) == {"kind", "template", "fix_style_typo", "source", "references", "reference_images"}
+    assert set(config.data.model_dump()) == {"kind", "template", "fix_style_typo", "source", "references", "reference_images"}
 
 
 def test_the_papers_examples_come_first_and_scenes_differ() -> None:
@@ -97,19 +97,19 @@ def test_missing_reference_images_are_said_before_anything_is_trained(tmp_path: 
     for config, message in [(paper(None), "not published: give a folder with 3 images"),
                             (paper(tmp_path / "nowhere"), "holds 0 images, 3 are needed for the style 'Impressionist'")]:
         with pytest.raises(UserError, match=message) as error:
-            prompt_generation.build(config.data_settings(), tmp_path)
+            prompt_generation.build(config.data, tmp_path)
         assert "\n" not in str(error.value) and "task.reward.reference_images" in str(error.value)
     (images / "surrealism" / "0.png").unlink()
     with pytest.raises(UserError, match="holds 2 images, 3 are needed for the style 'Surrealism'"):
-        prompt_generation.build(paper(images).data_settings(), tmp_path)
+        prompt_generation.build(paper(images).data, tmp_path)
     assert not list(tmp_path.glob("*.jsonl"))
 
 
 def test_weights_of_the_reward_do_not_rename_the_data() -> None:
     content = settings("prompt_generation_tiny")
     other = {**content, "reward": {**content["reward"], "style": 0.5}}
-    assert (prompt_generation.Config.model_validate(content).data_settings()
-            == prompt_generation.Config.model_validate(other).data_settings())
+    assert (prompt_generation.Config.model_validate(content).data
+            == prompt_generation.Config.model_validate(other).data)
 
 
 def test_drawn_splits_share_no_prompt_and_show_their_meta(folder: Path) -> None:
@@ -219,5 +219,5 @@ def test_sizes_that_cannot_be_had_are_one_line(tmp_path: Path, images: Path) -> 
     for config, message in [(drawn(train=5000), "there are only 2592 pairs"), (paper(images, n_scenes=901), "only 900"),
                             (paper(images, n_scenes=10, validation=16), "leave none for training")]:
         with pytest.raises(UserError, match=message) as error:
-            prompt_generation.build(config.data_settings(), tmp_path)
+            prompt_generation.build(config.data, tmp_path)
         assert "\n" not in str(error.value)
