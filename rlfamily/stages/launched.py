@@ -1,4 +1,4 @@
-"""A train stage over several processes: `torchrun -m rlfamily.stages.launched WORK`, which accelerate joins.
+"""A stage over several processes: `torchrun -m rlfamily.stages.launched WORK`, which accelerate joins.
 
 torchrun starts them, since `accelerate launch` would start a single one on CPU.
 """
@@ -16,7 +16,6 @@ from typing import Any
 from rlfamily.errors import UserError
 from rlfamily.place import Place
 from rlfamily.stages.kind import get_kind
-from rlfamily.stages.kinds import train
 from rlfamily.stages.perform import Stopwatch, place_of, read_inputs
 from rlfamily.stages.store import Store
 
@@ -42,23 +41,23 @@ def relaunched(place: Place) -> dict[str, Any]:
     if finished.returncode and refusal.exists():
         raise UserError(refusal.read_text())
     if finished.returncode:
-        raise UserError(f"train: {place.hardware.processes} processes failed with code {finished.returncode}: "
+        raise UserError(f"{place.label}: {place.hardware.processes} processes failed with code {finished.returncode}: "
                         f"see {place.work / 'log.txt'}")
     totals: dict[str, Any] = json.loads((place.work / TOTALS).read_text())
     return totals
 
 
 def main(work: Path, out: Path) -> None:
-    """Train in this process; the first one leaves the totals for the stage.
+    """Run the stage in this process; the first one leaves the totals for the stage.
 
     A UserError ends in a file too: the stage, which sees an exit code only, says it as its own.
     """
     store, rank = Store(work.parents[2]), os.environ.get("RANK", "0")
     order = store.task(work.name)
+    kind = get_kind(order.kind)
     place = place_of(store, order, out, Stopwatch(work / "progress.json"))
     try:
-        inputs = read_inputs(store, order, get_kind("train"))
-        totals = train.train(place, train.Config.model_validate(order.config), inputs)
+        totals = kind.run(place, kind.Config.model_validate(order.config), read_inputs(store, order, kind))
     except UserError as error:
         # each writes a file of its own and puts it in place whole
         (work / f"{REFUSAL}.{rank}").write_text(str(error))

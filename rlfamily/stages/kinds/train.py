@@ -79,16 +79,11 @@ def cost(config: Config, hardware: StageHardware) -> Work:
 
 
 def run(place: Place, config: Config, inputs: Inputs) -> dict[str, Any]:
-    """Train, over several processes where the hardware says so."""
+    """Train, over several processes where the hardware says so; each of those comes here again."""
     from rlfamily.stages import launched
 
     if place.hardware.processes > 1 and not launched.inside():
         return launched.relaunched(place)
-    return train(place, config, inputs)
-
-
-def train(place: Place, config: Config, inputs: Inputs) -> dict[str, Any]:
-    """This process's part of the run."""
     from rlfamily.trainer import jobs
 
     given = jobs.Inputs(inputs.data, inputs.policy / "model", inputs.pairs,
