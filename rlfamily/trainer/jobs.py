@@ -28,7 +28,8 @@ from rlfamily.rollout.engines import Machine, following, open_pool
 from rlfamily.rollout.settings import Drawing
 from rlfamily.streams import epoch_order, prompts_seed, rollout_seed
 from rlfamily.trainer.loop import Trainer
-from rlfamily.trainer.run import run
+from rlfamily.trainer.recipe import Recipe
+from rlfamily.trainer.record import record
 from rlfamily.trainer.sources import FixedSource, RolloutSource, Source
 from rlfamily.trainer.tracking import make_tracker
 
@@ -65,7 +66,7 @@ class Place:
         """Run the loop with records, checkpoints and mirror; returns its totals."""
         mode = self.hardware["wandb"] if trainer.accelerator.is_main_process else "off"
         tracker = make_tracker(mode, Path(self.hardware["wandb_folder"]), self.key, self.label, config)
-        totals = run(trainer, self.work, self.out, tracker, self.progress, self.hardware["checkpoint_seconds"])
+        totals = record(trainer, self.work, self.out, tracker, self.progress, self.hardware["checkpoint_seconds"])
         return totals | self.notes
 
 
@@ -78,7 +79,7 @@ def pretrain(place: Place, data: Path, model: ScratchModel, settings: AlgorithmS
     learner.model.eval()
     source = FixedSource(encode(learner, corpus, limit), settings.batch_prompts, settings.epochs, model.seed,
                          learner.eos_id)
-    trainer = Trainer(learner, None, source, algorithms.get("sft"), settings, 1.0, 1.0,
+    trainer = Trainer(learner, None, source, Recipe.of(algorithms.get("sft"), settings, 1.0), 1.0,
                       place.hardware["micro_tokens"], accelerator, model.seed, 0)
     return place.train(trainer, settings.model_dump())
 
@@ -115,7 +116,7 @@ def train_policy(
     # Demonstrations and pairs take the model's own distribution, rollouts the one they were drawn from.
     temperature = settings.sampling.temperature if rollout else 1.0
     least = task["min_new_tokens"] if rollout else 0
-    trainer = Trainer(learner, reference, source, algorithm, settings, temperature, finetuning.lr_multiplier,
+    trainer = Trainer(learner, reference, source, Recipe.of(algorithm, settings, finetuning.lr_multiplier), temperature,
                       place.hardware["micro_tokens"], accelerator, seed, least, rollout)
     return place.train(trainer, {"algorithm": name, "seed": seed, **settings.model_dump()})
 
