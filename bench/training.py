@@ -134,7 +134,8 @@ class Plain:
         """logp_NT of the response tokens, and mask_NT."""
         rows = rows.to(self.model.device)
         with self._autocast():
-            logits_NTV = padded.PaddedLayout().logits(self.model, rows)[:, :-1]
+            logits_NTV = self.model(
+                **padded.inputs(rows), logits_to_keep=rows.ids_NT.shape[1] + 1, use_cache=False).logits[:, :-1]
         every_NTV = logits_NTV.float().log_softmax(-1)
         ids_NT1 = rows.ids_NT.unsqueeze(-1)
         return every_NTV.gather(-1, ids_NT1).squeeze(-1), rows.mask_NT
