@@ -33,7 +33,8 @@ from rlfamily.rollout.engines import following
 from rlfamily.rollout.settings import Drawing
 from rlfamily.streams import epoch_order, rollout_seed
 from rlfamily.trainer.loop import StepRecord, Trainer
-from rlfamily.trainer.run import run
+from rlfamily.trainer.recipe import Recipe
+from rlfamily.trainer.record import record
 from rlfamily.trainer.sources import FixedSource, RolloutSource, Source
 
 SHAPES = {"tiny": (32, 64, 2, 4), "0.8M": (128, 384, 4, 4), "12M": (384, 1024, 8, 6)}  # width, inner, layers, heads
@@ -97,7 +98,8 @@ def build_trainer(case: Case, folder: Path, gate: Gate) -> Trainer:
     source = _pairs(case, learner) if rollout is None else _rollouts(case, learner, folder, settings, rollout, hardware,
                                                                      gate)
     reference = policy.load(folder, finetuning, accelerator.device, trainable=False) if case.method == "dpo" else None
-    return Trainer(learner, reference, source, algorithms.get(case.method), settings, 1.0, finetuning.lr_multiplier,
+    recipe = Recipe.of(algorithms.get(case.method), settings, finetuning.lr_multiplier)
+    return Trainer(learner, reference, source, recipe, 1.0,
                    hardware.micro_tokens, accelerator, 0, 0, rollout)
 
 
@@ -156,7 +158,7 @@ def main() -> None:
     gate.say(machine=machine(), parameters=sum(weight.numel() for weight in trainer.weights), base_mib=peak_mib(),
              order=epoch_order(pairs, 0, 0))
     gate.wait()
-    run(trainer, folder / "ours", folder / "ours", GateTracker(gate), lambda step, total, note: gate.next(), 1e9)
+    record(trainer, folder / "ours", folder / "ours", GateTracker(gate), lambda step, total, note: gate.next(), 1e9)
 
 
 if __name__ == "__main__":

@@ -21,8 +21,8 @@ from bench.drawing import SMALL, TINY, Draws, Shape, draws, random_policy
 from bench.measure import Result, alternate, machine, spread
 from rlfamily import core
 from rlfamily.core import logprobs
-from rlfamily.models import prefix_attention, runs, sessions, shared_prefix
-from rlfamily.models.batching import Forward, Padded, Rows, pad
+from rlfamily.models.batching import Forward, Rows, RowTensors, pad
+from rlfamily.models.layouts import packed, padded, prefix_attention, ragged, shared_prefix
 from rlfamily.models.policy import Policy
 from rlfamily.rollout import SamplingParams, torch_engine
 from rlfamily.trainer import loop, passes
@@ -71,17 +71,17 @@ def techniques(shape: Shape, given: Draws) -> Iterator[Technique]:
     rows = random_rows(given, shape.vocab_size)
     slope_NT = torch.randn(rows.mask_NT.shape, generator=torch.Generator().manual_seed(2))
     update = partial(updated, policy, rows, slope_NT)
-    engine, plain = (torch_engine.TorchEngine(one, len(rows.ids_NL)) for one in (policy, padded_policy))
+    engine, plain = (torch_engine.TorchEngine(one, len(rows)) for one in (policy, padded_policy))
     params = SamplingParams(False, 1.0, given.longest, min_new_tokens=given.new_tokens, logps=True)
     seeds = range(0, 100 * len(given.prompts), 100)
     draw, draw_plain = (partial(one.generate, given.prompts, params, seeds, given.copies) for one in (engine, plain))
     yield Technique("prompt once, no padding", "update", update, partial(updated, padded_policy, rows, slope_NT),
-                    (shared_prefix, runs))
+                    (shared_prefix, packed.PackedLayout, ragged))
     yield Technique("attention in two parts, no mask", "update", update,
                     patched(update, shared_prefix, IN_PARTS=frozenset()), (prefix_attention.PrefixAttention,))
     yield Technique("log-probs with a gradient of their own", "update", update,
                     patched(update, core, token_logprobs=plain_logprobs), (logprobs._TokenLogprobs,))
-    yield Technique("prompt once, own KV cache", "generation", draw, draw_plain, (sessions.SharedSession,))
+    yield Technique("prompt once, own KV cache", "generation", draw, draw_plain, (packed.PackedSession,))
     small, large = (partial(stepped, policy, rows, slope_NT, budget) for budget in (STEP_TOKENS, 1 << 30))
     yield Technique("several passes in place of one (memory)", "update", partial(small, again=False),
                     partial(large, again=False), ())
@@ -98,34 +98,34 @@ def unshared(policy: Policy) -> Policy:
     """The same policy as a model whose attention is not plain: padded rows, transformers' own cache."""
     twin = copy.deepcopy(policy)
     twin.model.set_attn_implementation("sdpa")
-    twin.shares_prefixes = False
+    twin.layout = padded.PaddedLayout()
     return twin
 
 
-def random_rows(given: Draws, vocabulary: int) -> Padded:
+def random_rows(given: Draws, vocabulary: int) -> RowTensors:
     """Random responses to the prompts, all of full length."""
     count = len(given.prompts) * given.copies
     ids = torch.randint(3, vocabulary, (count, given.new_tokens), generator=torch.Generator().manual_seed(1)).tolist()
     return pad(Rows([prompt for prompt in given.prompts for _ in range(given.copies)], ids), 0)
 
 
-def updated(policy: Policy, rows: Padded, slope_NT: Tensor) -> None:
+def updated(policy: Policy, rows: RowTensors, slope_NT: Tensor) -> None:
     """Forward and backward of all rows in one pass."""
-    torch.autograd.backward(policy.evaluate(rows, 1.0).leaf, slope_NT)
+    torch.autograd.backward(policy.evaluate(rows, 1.0).leaves()["logp_NT"], slope_NT)
     policy.model.zero_grad()
 
 
-def stepped(policy: Policy, rows: Padded, slope_NT: Tensor, budget: int, again: bool) -> None:
+def stepped(policy: Policy, rows: RowTensors, slope_NT: Tensor, budget: int, again: bool) -> None:
     """The same as the trainer does it when log-probs are known, or (`again`) when a forward must find them first."""
     through = passes.Passes(Accelerator(cpu=True), budget, 1.0, False)
     forward = through.without_gradient(policy, rows) if again else elsewhere(rows)
-    through.backward(policy, rows, forward, [slope_NT])
+    through.backward(policy, rows, forward, {"logp_NT": slope_NT})
     policy.model.zero_grad()
 
 
-def elsewhere(rows: Padded) -> Forward:
+def elsewhere(rows: RowTensors) -> Forward:
     """Log-probs from elsewhere: here zeros, as they cost nothing."""
-    return Forward(torch.zeros_like(rows.mask_NT), torch.zeros(len(rows.mask_NT)))
+    return Forward(torch.zeros(len(rows)), logp_NT=torch.zeros_like(rows.mask_NT))
 
 
 def plain_logprobs(logits_MV: Tensor, ids_M: Tensor, temperature: float) -> tuple[Tensor, Tensor]:

@@ -17,11 +17,13 @@ from bench import theirs
 from bench.drawing import Draws, ours
 from rlfamily import algorithms
 from rlfamily.config import algorithm_settings
-from rlfamily.models.batching import Padded, Rows, pad
+from rlfamily.models.batching import Rows, RowTensors, pad
+from rlfamily.models.layouts import padded
 from rlfamily.models.policy import Policy
 from rlfamily.rollout.clock import Clock
 from rlfamily.rollout.settings import Drawing
 from rlfamily.trainer.loop import Trainer
+from rlfamily.trainer.recipe import Recipe
 from rlfamily.trainer.sources import TrainBatch
 
 RATE, BETAS, CLIP_NORM = 1e-6, (0.9, 0.999), 1.0
@@ -84,7 +86,7 @@ def trainer_of(
                    "schedule": "constant", "warmup_steps": 0})
     return Trainer(
         learner=policy, reference=None, source=Rollouts(policy, given, steps, recorded),
-        algorithm=algorithms.get("grpo"), settings=settings, temperature=1.0, lr_multiplier=1.0,
+        recipe=Recipe.of(algorithms.get("grpo"), settings, 1.0), temperature=1.0,
         micro_tokens=tokens, accelerator=Accelerator(cpu=policy.device.type == "cpu"), seed=0,
         min_new_tokens=0, rollout=Drawing(engine="torch", importance_cap=None))
 
@@ -110,15 +112,15 @@ class Plain:
 
     def update(self, given: Draws, rows: list[list[int]]) -> First:
         """One update on these rows; the loss is the mean over all tokens of -A ratio, whose ratio is 1."""
-        padded = pad(Rows([prompt for prompt in given.prompts for _ in range(given.copies)], rows),
-                     self.model.config.pad_token_id)
+        tensors = pad(Rows([prompt for prompt in given.prompts for _ in range(given.copies)], rows),
+                      self.model.config.pad_token_id)
         reward_BK = torch.tensor(rewards(rows), device=self.model.device).view(-1, given.copies)
         advantage_BK = (reward_BK - reward_BK.mean(1, keepdim=True)) / (reward_BK.std(1, keepdim=True) + 1e-4)
         advantage_N, count, total = advantage_BK.flatten(), sum(map(len, rows)), 0.0
-        rows_a_pass = max(1, self.tokens // padded.ids_NL.shape[1])
+        rows_a_pass = max(1, self.tokens // padded.inputs(tensors)["input_ids"].shape[1])
         for low in range(0, len(rows), rows_a_pass):
             part = slice(low, low + rows_a_pass)
-            logp_NT, mask_NT = self._logps(padded[part])
+            logp_NT, mask_NT = self._logps(tensors[part])
             ratio_NT = (logp_NT - logp_NT.detach()).exp()
             loss = -(ratio_NT * advantage_N[part, None] * mask_NT).sum() / count
             torch.autograd.backward(loss)
@@ -128,16 +130,15 @@ class Plain:
         self.optimizer.zero_grad(set_to_none=True)
         return First(total, norm)
 
-    def _logps(self, rows: Padded) -> tuple[Tensor, Tensor]:
+    def _logps(self, rows: RowTensors) -> tuple[Tensor, Tensor]:
         """logp_NT of the response tokens, and mask_NT."""
-        device, width = self.model.device, rows.mask_NT.shape[1]
+        rows = rows.to(self.model.device)
         with self._autocast():
             logits_NTV = self.model(
-                input_ids=rows.ids_NL.to(device), attention_mask=rows.attention_NL.to(device),
-                position_ids=rows.positions_NL.to(device), logits_to_keep=width + 1, use_cache=False).logits[:, :-1]
+                **padded.inputs(rows), logits_to_keep=rows.ids_NT.shape[1] + 1, use_cache=False).logits[:, :-1]
         every_NTV = logits_NTV.float().log_softmax(-1)
-        ids_NT1 = rows.completion_ids_NT.to(device).unsqueeze(-1)
-        return every_NTV.gather(-1, ids_NT1).squeeze(-1), rows.mask_NT.to(device)
+        ids_NT1 = rows.ids_NT.unsqueeze(-1)
+        return every_NTV.gather(-1, ids_NT1).squeeze(-1), rows.mask_NT
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.dtype == "bf16")

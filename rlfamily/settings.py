@@ -46,21 +46,6 @@ class PairTraining(Strict):
     epochs: int = Field(gt=0)
     optimizer: Optimizer
 
-    @property
-    def inner_updates(self) -> int:
-        """Pairs are fixed data: one update a batch."""
-        return 1
-
-    @property
-    def kl_ref_every(self) -> int:
-        """A reward model has no reference policy."""
-        return 0
-
-    @property
-    def mask_truncated(self) -> bool:
-        """Every pair counts."""
-        return False
-
 
 class RewardModelSettings(PairTraining):
     """A reward model for one policy: its `prompts` pairs are that policy's own, drawn at `temperature`."""

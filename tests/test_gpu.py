@@ -29,7 +29,7 @@ def test_log_probs_are_those_of_the_cpu(world, dtype, tolerance):
     there = policy.load(world.base, world.finetuning.model_copy(update={"dtype": dtype}), torch.device("cuda"), False)
     rows = padded(world, here.tokenizer, here.pad_id)
     with torch.no_grad():
-        expected, actual = here.evaluate(rows, 1.0).leaf, there.evaluate(rows, 1.0).leaf.cpu()
+        expected, actual = here.evaluate(rows, 1.0).logp_NT, there.evaluate(rows, 1.0).logp_NT.cpu()
     assert (expected - actual).abs().max() < tolerance
 
 
@@ -40,7 +40,7 @@ def test_sampler_and_trainer_agree_on_a_sample(world):
     drawn = TorchEngine(there, 100).generate([prompt] * 8, params, [stream_seed("gpu", k) for k in range(8)])
     with torch.no_grad():
         rows = pad(Rows([prompt] * 8, [row.ids for row in drawn]), there.pad_id)
-        logp_NT = there.evaluate(rows, 1.0).leaf.cpu()
+        logp_NT = there.evaluate(rows, 1.0).logp_NT.cpu()
     for row, logp_T in zip(drawn, logp_NT, strict=True):
         assert row.logps == pytest.approx(logp_T[:len(row.ids)].tolist(), abs=1e-3)
 

@@ -67,7 +67,7 @@ def gradients_of(optimizer):
 
 def test_a_shared_prompt_gives_the_log_probs_and_gradients_of_padded_rows(sides, dtype):
     rows = padded(sides.rows)
-    leaf_NT, (expected_NT, mask_NT) = sides.policy.evaluate(rows, 1.0).leaf, sides.plain._logps(rows)
+    leaf_NT, (expected_NT, mask_NT) = sides.policy.evaluate(rows, 1.0).logp_NT, sides.plain._logps(rows)
     assert (leaf_NT.detach().cpu() - expected_NT.detach() * mask_NT).abs().max() < NATS[dtype]
     weights_NT = torch.randn(mask_NT.shape, generator=torch.Generator().manual_seed(3)) * mask_NT
     actual = torch.autograd.grad((leaf_NT * weights_NT.to(leaf_NT.device)).sum(), sides.policy.model.parameters())
@@ -80,7 +80,7 @@ def test_engine_and_trainer_agree(sides, dtype):
     drawn = TorchEngine(sides.policy, 100).generate(GIVEN.prompts, params, [0, 100, 200], GIVEN.copies)
     rows = padded([row.ids for row in drawn])
     with torch.no_grad():
-        logp_NT = sides.policy.evaluate(type(rows)(**vars(rows) | {"min_new_tokens": 4}), 1.0).leaf.cpu()
+        logp_NT = sides.policy.evaluate(type(rows)(**vars(rows) | {"min_new_tokens": 4}), 1.0).logp_NT.cpu()
     for row, logp_T in zip(drawn, logp_NT, strict=True):
         assert row.logps == pytest.approx(logp_T[:len(row.ids)].tolist(), abs=NATS[dtype])
 

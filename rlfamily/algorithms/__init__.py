@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from rlfamily.algorithms.settings import AlgorithmSettings
 from rlfamily.errors import UserError, nearest
-from rlfamily.settings import PairTraining
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -30,7 +29,8 @@ class LossBatch:
     logp_NT       log pi_theta(y_t | x, y_<t), gradient flows
     mask_NT       1 for every generated token up to and including the first EOS, else 0
     rewards_N     scalar reward of each full response; ignored by supervised losses
-    group_size    K; preference pairs are groups of two, chosen first
+    group_size    K; preference pairs are groups of two, chosen first; 0 where groups are ragged
+    prompt_index_N  where groups are ragged, the index of each row's prompt: 0, 1, 2, ... in the rows' order
     old_logp_NT   behaviour policy (for logged data: as logged), no gradient
     ref_logp_NT   frozen initial policy, no gradient
     values_NT     value of the state before each token, gradient flows
@@ -43,6 +43,9 @@ class LossBatch:
     generator     source of any randomness inside a loss
     progress      fraction of training done, in [0, 1], for schedules
     running_reward  mean reward of all responses seen before this batch, for the running-mean baseline
+    mismatched_logp_NT  each row's prompt with a completion of the next prompt (after the last, of the first), gradient
+                  flows; None where the batch has one prompt only. With it come mismatched_mask_NT, the mask of those
+                  completions, and mismatched_ref_logp_NT. KTO estimates a KL from them (arXiv 2402.01306)
     """
 
     logp_NT: Tensor
@@ -58,6 +61,10 @@ class LossBatch:
     generator: Generator | None = None
     progress: float = 0.0
     running_reward: float = 0.0
+    prompt_index_N: Tensor | None = None
+    mismatched_logp_NT: Tensor | None = None
+    mismatched_mask_NT: Tensor | None = None
+    mismatched_ref_logp_NT: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -69,7 +76,7 @@ class LossOutput:
 
 
 class Algorithm(Protocol):
-    """What a module in this folder offers."""
+    """What a module in this folder offers. NEEDS may name old, ref, value, steps, generator and mismatched."""
 
     VERSION: str
     Config: type[AlgorithmSettings]
@@ -93,7 +100,7 @@ def get(name: str) -> Algorithm:
     return cast(Algorithm, importlib.import_module(f"rlfamily.algorithms.{name}"))
 
 
-def needs(algorithm: Algorithm, config: AlgorithmSettings | PairTraining) -> frozenset[str]:
+def needs(algorithm: Algorithm, config: AlgorithmSettings) -> frozenset[str]:
     """The forwards this configuration really uses: NEEDS, less what its own `unneeded(config)` rules out."""
     unneeded = getattr(algorithm, "unneeded", None)
     return algorithm.NEEDS - (unneeded(config) if unneeded else frozenset())

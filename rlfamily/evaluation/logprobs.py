@@ -45,7 +45,7 @@ def _mean_logps(
         part = encoded[start:start + micro_batch]
         rows = Rows([prompt[:1] for prompt, _ in part], [[*prompt[1:], *completion] for prompt, completion in part])
         with torch.no_grad():
-            logp_NT = learner.evaluate(pad(rows, learner.pad_id), 1.0).leaf.double().cpu()
+            logp_NT = learner.evaluate(pad(rows, learner.pad_id), 1.0).leaves()["logp_NT"].double().cpu()
         for logp_T, (prompt, completion) in zip(logp_NT, part, strict=True):
             total = len(prompt) - 1 + len(completion)
             yield {"completion_logp": float(logp_T[len(prompt) - 1:total].mean()), "completion_tokens": len(completion),

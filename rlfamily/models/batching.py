@@ -1,9 +1,9 @@
-"""Token lists to padded tensors: prompts padded on the left, completions on the right."""
+"""Rows of token ids to tensors, and what a model says of them. How they lie in a pass is for `layouts` to know."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -24,55 +24,57 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Padded:
-    """ids_NL and attention_NL cover prompt and completion (L = P + T); mask_NT covers the completion alone.
+class RowTensors:
+    """N rows: prompts of P tokens at most, padded on the left, completions of T at most, padded on the right.
 
-    `min_new_tokens` says how the rows were drawn: EOS was excluded from the distribution of that many first tokens.
+    Masks are 1 on real tokens, in prompts as integers. `min_new_tokens` says how the rows were drawn: EOS was excluded
+    from the distribution of that many first tokens.
     """
 
-    ids_NL: Tensor
-    attention_NL: Tensor
-    positions_NL: Tensor
+    prompt_ids_NP: Tensor
+    prompt_mask_NP: Tensor
+    ids_NT: Tensor
     mask_NT: Tensor
     min_new_tokens: int = 0
 
-    def __getitem__(self, part: slice | Tensor) -> Padded:
-        return Padded(self.ids_NL[part], self.attention_NL[part], self.positions_NL[part], self.mask_NT[part],
-                      self.min_new_tokens)
+    def __len__(self) -> int:
+        return len(self.ids_NT)
 
-    def to(self, device: torch.device) -> Padded:
+    def __getitem__(self, part: slice | Tensor) -> RowTensors:
+        return RowTensors(self.prompt_ids_NP[part], self.prompt_mask_NP[part], self.ids_NT[part], self.mask_NT[part],
+                          self.min_new_tokens)
+
+    def answered_by(self, other_N: Tensor) -> RowTensors:
+        """Each prompt with the completion of row `other_N[n]`."""
+        return replace(self, ids_NT=self.ids_NT[other_N], mask_NT=self.mask_NT[other_N])
+
+    def to(self, device: torch.device) -> RowTensors:
         """The same rows on a device."""
-        return Padded(self.ids_NL.to(device), self.attention_NL.to(device), self.positions_NL.to(device),
-                      self.mask_NT.to(device), self.min_new_tokens)
-
-    @property
-    def prompt_width(self) -> int:
-        """P: where completions start."""
-        return self.ids_NL.shape[1] - self.mask_NT.shape[1]
-
-    @property
-    def new_prompt_N(self) -> Tensor:
-        """True where a row's prompt is not that of the row before it."""
-        prompts = self.ids_NL[:, :self.prompt_width], self.attention_NL[:, :self.prompt_width]
-        same_N = torch.stack([(part[1:] == part[:-1]).all(1) for part in prompts]).all(0)
-        return torch.cat([same_N.new_ones(1), ~same_N])
-
-    @property
-    def completion_ids_NT(self) -> Tensor:
-        """The completion's token ids, pads included."""
-        return self.ids_NL[:, self.prompt_width:]
+        return RowTensors(self.prompt_ids_NP.to(device), self.prompt_mask_NP.to(device), self.ids_NT.to(device),
+                          self.mask_NT.to(device), self.min_new_tokens)
 
 
 class Forward(NamedTuple):
-    """`leaf` is what the loss is a function of: logp_NT of a policy, score_N of a reward model.
+    """What a model says of N rows. All but the entropy are leaves: a loss is a function of them.
 
     `entropy_N` is the mean token entropy of each row, for the record; zeros where there is no distribution.
-    `values_NT` is a critic's estimate at the state before each token, 0 on pads; None without a value head.
+    A policy gives `logp_NT`, and with a value head `values_NT`, a critic's estimate at the state before each token;
+    both 0 on pads. A reward model gives `scores_N`. `mismatched_logp_NT` come from a forward of other rows.
     """
 
-    leaf: Tensor
     entropy_N: Tensor
+    logp_NT: Tensor | None = None
+    scores_N: Tensor | None = None
     values_NT: Tensor | None = None
+    mismatched_logp_NT: Tensor | None = None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that is there, by name."""
+        return {name: tensor for name, tensor in self._asdict().items() if tensor is not None}
+
+    def leaves(self) -> dict[str, Tensor]:
+        """What carries a gradient into the model, by name."""
+        return {name: tensor for name, tensor in self.tensors().items() if name != "entropy_N"}
 
 
 def mask_of(completions: Sequence[Tokens], width: int) -> Tensor:
@@ -81,37 +83,26 @@ def mask_of(completions: Sequence[Tokens], width: int) -> Tensor:
     return (torch.arange(width) < lengths_N1).float()
 
 
-def pad(rows: Rows, pad_id: int) -> Padded:
-    """Pad to the longest prompt and completion of the rows; positions count real tokens only."""
-    prompt_width = max(len(prompt) for prompt in rows.prompts)
-    width = max(1, max(len(completion) for completion in rows.completions))
-    ids, attention = [], []
-    for prompt, completion in zip(rows.prompts, rows.completions, strict=True):
-        left, right = prompt_width - len(prompt), width - len(completion)
-        ids.append([pad_id] * left + [*prompt, *completion] + [pad_id] * right)
-        attention.append([0] * left + [1] * (len(prompt) + len(completion)) + [0] * right)
-    attention_NL = torch.tensor(attention)
-    return Padded(torch.tensor(ids), attention_NL, positions(attention_NL), mask_of(rows.completions, width))
+def pad(rows: Rows, pad_id: int) -> RowTensors:
+    """Pad to the longest prompt and the longest completion of the rows."""
+    prompt_width = max(map(len, rows.prompts))
+    width = max(1, *map(len, rows.completions))
+    prompts = [[pad_id] * (prompt_width - len(prompt)) + [*prompt] for prompt in rows.prompts]
+    completions = [[*completion] + [pad_id] * (width - len(completion)) for completion in rows.completions]
+    return RowTensors(torch.tensor(prompts, dtype=torch.long), mask_of(rows.prompts, prompt_width).flip(1).long(),
+                      torch.tensor(completions), mask_of(rows.completions, width))
 
 
-def positions(attention_NL: Tensor) -> Tensor:
-    """Position of each token among the real ones, so that log-probs do not depend on the padding."""
-    return (attention_NL.cumsum(1) - 1).clamp(min=0)
-
-
-def spans(rows: Padded, budget: int, shared: bool, start: int, stop: int) -> list[slice]:
+def spans(first: Sequence[int], behind: Sequence[int], budget: int, start: int, stop: int) -> list[slice]:
     """Cut rows `start` to `stop` into passes of at most `budget` tokens each, at least one row.
 
-    With `shared`, padding is free and a prompt that rows side by side have counts once a pass; else a row counts whole.
+    Row r costs `first[r]` tokens where it begins a pass, `behind[r]` behind the row before it.
     """
-    tails = (rows.mask_NT.sum(1) if shared else torch.zeros(len(rows.ids_NL))).long().tolist()
-    heads = rows.attention_NL[:, :rows.prompt_width].sum(1).tolist() if shared else [rows.ids_NL.shape[1]] * len(tails)
-    new = rows.new_prompt_N.tolist() if shared else [True] * len(tails)
     cuts, used = [start], 0
     for row in range(start, stop):
-        cost = tails[row] + (heads[row] if new[row] or row == cuts[-1] else 0)
+        cost = first[row] if row == cuts[-1] else behind[row]
         if row > cuts[-1] and used + cost > budget:
             cuts.append(row)
-            used, cost = 0, tails[row] + heads[row]
+            used, cost = 0, first[row]
         used += cost
     return [slice(low, high) for low, high in zip(cuts, [*cuts[1:], stop], strict=True) if low < high]

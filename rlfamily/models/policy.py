@@ -16,8 +16,9 @@ from transformers.utils import logging as transformers_logging
 
 from rlfamily import core
 from rlfamily.errors import UserError
-from rlfamily.models import Finetuning, Lora, shared_prefix
-from rlfamily.models.batching import Forward, Padded
+from rlfamily.models import Finetuning, Lora
+from rlfamily.models.batching import Forward, RowTensors
+from rlfamily.models.layouts import layout_of
 from rlfamily.models.loaded import Loaded
 from rlfamily.models.sharded import is_sharded, whole, whole_model
 
@@ -31,13 +32,11 @@ POINTER = "pointer.json"
 class Policy(Loaded):
     """Model and tokenizer on a device. `evaluate` gives completion log-probs; `save` writes a loadable folder."""
 
-    token_level = True
-
     def __init__(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dtype: str, device: torch.device
     ) -> None:
         super().__init__(model, tokenizer, dtype, device)
-        self.shares_prefixes = shared_prefix.enable(model)
+        self.layout = layout_of(model)
         self.value_head: nn.Linear | None = None
 
     def add_value_head(self) -> None:
@@ -57,43 +56,25 @@ class Policy(Loaded):
         head = self.value_head.named_parameters() if self.value_head is not None else ()
         return super().trainable() | {f"value_head.{name}": weight for name, weight in head}
 
-    def evaluate(self, rows: Padded, temperature: float) -> Forward:
+    def evaluate(self, rows: RowTensors, temperature: float) -> Forward:
         """Completion log-probs (with gradient, fp32, 0 on pads) and the mean token entropy of each row.
 
         They are of the distribution that tokens are drawn from: tempered, and without EOS among a row's first
         `rows.min_new_tokens` tokens. With a value head, the values come from the same pass through the backbone.
         """
-        rows = rows.to(self.device)
-        with _captured_input(self.model.get_output_embeddings()) as captured:
-            logits_CV = self._packed_logits(rows) if self.shares_prefixes else self._padded_logits(rows)
+        rows, values_NT = rows.to(self.device), None
+        with _captured_input(self.model.get_output_embeddings()) as captured, self.autocast():
+            logits_CV = self.layout.at_tokens(self.layout.logits(self.model, rows), rows)
         real_NT = rows.mask_NT > 0
         if rows.min_new_tokens:  # in place: a copy of the V axis would cost more than everything else here
             early_NT = torch.arange(real_NT.shape[1], device=self.device) < rows.min_new_tokens
             logits_CV[early_NT.expand_as(real_NT)[real_NT], self.eos_id] = -torch.inf
-        logp_C, entropy_C = core.token_logprobs(logits_CV, rows.completion_ids_NT[real_NT], temperature)
+        logp_C, entropy_C = core.token_logprobs(logits_CV, rows.ids_NT[real_NT], temperature)
         entropy_N = _spread(entropy_C, real_NT).sum(1) / real_NT.sum(1).clamp(min=1)
-        return Forward(_spread(logp_C, real_NT), entropy_N, self._values(captured[0], real_NT))
-
-    def _packed_logits(self, rows: Padded) -> Tensor:
-        """logits_CV of the completion tokens, row by row; every distinct prompt is passed once."""
-        packed = shared_prefix.pack(rows)
-        with self.autocast():
-            return shared_prefix.forward(self.model, packed.ids_M, packed.positions_M, packed.before_C, packed)
-
-    def _padded_logits(self, rows: Padded) -> Tensor:
-        """The same from padded rows: positions P-1 .. P+T-2 of each."""
-        width = rows.mask_NT.shape[1]
-        with self.autocast():
-            output = self.model(input_ids=rows.ids_NL, attention_mask=rows.attention_NL, position_ids=rows.positions_NL,
-                                logits_to_keep=width + 1, use_cache=False)
-        return output.logits[:, :-1][rows.mask_NT > 0]
-
-    def _values(self, hidden: Tensor, real_NT: Tensor) -> Tensor | None:
-        """Value of the state before each token, from the hidden states that the logits are made of."""
-        if self.value_head is None:
-            return None
-        hidden_CD = hidden[0] if self.shares_prefixes else hidden[:, :-1][real_NT]
-        return _spread(self.value_head(hidden_CD.float()).squeeze(-1), real_NT)  # outside autocast: fp32
+        if self.value_head is not None:  # of the hidden states that the logits are made of
+            hidden_CD = self.layout.at_tokens(captured[0], rows).float()  # outside autocast: fp32
+            values_NT = _spread(self.value_head(hidden_CD).squeeze(-1), real_NT)
+        return Forward(entropy_N, logp_NT=_spread(logp_C, real_NT), values_NT=values_NT)
 
     @contextlib.contextmanager
     def initial(self) -> Iterator[None]:

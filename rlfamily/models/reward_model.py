@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import (
     AutoModelForSequenceClassification,
     PreTrainedModel,
@@ -19,7 +19,8 @@ from transformers import (
 
 from rlfamily.errors import UserError
 from rlfamily.models import Finetuning
-from rlfamily.models.batching import Forward, Padded, Rows, pad
+from rlfamily.models.batching import Forward, Rows, RowTensors, pad
+from rlfamily.models.layouts import Layout, padded
 from rlfamily.models.loaded import Loaded
 from rlfamily.models.policy import locate
 
@@ -29,8 +30,7 @@ BIAS = "reward_bias.json"
 class RewardModel(Loaded):
     """Scores whole responses. `bias` is the mean score of reference responses, subtracted when scoring."""
 
-    token_level = False
-    shares_prefixes = False
+    layout: Layout = padded.PaddedLayout()
 
     def __init__(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dtype: str, device: torch.device, bias: float
@@ -38,21 +38,12 @@ class RewardModel(Loaded):
         super().__init__(model, tokenizer, dtype, device)
         self.bias = bias
 
-    def evaluate(self, rows: Padded, temperature: float) -> Forward:
-        """score_N of each row, before the bias. `temperature` plays no part."""
-        score_N = self._scores(rows)
-        return Forward(score_N, torch.zeros_like(score_N))
-
-    def _scores(self, rows: Padded) -> Tensor:
+    def evaluate(self, rows: RowTensors, temperature: float) -> Forward:
+        """scores_N of the rows, before the bias. `temperature` plays no part."""
         with self.autocast():
-            hidden_NLD = self.model.base_model(
-                input_ids=rows.ids_NL.to(self.device), attention_mask=rows.attention_NL.to(self.device),
-                position_ids=rows.positions_NL.to(self.device)).last_hidden_state
-            length = rows.attention_NL.shape[1]
-            last_N = (rows.attention_NL * torch.arange(length)).argmax(1).to(self.device)
-            last_ND = hidden_NLD[torch.arange(len(last_N), device=self.device), last_N]
-            score_N: Tensor = self.model.score(last_ND).squeeze(-1).float()
-        return score_N
+            last_ND = padded.last_states(self.model.base_model, rows.to(self.device))
+            scores_N = self.model.score(last_ND).squeeze(-1).float()
+        return Forward(torch.zeros_like(scores_N), scores_N=scores_N)
 
     @property
     def logits(self) -> int:
@@ -70,8 +61,8 @@ class RewardModel(Loaded):
         with torch.no_grad():
             for start in range(0, len(rows), micro_batch):
                 part = slice(start, start + micro_batch)
-                padded = pad(Rows(rows.prompts[part], rows.completions[part]), self.pad_id)
-                scores += self._scores(padded).tolist()
+                tensors = pad(Rows(rows.prompts[part], rows.completions[part]), self.pad_id)
+                scores += self.evaluate(tensors, 1.0).leaves()["scores_N"].tolist()
         return scores
 
     def save(self, folder: Path) -> None:

@@ -10,19 +10,13 @@ A fork copies keys and values; nothing that was passed is passed again.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
-from rlfamily.models import shared_prefix
-from rlfamily.models.batching import Padded, Rows, pad
+from rlfamily.models.batching import Rows, pad
 from rlfamily.models.policy import Policy
-from rlfamily.models.runs import Runs
-
-CAPACITY = 16  # tokens of a row to make room for at first; it doubles, so that what is read lies close together
 
 
 class Session(Protocol):
@@ -41,139 +35,6 @@ class Session(Protocol):
 
 def start(policy: Policy, prompts: Sequence[Sequence[int]], copies: Sequence[int]) -> Session:
     """Pass B different prompts; `copies[b]` rows start from prompt b, a prompt's together."""
-    rows = pad(Rows(list(prompts), [[] for _ in prompts]), policy.pad_id).to(policy.device)
+    rows = pad(Rows(prompts, [[] for _ in prompts]), policy.pad_id).to(policy.device)
     group_R = torch.arange(len(prompts)).repeat_interleave(torch.tensor(copies)).to(policy.device)
-    return SharedSession(policy, rows, group_R) if policy.shares_prefixes else PaddedSession(policy, rows, group_R)
-
-
-class SharedSession:
-    """Rows of a group read their prompt's keys and values in one place; each has its own for the tokens after it."""
-
-    def __init__(self, policy: Policy, rows: Padded, group_R: Tensor) -> None:
-        self.policy, self.group_R = policy, group_R
-        packed = replace(shared_prefix.pack(rows), prompt_states=[])
-        ends_B = packed.prompts.starts_R + packed.prompts.lengths_R - 1
-        with policy.autocast():
-            logits_BV = shared_prefix.forward(policy.model, packed.ids_M, packed.positions_M, ends_B, packed)
-        self.logits_RV, self.position_R = logits_BV[group_R], packed.prompts.lengths_R[group_R]
-        self.prompts, states = packed.prompts, packed.prompt_states or []
-        # Transposed once: scores are a product with it at every step.
-        self.prompt_keys = [key_BHPD.transpose(2, 3).contiguous() for key_BHPD, _ in states]
-        self.prompt_values = [value_BHPD.contiguous() for _, value_BHPD in states]
-        heads, width = states[0][0].shape[1], states[0][0].shape[3]
-        self.keys, self.values = ([key_BHPD.new_empty(len(group_R), heads, CAPACITY, width) for key_BHPD, _ in states]
-                                  for _ in range(2))
-        self.length = 0  # tokens after the prompt, the same for all rows
-        self.bias = self._bias()
-        self._place_rows()
-
-    def step(self, token_R: Tensor) -> Tensor:
-        """Append a token to every row; the new `logits_RV`."""
-        if self.length == self.keys[0].shape[2]:
-            self.keys, self.values = ([torch.cat([part, torch.empty_like(part)], 2) for part in parts]
-                                      for parts in (self.keys, self.values))
-        every = torch.arange(len(token_R), device=token_R.device)
-        with self.policy.autocast():
-            self.logits_RV = shared_prefix.forward(self.policy.model, token_R, self.position_R, every, self)
-        self.position_R = self.position_R + 1
-        self.length += 1
-        return self.logits_RV
-
-    def select(self, index_R: Tensor) -> None:
-        """Make row r what row `index_R[r]` was."""
-        self.keys, self.values = ([_selected(part, index_R, self.length) for part in parts]
-                                  for parts in (self.keys, self.values))
-        self.logits_RV, self.position_R, self.group_R = (
-            part[index_R] for part in (self.logits_RV, self.position_R, self.group_R))
-        self._drop_prompts()
-        self._place_rows()
-
-    def attend(self, layer: int, query_RHD: Tensor, key_RHD: Tensor, value_RHD: Tensor, scale: float) -> Tensor:
-        """Attention of each row's new token to its prompt and to all of its own tokens."""
-        rows, heads, width = key_RHD.shape
-        count = self.length + 1
-        keys, values = self.keys[layer][:, :, :count], self.values[layer][:, :, :count]
-        keys[:, :, -1], values[:, :, -1] = key_RHD, value_RHD
-        query = (query_RHD * scale).view(rows, heads, -1, width)  # (R, H, Q, D): Q query heads share a key head
-        prompt_scores = self._of_prompts(query) @ self.prompt_keys[layer]
-        if self.bias is not None:
-            prompt_scores = prompt_scores + self.bias
-        weights = torch.cat([self._of_rows(prompt_scores), query @ keys.transpose(2, 3)], 3).softmax(3)
-        prompt_weights, own_weights = torch.split(weights, [self.prompts.width, count], 3)
-        output = self._of_rows(self._of_prompts(prompt_weights) @ self.prompt_values[layer]) + own_weights @ values
-        return output.reshape(rows, -1, width)
-
-    def _place_rows(self) -> None:
-        """Seats (B, S): rows of the same prompt side by side, so that one product serves them all."""
-        counts_B = self.group_R.bincount(minlength=self.prompts.count)
-        order_R = self.group_R.argsort(stable=True)
-        self.seats = Runs(counts_B)
-        self.row_of_seat = order_R[self.seats.source]
-        self.seat_of_row = self.seats.cells_M[order_R.argsort()]
-        self.in_order = self.seats.even and bool((order_R[1:] > order_R[:-1]).all())
-
-    def _bias(self) -> Tensor | None:
-        """What the padding of prompts adds to scores; None where there is none."""
-        return None if self.prompts.bias is None else self.prompts.bias.to(self.keys[0].dtype)
-
-    def _of_prompts(self, rows_RHQW: Tensor) -> Tensor:
-        """(B, H, S*Q, W): what rows hold, at the seats of their prompts."""
-        seats = rows_RHQW if self.in_order else rows_RHQW.index_select(0, self.row_of_seat)
-        return torch.unflatten(seats, 0, (self.prompts.count, self.seats.width)).transpose(1, 2).flatten(2, 3)
-
-    def _of_rows(self, prompts_BHSW: Tensor) -> Tensor:
-        """(R, H, Q, W): `_of_prompts` undone."""
-        seats = torch.unflatten(prompts_BHSW, 2, (self.seats.width, -1)).transpose(1, 2).flatten(0, 1)
-        return seats if self.in_order else seats.index_select(0, self.seat_of_row)
-
-    def _drop_prompts(self) -> None:
-        """Forget prompts that no row reads, once they are half of all."""
-        used_B = torch.unique(self.group_R)
-        if 2 * len(used_B) > self.prompts.count:
-            return
-        self.prompt_keys, self.prompt_values = ([part[used_B] for part in parts]
-                                                for parts in (self.prompt_keys, self.prompt_values))
-        self.prompts = Runs(self.prompts.lengths_R[used_B])
-        self.bias = self._bias()
-        self.prompt_keys = [part[..., :self.prompts.width].contiguous() for part in self.prompt_keys]
-        self.prompt_values = [part[:, :, :self.prompts.width].contiguous() for part in self.prompt_values]
-        self.group_R = torch.searchsorted(used_B, self.group_R)
-
-
-def _selected(states: Tensor, index_R: Tensor, length: int) -> Tensor:
-    """`states[index_R]`, of which `length` places count; in place as far as rows stay where they are."""
-    if len(index_R) > len(states):
-        return states[index_R]
-    moved_R = (index_R != torch.arange(len(index_R), device=index_R.device)).nonzero()[:, 0]
-    states[moved_R, :, :length] = states[index_R[moved_R], :, :length]
-    return states[:len(index_R)]
-
-
-class PaddedSession:
-    """The same for models whose attention is not plain: a cache of transformers' own, prompts copied to their rows."""
-
-    def __init__(self, policy: Policy, rows: Padded, group_R: Tensor) -> None:
-        self.policy = policy
-        self.cache = DynamicCache(config=policy.model.config)
-        prompt = slice(rows.prompt_width)
-        self.attention_RL = rows.attention_NL[:, prompt]
-        self.logits_RV = self._forward(rows.ids_NL[:, prompt], rows.positions_NL[:, prompt])
-        self.select(group_R)
-
-    def step(self, token_R: Tensor) -> Tensor:
-        """Append a token to every row; the new `logits_RV`."""
-        self.attention_RL = torch.cat([self.attention_RL, self.attention_RL.new_ones(len(token_R), 1)], 1)
-        self.logits_RV = self._forward(token_R[:, None], self.attention_RL.sum(1, keepdim=True) - 1)
-        return self.logits_RV
-
-    def select(self, index_R: Tensor) -> None:
-        """Make row r what row `index_R[r]` was."""
-        self.cache.batch_select_indices(index_R)
-        self.attention_RL, self.logits_RV = self.attention_RL[index_R], self.logits_RV[index_R]
-
-    def _forward(self, ids_RL: Tensor, positions_RL: Tensor) -> Tensor:
-        with self.policy.autocast():
-            output = self.policy.model(
-                input_ids=ids_RL, attention_mask=self.attention_RL, position_ids=positions_RL,
-                past_key_values=self.cache, use_cache=True, logits_to_keep=1)
-        return output.logits[:, -1]
+    return policy.layout.session(policy, rows, group_R)

@@ -1,35 +1,44 @@
 """The Bradley-Terry reward model: its loss (report Eq. 3), and the reward it gives once trained.
 
-As a training method it stands beside the algorithms: same contract, but the loss is a function of the scores.
+As a training method it stands beside the algorithms, but the loss is a function of scores.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rlfamily import core
-from rlfamily.algorithms import DataSource, LossBatch, LossOutput
-from rlfamily.algorithms.settings import AlgorithmSettings
+from rlfamily.algorithms import LossOutput
 from rlfamily.rewards import Reward, RewardParts
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from rlfamily.examples import Example
     from rlfamily.models.reward_model import RewardModel
 
 VERSION = "1"
-Config = AlgorithmSettings
-NEEDS: frozenset[str] = frozenset()
-SOURCE: DataSource = "pairs"
 
 
-def loss(batch: LossBatch, config: Any) -> LossOutput:
-    """-E[log sigmoid(r_w - r_l)] over pairs (chosen first); `rewards_N` are the scores, with gradient. Report Eq. 3.
+@dataclass(frozen=True)
+class ScoreBatch:
+    """What a loss of scores may look at: preference pairs, chosen first. Gradient flows through `scores_N`.
+
+    `row_weight_N` multiplies a pair's contribution to the expectation (both rows carry it); None means equal weights.
+    """
+
+    scores_N: Tensor
+    row_weight_N: Tensor | None = None
+
+
+def loss(batch: ScoreBatch) -> LossOutput:
+    """-E[log sigmoid(r_w - r_l)] over pairs. Report Eq. 3.
 
     Invariant to adding any function of the prompt to the scores.
     """
-    margin_B = batch.rewards_N[0::2] - batch.rewards_N[1::2]
+    margin_B = batch.scores_N[0::2] - batch.scores_N[1::2]
     weight_B = None if batch.row_weight_N is None else batch.row_weight_N[0::2]
     value = core.expectation_over_rows(core.bradley_terry_nll(margin_B), weight_B)
     metrics = {"margin": core.expectation_over_rows(margin_B, weight_B),

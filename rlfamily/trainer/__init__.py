@@ -1,1 +1,1 @@
-"""Batches to an updated model: `sources` gives batches, `loop` updates, `run` records, checkpoints and resumes."""
+"""Batches to an updated model: `sources` gives batches, `loop` updates, `record` records, checkpoints and resumes."""

@@ -29,7 +29,8 @@ from rlfamily.rollout.settings import Drawing
 from rlfamily.streams import rollout_seed
 from rlfamily.tasks import Lesson
 from rlfamily.trainer.loop import Trainer
-from rlfamily.trainer.run import run
+from rlfamily.trainer.recipe import Recipe
+from rlfamily.trainer.record import record
 from rlfamily.trainer.sources import FixedSource, RolloutSource, Source
 from rlfamily.trainer.tracking import make_tracker
 
@@ -38,7 +39,7 @@ def fit(place: Place, trainer: Trainer, config: dict[str, Any]) -> dict[str, Any
     """Run the loop with records, checkpoints and mirror (which shows `config`); returns its totals."""
     mode = place.hardware.wandb if trainer.accelerator.is_main_process else "off"
     tracker = make_tracker(mode, Path(place.hardware.wandb_folder), place.key, place.label, config)
-    totals = run(trainer, place.work, place.out, tracker, place.progress, place.hardware.checkpoint_seconds)
+    totals = record(trainer, place.work, place.out, tracker, place.progress, place.hardware.checkpoint_seconds)
     return totals | place.notes
 
 
@@ -51,7 +52,7 @@ def pretrain(place: Place, data: Path, model: ScratchModel, settings: AlgorithmS
     learner.model.eval()
     source = FixedSource(encode(learner, corpus, limit), settings.batch_prompts, settings.epochs, model.seed,
                          learner.eos_id)
-    trainer = Trainer(learner, None, source, algorithms.get("sft"), settings, 1.0, 1.0,
+    trainer = Trainer(learner, None, source, Recipe.of(algorithms.get("sft"), settings, 1.0), 1.0,
                       place.hardware.micro_tokens, accelerator, model.seed, 0)
     return fit(place, trainer, settings.model_dump())
 
@@ -93,7 +94,7 @@ def train_policy(
     # Demonstrations and pairs take the model's own distribution, rollouts the one they were drawn from.
     temperature = settings.sampling.temperature if rollout else 1.0
     least = lesson.limits.min_new_tokens if rollout else 0
-    trainer = Trainer(learner, reference, source, algorithm, settings, temperature, finetuning.lr_multiplier,
+    trainer = Trainer(learner, reference, source, Recipe.of(algorithm, settings, finetuning.lr_multiplier), temperature,
                       place.hardware.micro_tokens, accelerator, seed, least, rollout)
     return fit(place, trainer, {"algorithm": name, "seed": seed, **settings.model_dump()})
 

@@ -1,4 +1,4 @@
-"""What the trainer trains: anything with a forward pass whose output a loss can be differentiated by."""
+"""What the trainer trains: anything with a forward pass whose leaves a loss can be differentiated by."""
 
 from __future__ import annotations
 
@@ -9,21 +9,17 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from rlfamily.models.batching import Forward, Padded
+from rlfamily.models.batching import Forward, RowTensors
+from rlfamily.models.layouts import Layout
 
 
 class Learner(Protocol):
-    """A trainable model on a device.
-
-    `token_level` says whether its leaf is logp_NT or score_N, `shares_prefixes` whether it passes no padding, and a
-    prompt that rows side by side have only once. `dtype` is fp32 or bf16.
-    """
+    """A trainable model on a device. `dtype` is fp32 or bf16, `layout` how it takes rows."""
 
     model: nn.Module
     device: torch.device
     tokenizer: PreTrainedTokenizerBase
-    token_level: bool
-    shares_prefixes: bool
+    layout: Layout
     dtype: str
 
     @property
@@ -35,7 +31,7 @@ class Learner(Protocol):
         """The parameters that training changes, by name, in a fixed order."""
         ...
 
-    def evaluate(self, rows: Padded, temperature: float) -> Forward:
+    def evaluate(self, rows: RowTensors, temperature: float) -> Forward:
         """One forward pass over a micro-batch, with gradient when grad mode is on."""
         ...
 

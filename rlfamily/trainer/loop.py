@@ -1,6 +1,6 @@
-"""The training loop: a generator of step records, blind to the algorithm it runs.
+"""The training loop: a generator of step records, blind to what it trains and to the method.
 
-The loss is differentiated with respect to the log-probs (and the critic's values) of the whole batch, and those
+The loss is differentiated with respect to the leaves of the whole batch (log-probs, values, scores), and those
 gradients are then pushed through the model pass by pass, process by process. Any loss, whatever it normalises over,
 therefore gives the same update however the rows are split, and however the weights are sharded. Rows just drawn from
 the very weights need no pass to know their log-probs: the sampler has them, so that each row is passed once.
@@ -17,21 +17,21 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from rlfamily.algorithms import Algorithm, LossBatch, LossOutput, needs
-from rlfamily.algorithms.settings import AlgorithmSettings
+from rlfamily.algorithms import LossBatch, LossOutput
 from rlfamily.models import sharding
-from rlfamily.models.batching import Forward, Padded, pad
+from rlfamily.models.batching import Forward, RowTensors, pad
 from rlfamily.models.policy import Policy
 from rlfamily.models.sharded import is_sharded
+from rlfamily.rewards.bradley_terry import ScoreBatch
 from rlfamily.rollout.clock import Clock
 from rlfamily.rollout.settings import Drawing
 from rlfamily.rollout.steps import step_ends
-from rlfamily.settings import PairTraining
 from rlfamily.streams import loss_seed
 from rlfamily.trainer.learner import Learner
 from rlfamily.trainer.metrics import engine_gap, reference_metrics, samples, step_metrics
 from rlfamily.trainer.optimization import build_optimizer, build_schedule
 from rlfamily.trainer.passes import Met, Passes
+from rlfamily.trainer.recipe import Recipe
 from rlfamily.trainer.sources import Source, TrainBatch
 
 
@@ -45,16 +45,6 @@ class StepRecord:
     samples: list[dict[str, Any]] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class Old:
-    """What stays as it is while a batch is reused: log-probs of behaviour and reference, first values, step ends."""
-
-    logp_NT: Tensor
-    ref_logp_NT: Tensor | None
-    values_NT: Tensor | None
-    step_ends_NS: Tensor | None
-
-
 @dataclass
 class Trainer:
     """Everything a run needs, already built. `reference` is the frozen initial policy, None when nobody asks.
@@ -66,10 +56,8 @@ class Trainer:
     learner: Learner
     reference: Policy | None
     source: Source
-    algorithm: Algorithm
-    settings: AlgorithmSettings | PairTraining
+    recipe: Recipe
     temperature: float
-    lr_multiplier: float
     micro_tokens: int
     accelerator: Accelerator
     seed: int
@@ -77,15 +65,14 @@ class Trainer:
     rollout: Drawing | None = None
 
     def __post_init__(self) -> None:
-        self.needs = needs(self.algorithm, self.settings)
-        if "value" in self.needs:
+        if "value" in self.recipe.needs:
             assert isinstance(self.learner, Policy)
             self.learner.add_value_head()
         self.weights = list(self.learner.trainable().values())
         self.parameters = [sharding.share(weight) for weight in self.weights]
-        self.optimizer = build_optimizer(self.parameters, self.settings.optimizer, self.lr_multiplier)
-        self.schedule = build_schedule(
-            self.optimizer, self.settings.optimizer, self.source.total_steps * self.settings.inner_updates)
+        optimizer, updates = self.recipe.optimizer, self.source.total_steps * self.recipe.inner_updates
+        self.optimizer = build_optimizer(self.parameters, optimizer, self.recipe.lr_multiplier)
+        self.schedule = build_schedule(self.optimizer, optimizer, updates)
         self.passes = Passes(self.accelerator, self.micro_tokens, self.temperature, self.sharded)
         self.step = 0
         self.reward_sum, self.reward_count = 0.0, 0
@@ -109,51 +96,70 @@ class Trainer:
         clock = Clock()
         batch = self.source.batch(self.step, clock)
         clock.lap("seconds_generate")
-        padded = replace(pad(batch.rows, self.learner.pad_id), min_new_tokens=self.min_new_tokens)
-        ref_logp_NT, drawn_NT = self._reference_logp(padded), self._per_token(batch.sampler_logp, padded)
-        forward = self._as_drawn(batch, drawn_NT) or self.passes.forward(self.learner, padded)
+        rows = replace(pad(batch.rows, self.learner.pad_id), min_new_tokens=self.min_new_tokens)
+        other_N = self._other_rows(batch)
+        other = None if other_N is None else rows.answered_by(other_N)
+        references = self._reference_logp(rows), self._reference_logp(other)
+        drawn_NT, logged_NT = self._per_token(batch.sampler_logp, rows), self._per_token(batch.old_logp, rows)
+        forward = self._forward(rows, other, self._as_drawn(batch, drawn_NT))
         # Unless logged before, the behaviour policy is the one of this moment: its log-probs are the first forward's.
-        logged_NT = self._per_token(batch.old_logp, padded)
-        old = Old(forward.leaf.detach() if logged_NT is None else logged_NT, ref_logp_NT,
-                  None if forward.values_NT is None else forward.values_NT.detach(), self._step_ends(batch))
-        weights_NT, found = engine_gap(drawn_NT, old.logp_NT, padded.mask_NT, self.rollout)
+        old_logp_NT = _detached(forward.logp_NT) if logged_NT is None else logged_NT
+        weights_NT, found = engine_gap(drawn_NT, old_logp_NT, rows.mask_NT, self.rollout)
+        first = self._loss_batch(batch, rows, forward, old_logp_NT, references, other_N)
         clock.lap("seconds_forward")
         lr = float(self.schedule.get_last_lr()[0])
-        for update in range(self.settings.inner_updates):
-            forward = forward if update == 0 else self.passes.forward(self.learner, padded)
-            loss_batch = self._loss_batch(batch, padded, forward, old, update)
-            output, norm, met = self._update(padded, loss_batch, forward, weights_NT)
-            if forward.leaf is drawn_NT:  # only the rows that were passed can tell how far the sampler was off
-                _, found = engine_gap(drawn_NT[met.rows_N], met.leaf, padded.mask_NT[met.rows_N.cpu()], self.rollout)
+        for update in range(self.recipe.inner_updates):
+            forward = forward if update == 0 else self._forward(rows, other)
+            output, norm, met = self._update(first, update, rows, other, forward, weights_NT)
+            if drawn_NT is not None and forward.logp_NT is drawn_NT:
+                # only the rows that were passed can tell how far the sampler was off
+                _, found = engine_gap(drawn_NT[met.rows_N], met.leaves["logp_NT"], rows.mask_NT[met.rows_N.cpu()],
+                                      self.rollout)
         clock.lap("seconds_update")
-        metrics = step_metrics(batch, forward, output, norm) | found | reference_metrics(loss_batch, ref_logp_NT)
+        metrics = step_metrics(batch, forward, output, norm) | found | reference_metrics(first, forward, references[0])
         metrics |= {"step": self.step, "epoch": self.step // self.source.steps_per_epoch, "progress": self.progress,
                     "lr": lr}
-        self.source.log_behaviour(self.step, batch, old.logp_NT)
+        if old_logp_NT is not None:
+            self.source.log_behaviour(self.step, batch, old_logp_NT)
         self.reward_sum += sum(batch.rewards)
         self.reward_count += len(batch.rewards)
         self.step += 1
         return StepRecord(self.step - 1, metrics, clock.laps, samples(batch, self.step - 1))
 
+    def _other_rows(self, batch: TrainBatch) -> Tensor | None:
+        """The row whose completion each prompt meets as mismatched; None where nobody asks, or there is one prompt."""
+        if "mismatched" not in self.recipe.needs:
+            return None
+        index_N = batch.prompt_index_N
+        if index_N is None:
+            index_N = torch.arange(len(batch.rows)) // batch.group_size
+        return rows_of_next_prompts(index_N) if index_N.any() else None
+
+    def _forward(self, rows: RowTensors, other: RowTensors | None, known: Forward | None = None) -> Forward:
+        """What the learner says of the rows (`known`, where that is there) and of the mismatched ones."""
+        forward = known or self.passes.forward(self.learner, rows)
+        if other is None:
+            return forward
+        return forward._replace(mismatched_logp_NT=self.passes.forward(self.learner, other).logp_NT)
+
     def _loss_batch(
-        self, batch: TrainBatch, padded: Padded, forward: Forward, old: Old, update: int
-    ) -> LossBatch:
-        """What the loss sees: the forward as leaves of its own, and of the rest only what NEEDS names."""
-        leaf = forward.leaf.detach().requires_grad_()
-        mask_NT = padded.mask_NT.to(self.learner.device)
-        if self.settings.mask_truncated and batch.truncated:
+        self, batch: TrainBatch, rows: RowTensors, forward: Forward, old_logp_NT: Tensor | None,
+        references: tuple[Tensor | None, Tensor | None], other_N: Tensor | None,
+    ) -> LossBatch | ScoreBatch:
+        """What the loss sees, of which an update replaces leaves and chance; of the rest only what NEEDS names."""
+        if forward.logp_NT is None:
+            return ScoreBatch(**forward.leaves())
+        needs, mask_NT = self.recipe.needs, rows.mask_NT.to(self.learner.device)
+        if self.recipe.mask_truncated and batch.truncated:
             mask_NT = mask_NT * ~torch.tensor(batch.truncated, device=mask_NT.device).unsqueeze(1)
-        logp_NT = leaf if self.learner.token_level else torch.zeros_like(mask_NT)
-        rewards = torch.tensor(batch.rewards or [0.0] * len(batch.rows), device=mask_NT.device)
+        ref_logp_NT, other_ref_logp_NT = references if "ref" in needs else (None, None)
+        rewards_N = torch.tensor(batch.rewards or [0.0] * len(batch.rows), device=mask_NT.device)
         return LossBatch(
-            logp_NT=logp_NT, mask_NT=mask_NT, rewards_N=rewards if self.learner.token_level else leaf,
-            group_size=batch.group_size,
-            old_logp_NT=old.logp_NT if "old" in self.needs else None,
-            ref_logp_NT=old.ref_logp_NT if "ref" in self.needs else None,
-            values_NT=None if forward.values_NT is None else forward.values_NT.detach().requires_grad_(),
-            old_values_NT=old.values_NT, step_ends_NS=old.step_ends_NS,
-            generator=self._generator(update) if "generator" in self.needs else None,
+            logp_NT=forward.logp_NT.detach(), mask_NT=mask_NT, rewards_N=rewards_N, group_size=batch.group_size,
+            prompt_index_N=batch.prompt_index_N, old_logp_NT=old_logp_NT if "old" in needs else None,
+            ref_logp_NT=ref_logp_NT, old_values_NT=_detached(forward.values_NT), step_ends_NS=self._step_ends(batch),
             progress=self.progress, running_reward=self.reward_sum / max(1, self.reward_count),
+            mismatched_mask_NT=None if other_N is None else mask_NT[other_N], mismatched_ref_logp_NT=other_ref_logp_NT,
         )
 
     def _generator(self, update: int) -> torch.Generator:
@@ -162,7 +168,7 @@ class Trainer:
 
     def _step_ends(self, batch: TrainBatch) -> Tensor | None:
         """step_ends_NS of the responses as generated; a row with fewer steps repeats its length."""
-        if "steps" not in self.needs:
+        if "steps" not in self.recipe.needs:
             return None
         ends = [step_ends(self.learner.tokenizer, ids) for ids in batch.rows.completions]
         width = max(map(len, ends))
@@ -176,26 +182,31 @@ class Trainer:
         the step's mismatch measures afterwards. bf16 rounds otherwise in batches of other shapes, vLLM is another code.
         """
         exact = (self.rollout is not None and self.rollout.engine == "torch" and self.rollout.importance_cap is None
-                 and self.accelerator.num_processes == 1 and "value" not in self.needs)
+                 and self.accelerator.num_processes == 1 and "value" not in self.recipe.needs)
         if not exact or drawn_NT is None or any(batch.old_logp) or self.learner.dtype != "fp32":
             return None
-        return Forward(drawn_NT, torch.tensor(batch.sampler_entropy))
+        return Forward(torch.tensor(batch.sampler_entropy), logp_NT=drawn_NT)
 
     def _update(
-        self, padded: Padded, batch: LossBatch, forward: Forward, weights_NT: Tensor | None
+        self, first: LossBatch | ScoreBatch, update: int, rows: RowTensors, other: RowTensors | None,
+        forward: Forward, weights_NT: Tensor | None,
     ) -> tuple[LossOutput, float, Met]:
         """One optimiser step, the gradient of each log-prob times its weight.
 
-        Returns the loss, the gradient's norm before clipping, and what the passes met.
+        Returns the loss, the gradient's norm before clipping, and what the passes met, of mismatched rows apart.
         """
-        output = self.algorithm.loss(batch, self.settings)
-        leaves = [batch.logp_NT if self.learner.token_level else batch.rewards_N]
-        if batch.values_NT is not None:
-            leaves.append(batch.values_NT)
-        gradients = torch.autograd.grad(output.loss, leaves, materialize_grads=True)
+        leaves = {name: leaf.detach().requires_grad_() for name, leaf in forward.leaves().items()}
+        chance: dict[str, Any] = {"generator": self._generator(update)} if "generator" in self.recipe.needs else {}
+        output = self.recipe.loss(replace(first, **(chance | leaves)))
+        found = torch.autograd.grad(output.loss, list(leaves.values()), materialize_grads=True)
+        gradients = dict(zip(leaves, found, strict=True))
         if weights_NT is not None:
-            gradients = (gradients[0] * weights_NT, *gradients[1:])
-        met = self.passes.backward(self.learner, padded, forward, gradients)
+            gradients["logp_NT"] = gradients["logp_NT"] * weights_NT
+        elsewhere = {"logp_NT": gradients.pop("mismatched_logp_NT")} if other is not None else {}
+        met = self.passes.backward(self.learner, rows, forward, gradients)
+        if other is not None:
+            apart = Forward(forward.entropy_N, logp_NT=forward.mismatched_logp_NT)
+            self.passes.backward(self.learner, other, apart, elsewhere)
         return output, self._apply_gradients(), met
 
     def _apply_gradients(self) -> float:
@@ -206,7 +217,7 @@ class Trainer:
             weight.grad = None
             parameter.grad = self._sum(gradient) if shared else gradient
         norm = sharding.clip_gradients(
-            self.weights, self.parameters, self.settings.optimizer.clip_norm, self.accelerator)
+            self.weights, self.parameters, self.recipe.optimizer.clip_norm, self.accelerator)
         self.optimizer.step()
         self.schedule.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -217,18 +228,32 @@ class Trainer:
         found: Tensor = self.accelerator.reduce(tensor, reduction="sum")
         return found
 
-    def _reference_logp(self, padded: Padded) -> Tensor | None:
-        every = self.settings.kl_ref_every
-        wanted = "ref" in self.needs or (every > 0 and self.step % every == 0)
-        policy = self.reference
-        if not wanted or policy is None:
+    def _reference_logp(self, rows: RowTensors | None) -> Tensor | None:
+        every, policy = self.recipe.kl_ref_every, self.reference
+        wanted = "ref" in self.recipe.needs or (every > 0 and self.step % every == 0)
+        if not wanted or policy is None or rows is None:
             return None
         with policy.initial() if policy.adapted else contextlib.nullcontext():
-            return self.passes.without_gradient(policy, padded).leaf
+            return self.passes.without_gradient(policy, rows).logp_NT
 
-    def _per_token(self, rows: list[list[float]], padded: Padded) -> Tensor | None:
+    def _per_token(self, numbers: list[list[float]], rows: RowTensors) -> Tensor | None:
         """Logged numbers of each row's tokens, (N, T) with 0 on pads; None where nothing was logged."""
-        if not any(rows):
+        if not any(numbers):
             return None
-        width = padded.mask_NT.shape[1]
-        return torch.tensor([row + [0.0] * (width - len(row)) for row in rows], device=self.learner.device)
+        width = rows.mask_NT.shape[1]
+        return torch.tensor([row + [0.0] * (width - len(row)) for row in numbers], device=self.learner.device)
+
+
+def rows_of_next_prompts(index_N: Tensor) -> Tensor:
+    """For each row, a row of the next prompt (of the first one, for the last); `index_N` is 0, 1, 2, ... row by row.
+
+    The j-th row of a prompt has the j-th of the next, and again from the first where that has fewer.
+    """
+    counts_B = index_N.bincount()
+    starts_B = counts_B.cumsum(0) - counts_B
+    next_N = (index_N + 1) % len(counts_B)
+    return starts_B[next_N] + (torch.arange(len(index_N)) - starts_B[index_N]) % counts_B[next_N]
+
+
+def _detached(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.detach()

@@ -12,6 +12,7 @@ from torch import Tensor
 from rlfamily import core
 from rlfamily.algorithms import LossBatch, LossOutput
 from rlfamily.models.batching import Forward
+from rlfamily.rewards.bradley_terry import ScoreBatch
 from rlfamily.rollout.settings import Drawing
 from rlfamily.trainer.sources import TrainBatch
 
@@ -33,13 +34,13 @@ def step_metrics(batch: TrainBatch, forward: Forward, output: LossOutput, norm: 
 
 
 def engine_gap(
-    engine_logp_NT: Tensor | None, old_logp_NT: Tensor, mask_NT: Tensor, rollout: Drawing | None
+    engine_logp_NT: Tensor | None, old_logp_NT: Tensor | None, mask_NT: Tensor, rollout: Drawing | None
 ) -> tuple[Tensor | None, dict[str, float]]:
     """Weights (N, T) that correct for the engine that drew the rows, None for none; and how far it is from the trainer.
 
     No numbers where there are no rows, or where they come without the log-probs of an engine.
     """
-    if engine_logp_NT is None or not len(engine_logp_NT):
+    if engine_logp_NT is None or old_logp_NT is None or not len(engine_logp_NT):
         return None, {}
     mask_NT = mask_NT.to(old_logp_NT.device)
     found = core.mismatch_metrics(engine_logp_NT, old_logp_NT, mask_NT)
@@ -64,16 +65,19 @@ def largest_mismatch(rows: Sequence[dict[str, float]]) -> dict[str, Any]:
     return {"mismatch": {"kl": kl if math.isfinite(kl) else None, "step": worst["step"]}}
 
 
-def reference_metrics(batch: LossBatch, ref_logp_NT: Tensor | None) -> dict[str, float]:
-    """KL to the initial policy (k1 and k3, per token), when a reference forward was made."""
-    if ref_logp_NT is None:
+def reference_metrics(
+    batch: LossBatch | ScoreBatch, forward: Forward, ref_logp_NT: Tensor | None
+) -> dict[str, float]:
+    """KL of the forward's policy to the initial one (k1 and k3, per token), when a reference forward was made."""
+    if ref_logp_NT is None or forward.logp_NT is None or isinstance(batch, ScoreBatch):
         return {}
-    return core.to_floats(core.kl_metrics(batch.logp_NT, batch.mask_NT, None, ref_logp_NT, None))
+    return core.to_floats(core.kl_metrics(forward.logp_NT, batch.mask_NT, None, ref_logp_NT, None))
 
 
 def samples(batch: TrainBatch, step: int) -> list[dict[str, Any]]:
     """The first group of a step's rollouts, as people want to read them."""
     rows = zip(batch.prompt_texts, batch.texts, batch.rewards, batch.parts, strict=True)
+    size = batch.group_size if batch.prompt_index_N is None else int((batch.prompt_index_N == 0).sum())
     return [{"step": step, "prompt": prompt, "response": text, "reward": reward, **parts}
-            for prompt, text, reward, parts in list(rows)[:batch.group_size]]
+            for prompt, text, reward, parts in list(rows)[:size]]
 

@@ -17,11 +17,12 @@ from rlfamily.models import Finetuning, reward_model, scratch, sharding
 from rlfamily.models.batching import Rows
 from rlfamily.place import Place
 from rlfamily.records import read_jsonl
-from rlfamily.rewards import TrainedSource, bradley_terry
+from rlfamily.rewards import TrainedSource
 from rlfamily.rollout.collect import encode_completion, encode_prompt
 from rlfamily.settings import PairTraining, RewardModelSettings
 from rlfamily.trainer.jobs import encode, fit, read_pairs
 from rlfamily.trainer.loop import Trainer
+from rlfamily.trainer.recipe import Recipe
 from rlfamily.trainer.sources import FixedSource
 
 HELD_OUT_SHARE = 10  # one pair in this many tests the model instead of training it
@@ -76,7 +77,7 @@ def _fit(
     accelerator, micro_batch = sharding.accelerator(place.hardware), place.hardware.micro_batch
     held_out = len(pairs) // HELD_OUT_SHARE
     source = FixedSource(pairs[held_out:], training.batch_pairs, training.epochs, seed, learner.eos_id)
-    trainer = Trainer(learner, None, source, bradley_terry, training, 1.0, lr_multiplier,
+    trainer = Trainer(learner, None, source, Recipe.of_pairs(training, lr_multiplier), 1.0,
                       place.hardware.micro_tokens, accelerator, seed, 0)
     totals = fit(place, trainer, training.model_dump())
     if not accelerator.is_main_process:

@@ -21,7 +21,10 @@ from rlfamily.streams import epoch_order, epoch_slice
 
 @dataclass(frozen=True)
 class TrainBatch:
-    """N rows; groups of `group_size` are contiguous. `old_logp` holds logged behaviour log-probs, row by row."""
+    """N rows; groups of `group_size` are contiguous. `old_logp` holds logged behaviour log-probs, row by row.
+
+    Where groups are ragged, `group_size` is 0 and `prompt_index_N` tells them apart: 0, 1, 2, ... in the rows' order.
+    """
 
     rows: Rows
     group_size: int
@@ -33,6 +36,7 @@ class TrainBatch:
     old_logp: list[list[float]] = field(default_factory=list)
     prompt_texts: list[str] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
+    prompt_index_N: Tensor | None = None
 
 
 class Source(Protocol):

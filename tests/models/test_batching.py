@@ -5,20 +5,26 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rlfamily.models import shared_prefix
-from rlfamily.models.batching import Rows, pad, spans
+from rlfamily.models.batching import Rows, pad
+from rlfamily.models.layouts.packed import PackedLayout
+from rlfamily.models.layouts.padded import PaddedLayout, inputs
+from rlfamily.models.layouts.shared_prefix import new_prompts, pack
 
 # Three prompts of 3, 2 and 4 tokens, the first one's group met again at the end.
 ROWS = pad(Rows([[5, 6, 7]] * 3 + [[8, 9]] * 2 + [[3, 4, 5, 6]] + [[5, 6, 7]],
                 [[3], [3, 4], [3, 4, 5], [3], [], [3, 4, 5, 6, 7], [3, 4]]), 0)
-COUNT, LENGTH = ROWS.ids_NL.shape
+COUNT, LENGTH = inputs(ROWS)["input_ids"].shape
 
 
 def tokens(part, shared):
     """Of a pass: prompts once and completions, or the whole rectangle."""
     if not shared:
-        return ROWS.ids_NL[part].numel()
-    return shared_prefix.pack(ROWS[part]).prompts.tokens + int(ROWS.mask_NT[part].sum())
+        return inputs(ROWS[part])["input_ids"].numel()
+    return pack(ROWS[part]).prompts.tokens + int(ROWS.mask_NT[part].sum())
+
+
+def spans(rows, budget, shared, start, stop):
+    return (PackedLayout() if shared else PaddedLayout()).cut(rows, budget, start, stop)
 
 
 @pytest.mark.parametrize("shared", [True, False])
@@ -45,5 +51,5 @@ def test_a_process_may_have_no_row(shared):
 def test_prompts_are_compared_by_their_real_tokens():
     """A pad may have the id of a word."""
     rows = pad(Rows([[5, 6], [6], [5, 6], [5, 6]], [[3]] * 4), 5)
-    assert rows.new_prompt_N.tolist() == [True, True, True, False]
-    assert rows[torch.tensor([0, 2, 3])].new_prompt_N.tolist() == [True, False, False]
+    assert new_prompts(rows).tolist() == [True, True, True, False]
+    assert new_prompts(rows[torch.tensor([0, 2, 3])]).tolist() == [True, False, False]

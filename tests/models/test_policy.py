@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 from rlfamily.errors import UserError
 from rlfamily.models import policy, scratch
 from rlfamily.models.batching import Rows, mask_of, pad
+from rlfamily.models.layouts import padded
 from rlfamily.records import read_jsonl
 from rlfamily.stages.kinds import hub
 from rlfamily.stages.worker import StageContext
@@ -24,11 +25,10 @@ ROWS = Rows([[5, 6, 7], [8, 9], [10]], [[11, 12], [13], [14, 15, 16, 2]])
 
 def logits(learner, rows=ROWS):
     """What the model itself says, padded rows and no `Policy.evaluate` between."""
-    padded = pad(rows, learner.pad_id)
+    given = padded.inputs(pad(rows, learner.pad_id))
     with torch.no_grad(), learner.autocast():
-        output = learner.model(input_ids=padded.ids_NL, attention_mask=padded.attention_NL,
-                               position_ids=padded.positions_NL, use_cache=False)
-    return output.logits[padded.attention_NL > 0]
+        output = learner.model(**given, use_cache=False)
+    return output.logits[given["attention_mask"] > 0]
 
 
 def disturb(learner):
@@ -44,13 +44,14 @@ def disturb(learner):
 
 
 def test_padding_is_left_of_prompts_and_right_of_completions():
-    padded = pad(ROWS, 0)
-    assert padded.ids_NL.tolist() == [[5, 6, 7, 11, 12, 0, 0], [0, 8, 9, 13, 0, 0, 0], [0, 0, 10, 14, 15, 16, 2]]
-    assert padded.attention_NL.tolist() == [[1] * 5 + [0] * 2, [0, 1, 1, 1, 0, 0, 0], [0, 0, 1, 1, 1, 1, 1]]
-    assert padded.positions_NL.tolist() == [[0, 1, 2, 3, 4, 4, 4], [0, 0, 1, 2, 2, 2, 2], [0, 0, 0, 1, 2, 3, 4]]
-    assert padded.mask_NT.tolist() == [[1, 1, 0, 0], [1, 0, 0, 0], [1, 1, 1, 1]]
-    assert padded.completion_ids_NT.tolist() == [[11, 12, 0, 0], [13, 0, 0, 0], [14, 15, 16, 2]]
-    assert padded[1:].ids_NL.tolist() == padded.ids_NL[1:].tolist()
+    rows = pad(ROWS, 0)
+    given = padded.inputs(rows)
+    assert given["input_ids"].tolist() == [[5, 6, 7, 11, 12, 0, 0], [0, 8, 9, 13, 0, 0, 0], [0, 0, 10, 14, 15, 16, 2]]
+    assert given["attention_mask"].tolist() == [[1] * 5 + [0] * 2, [0, 1, 1, 1, 0, 0, 0], [0, 0, 1, 1, 1, 1, 1]]
+    assert given["position_ids"].tolist() == [[0, 1, 2, 3, 4, 4, 4], [0, 0, 1, 2, 2, 2, 2], [0, 0, 0, 1, 2, 3, 4]]
+    assert rows.mask_NT.tolist() == [[1, 1, 0, 0], [1, 0, 0, 0], [1, 1, 1, 1]]
+    assert rows.ids_NT.tolist() == [[11, 12, 0, 0], [13, 0, 0, 0], [14, 15, 16, 2]]
+    assert padded.inputs(rows[1:])["input_ids"].tolist() == given["input_ids"][1:].tolist()
     assert mask_of([[], [1]], 2).tolist() == [[0, 0], [1, 0]]
 
 
@@ -62,8 +63,8 @@ def test_log_probs_and_entropies_are_those_of_a_plain_forward(world):
         with torch.no_grad():
             logp_LV = (learner.model(torch.tensor([[*prompt, *completion]])).logits[0] / 0.7).log_softmax(-1)
         chosen = [float(logp_LV[len(prompt) - 1 + t, token]) for t, token in enumerate(completion)]
-        assert forward.leaf[n, :len(completion)].tolist() == pytest.approx(chosen, abs=1e-5)
-        assert not forward.leaf[n, len(completion):].any()
+        assert forward.logp_NT[n, :len(completion)].tolist() == pytest.approx(chosen, abs=1e-5)
+        assert not forward.logp_NT[n, len(completion):].any()
         steps_TV = logp_LV[len(prompt) - 1:len(prompt) - 1 + len(completion)]
         assert float(forward.entropy_N[n]) == pytest.approx(float(-(steps_TV.exp() * steps_TV).sum(1).mean()), abs=1e-5)
 
@@ -281,10 +282,10 @@ def test_bf16_is_autocast_on_fp32_weights(world):
     assert all(parameter.dtype == torch.float32 for parameter in rounded.model.parameters())
     rows = pad(ROWS, exact.pad_id)
     ours, theirs = rounded.evaluate(rows, 1.0), exact.evaluate(rows, 1.0)
-    assert ours.leaf.dtype == torch.float32
-    assert not torch.equal(ours.leaf, theirs.leaf)
-    torch.testing.assert_close(ours.leaf, theirs.leaf, atol=0.3, rtol=0)
-    ours.leaf.sum().backward()
+    assert ours.logp_NT.dtype == torch.float32
+    assert not torch.equal(ours.logp_NT, theirs.logp_NT)
+    torch.testing.assert_close(ours.logp_NT, theirs.logp_NT, atol=0.3, rtol=0)
+    ours.logp_NT.sum().backward()
     assert all(torch.isfinite(parameter.grad).all() for parameter in rounded.model.parameters() if parameter.grad is not None)
 
 

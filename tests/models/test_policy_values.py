@@ -8,22 +8,22 @@ import pytest
 import torch
 
 from rlfamily.models.batching import Rows, pad
+from rlfamily.models.layouts.padded import PaddedLayout, inputs
 
 ROWS = Rows([[5, 6, 7], [8, 9], [10]], [[11, 12], [13], [14, 15, 16, 2]])
 
 
 def plain_logits(learner, rows):
     """logits_NTV that completion tokens are drawn from: padded rows through the model itself."""
-    output = learner.model(input_ids=rows.ids_NL, attention_mask=rows.attention_NL, position_ids=rows.positions_NL,
-                           use_cache=False)
+    output = learner.model(**inputs(rows), use_cache=False)
     return output.logits[:, -rows.mask_NT.shape[1] - 1:-1]
 
 
 def evaluated(learner, rows):
     """All that `evaluate` gives, and the gradient of every weight."""
     forward = learner.evaluate(rows, 0.7)
-    loss = forward.leaf.square().sum() + forward.values_NT.sum()
-    return [*forward, *torch.autograd.grad(loss, list(learner.trainable().values()))]
+    loss = forward.logp_NT.square().sum() + forward.values_NT.sum()
+    return [*forward.tensors().values(), *torch.autograd.grad(loss, list(learner.trainable().values()))]
 
 
 def with_value_head(world, shares_prefixes):
@@ -33,16 +33,22 @@ def with_value_head(world, shares_prefixes):
         learner.value_head.weight.fill_(0.1)
     if not shares_prefixes:
         learner.model.set_attn_implementation("sdpa")
-        learner.shares_prefixes = False
+        learner.layout = PaddedLayout()
     return learner
+
+
+def filled(rows, ids_of):
+    """Other ids on pads."""
+    return replace(rows, prompt_ids_NP=torch.where(rows.prompt_mask_NP > 0, rows.prompt_ids_NP, ids_of(rows.prompt_ids_NP)),
+                   ids_NT=torch.where(rows.mask_NT > 0, rows.ids_NT, ids_of(rows.ids_NT)))
 
 
 def test_pads_are_not_even_passed(world):
     """No token has such an id: to look it up would be an error."""
     learner, rows = with_value_head(world, True), pad(ROWS, 0)
-    nonsense = torch.where(rows.attention_NL > 0, rows.ids_NL, -100)
+    nonsense = filled(rows, lambda ids: -100)
     expected = evaluated(learner, rows)
-    for actual, wanted in zip(evaluated(learner, replace(rows, ids_NL=nonsense)), expected, strict=True):
+    for actual, wanted in zip(evaluated(learner, nonsense), expected, strict=True):
         assert torch.equal(actual, wanted)
 
 
@@ -50,15 +56,15 @@ def test_pads_that_are_passed_are_inert(world):
     """Where rows are padded: other ids on pads, and logits that are no numbers."""
     learner, rows = with_value_head(world, False), pad(ROWS, 0)
     expected = evaluated(learner, rows)
-    other = torch.where(rows.attention_NL > 0, rows.ids_NL, torch.arange(rows.ids_NL.shape[1]) + 3)
+    other = filled(rows, lambda ids: torch.arange(ids.shape[1]) + 3)
 
     def spoil(_module, _inputs, output):
-        nowhere_NL = rows.attention_NL[:, -output.logits.shape[1]:] == 0
+        nowhere_NL = inputs(rows)["attention_mask"][:, -output.logits.shape[1]:] == 0
         assert nowhere_NL.any()
         return replace(output, logits=output.logits.masked_fill(nowhere_NL[..., None], torch.nan))
 
     learner.model.register_forward_hook(spoil)
-    for actual, wanted in zip(evaluated(learner, replace(rows, ids_NL=other)), expected, strict=True):
+    for actual, wanted in zip(evaluated(learner, other), expected, strict=True):
         torch.testing.assert_close(actual, wanted, atol=1e-5, rtol=1e-5)
 
 
@@ -67,12 +73,12 @@ def test_rows_without_tokens_count_nothing(world):
         learner = with_value_head(world, shares_prefixes)
         forward = learner.evaluate(pad(Rows([[5, 6], [5, 6], [7]], [[], [8, 2], []]), 0), 1.0)
         alone = learner.evaluate(pad(Rows([[5, 6]], [[8, 2]]), 0), 1.0)
-        for part, wanted in zip(forward, alone, strict=True):
+        for part, wanted in zip(forward.tensors().values(), alone.tensors().values(), strict=True):
             assert not part[0].any() and not part[2].any()
             torch.testing.assert_close(part[1], wanted[0], atol=1e-5, rtol=0)
         nothing = learner.evaluate(pad(Rows([[5, 6], [7]], [[], []]), 0), 1.0)
-        assert not any(part.any() for part in nothing)
-        nothing.leaf.sum().backward()
+        assert not any(part.any() for part in nothing.tensors().values())
+        nothing.logp_NT.sum().backward()
 
 
 def test_tokens_that_could_not_be_the_end_have_log_probs_without_it(world):
@@ -83,14 +89,14 @@ def test_tokens_that_could_not_be_the_end_have_log_probs_without_it(world):
         forward = learner.evaluate(rows, 0.7)
     logits_NTV[:, :2, learner.eos_id] = -torch.inf
     logp_NTV = (logits_NTV / 0.7).log_softmax(-1)
-    expected_NT = logp_NTV.gather(2, rows.completion_ids_NT.unsqueeze(2)).squeeze(2)
+    expected_NT = logp_NTV.gather(2, rows.ids_NT.unsqueeze(2)).squeeze(2)
     real_NT = rows.mask_NT > 0
-    torch.testing.assert_close(forward.leaf[real_NT], expected_NT[real_NT], atol=1e-5, rtol=0)
+    torch.testing.assert_close(forward.logp_NT[real_NT], expected_NT[real_NT], atol=1e-5, rtol=0)
     assert forward.entropy_N.isfinite().all()
     assert rows[1:].min_new_tokens == 2
-    loose = learner.evaluate(pad(ROWS, learner.pad_id), 0.7).leaf
-    assert (forward.leaf[:, :2] > loose[:, :2]).any()
-    torch.testing.assert_close(forward.leaf[:, 2:], loose[:, 2:].detach(), atol=1e-6, rtol=0)
+    loose = learner.evaluate(pad(ROWS, learner.pad_id), 0.7).logp_NT
+    assert (forward.logp_NT[:, :2] > loose[:, :2]).any()
+    torch.testing.assert_close(forward.logp_NT[:, 2:], loose[:, 2:].detach(), atol=1e-6, rtol=0)
 
 
 # ---------------------------------------------------------------------------- value head
@@ -120,7 +126,7 @@ def test_a_value_head_changes_no_log_prob_and_costs_no_pass(world, monkeypatch):
     learner.add_value_head()
     real = learner.model.model.forward
     monkeypatch.setattr(learner.model.model, "forward", lambda *args, **kwargs: calls.append(1) or real(*args, **kwargs))
-    assert torch.equal(learner.evaluate(rows, 1.0).leaf, plain.leaf)
+    assert torch.equal(learner.evaluate(rows, 1.0).logp_NT, plain.logp_NT)
     assert len(calls) == 1
     assert not learner.model.get_output_embeddings()._forward_pre_hooks
 

@@ -41,7 +41,7 @@ def test_the_head_is_normal_with_the_stated_width(world):
 def test_the_score_is_read_at_the_last_real_token(scorer):
     rows = Rows([[5, 6, 7], [8], [9, 10]], [[11, 2], [12, 13, 14, 2], [2]])
     with torch.no_grad():
-        together = scorer.evaluate(pad(rows, scorer.pad_id), 1.0).leaf
+        together = scorer.evaluate(pad(rows, scorer.pad_id), 1.0).scores_N
         for n in range(3):
             ids = torch.tensor([[*rows.prompts[n], *rows.completions[n]]])
             hidden = scorer.model.base_model(ids).last_hidden_state[0, -1]
@@ -60,7 +60,7 @@ def test_texts_are_scored_one_by_one_or_together_without_bias(scorer):
 def test_texts_are_read_with_their_end(scorer):
     ids = [list(scorer.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in (PROMPTS[0], RESPONSES[0])]
     with torch.no_grad():
-        score = scorer.evaluate(pad(Rows([ids[0]], [[*ids[1], scorer.eos_id]]), scorer.pad_id), 1.0).leaf
+        score = scorer.evaluate(pad(Rows([ids[0]], [[*ids[1], scorer.eos_id]]), scorer.pad_id), 1.0).scores_N
     assert scorer.score_texts(PROMPTS[:1], RESPONSES[:1], 1) == pytest.approx(score.tolist(), abs=1e-6)
 
 

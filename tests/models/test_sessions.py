@@ -11,6 +11,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from rlfamily.models import sessions
+from rlfamily.models.layouts import packed
+from rlfamily.models.layouts.packed import PackedLayout, PackedSession
+from rlfamily.models.layouts.padded import PaddedLayout, PaddedSession
 from rlfamily.models.policy import Policy
 
 CPU = torch.device("cpu")
@@ -34,10 +37,10 @@ MODELS = {"llama": model_of("llama", 4, 4), "gqa": model_of("qwen2", 4, 2), "one
 
 def policy_of(world, model, shares_prefixes=True, dtype="fp32"):
     policy = Policy(copy.deepcopy(model), world.policy().tokenizer, dtype, CPU)
-    assert policy.shares_prefixes
+    assert isinstance(policy.layout, PackedLayout)
     if not shares_prefixes:
         policy.model.set_attn_implementation("sdpa")
-        policy.shares_prefixes = False
+        policy.layout = PaddedLayout()
     return policy
 
 
@@ -52,7 +55,7 @@ class Walk:
     def __init__(self, policy, plain, given):
         self.plain, self.draw = plain, random.Random(0)
         self.session = sessions.start(policy, *given)
-        assert isinstance(self.session, sessions.SharedSession if policy.shares_prefixes else sessions.PaddedSession)
+        assert isinstance(self.session, PackedSession if isinstance(policy.layout, PackedLayout) else PaddedSession)
         self.rows = [prompt for prompt, count in zip(*given, strict=True) for _ in range(count)]
         self.check()
 
@@ -90,7 +93,7 @@ def test_what_a_row_attends_to_decides_its_logits():
 @pytest.mark.parametrize("name", MODELS)
 @GIVEN
 def test_rows_grow_as_if_they_were_alone(walk, monkeypatch, given, name, capacity):
-    monkeypatch.setattr(sessions, "CAPACITY", capacity)
+    monkeypatch.setattr(packed, "CAPACITY", capacity)
     walk(given, name).step(5)
 
 
@@ -101,7 +104,7 @@ def test_rows_grow_as_if_they_were_alone(walk, monkeypatch, given, name, capacit
         "fork to more", "fork one to more", "one left"])
 @GIVEN
 def test_selected_rows_go_on_as_what_they_were(walk, monkeypatch, given, index):
-    monkeypatch.setattr(sessions, "CAPACITY", 2)
+    monkeypatch.setattr(packed, "CAPACITY", 2)
     moves = walk(given)
     moves.select(index)  # before any token
     moves.step(3)
@@ -112,7 +115,7 @@ def test_selected_rows_go_on_as_what_they_were(walk, monkeypatch, given, index):
 @pytest.mark.parametrize("seed", range(8))
 def test_any_moves(walk, monkeypatch, seed):
     """Rows dropped, moved and forked at random, so that prompts are forgotten and room runs out on the way."""
-    monkeypatch.setattr(sessions, "CAPACITY", 2)
+    monkeypatch.setattr(packed, "CAPACITY", 2)
     moves, choose = walk(RAGGED), random.Random(seed)
     for _ in range(6):
         moves.step(choose.randrange(1, 3))
@@ -182,7 +185,7 @@ def test_rows_that_stay_in_place_are_not_copied(shared, index, moved):
 
 
 def test_room_doubles_when_it_runs_out(shared):
-    assert shared.keys[0].shape == (8, 2, sessions.CAPACITY, WIDTH)
-    for _ in range(sessions.CAPACITY - 1):
+    assert shared.keys[0].shape == (8, 2, packed.CAPACITY, WIDTH)
+    for _ in range(packed.CAPACITY - 1):
         shared.step(torch.full((8,), 4))
-    assert {part.shape for part in (*shared.keys, *shared.values)} == {(8, 2, 2 * sessions.CAPACITY, WIDTH)}
+    assert {part.shape for part in (*shared.keys, *shared.values)} == {(8, 2, 2 * packed.CAPACITY, WIDTH)}

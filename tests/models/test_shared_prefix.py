@@ -19,11 +19,13 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from rlfamily.models import shared_prefix
 from rlfamily.models.batching import Rows, pad
+from rlfamily.models.layouts import packed, shared_prefix
+from rlfamily.models.layouts.packed import PackedLayout
+from rlfamily.models.layouts.padded import PaddedLayout
+from rlfamily.models.layouts.prefix_attention import PrefixAttention, masked_attention
+from rlfamily.models.layouts.ragged import Ragged
 from rlfamily.models.policy import Policy
-from rlfamily.models.prefix_attention import PrefixAttention, masked_attention
-from rlfamily.models.runs import Runs
 
 CPU = torch.device("cpu")
 SHAPE = {"vocab_size": 32, "hidden_size": 48, "num_hidden_layers": 2, "intermediate_size": 64,
@@ -49,15 +51,15 @@ def twins(world, model, dtype="fp32"):
     tokenizer = world.policy().tokenizer
     padded = Policy(copy.deepcopy(model).eval(), tokenizer, dtype, CPU)
     padded.model.set_attn_implementation("sdpa")
-    padded.shares_prefixes = False
+    padded.layout = PaddedLayout()
     packed = Policy(model.eval(), tokenizer, dtype, CPU)
-    assert packed.shares_prefixes
+    assert isinstance(packed.layout, PackedLayout)
     return packed, padded
 
 
 def evaluated(policy, rows, weights_NT):
     forward = policy.evaluate(rows, 0.7)
-    loss = (forward.leaf * weights_NT).sum()
+    loss = (forward.logp_NT * weights_NT).sum()
     if forward.values_NT is not None:
         loss = loss + (forward.values_NT * weights_NT).square().sum()
     loss.backward()
@@ -68,8 +70,8 @@ def evaluated(policy, rows, weights_NT):
 def both_ways(request, monkeypatch):
     """Completions attend as on a CPU, then as on any other device."""
     if request.param == "a mask":
-        packs, pack = [], shared_prefix.pack
-        monkeypatch.setattr(shared_prefix, "pack", lambda rows: packs.append(pack(rows)) or packs[-1])
+        packs, pack = [], packed.pack
+        monkeypatch.setattr(packed, "pack", lambda rows: packs.append(pack(rows)) or packs[-1])
         monkeypatch.setattr(shared_prefix, "PrefixAttention", SimpleNamespace(apply=lambda *given: masked_attention(
             *given[:6], packs[-1].prompts, packs[-1].prompt_N, given[-1])))
 
@@ -87,7 +89,7 @@ def test_log_probs_entropies_values_and_gradients_are_those_of_padded_rows(world
             policy.value_head.weight.fill_(0.1)
         found.append(evaluated(policy, padded_rows, weights_NT))
     (ours, our_gradients), (theirs, their_gradients) = found
-    for actual, expected in zip(ours, theirs, strict=True):
+    for actual, expected in zip(ours.tensors().values(), theirs.tensors().values(), strict=True):
         torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
     assert our_gradients.keys() == their_gradients.keys()
     for name, gradient in their_gradients.items():
@@ -96,7 +98,7 @@ def test_log_probs_entropies_values_and_gradients_are_those_of_padded_rows(world
 
 def test_bf16_differs_by_rounding_alone(world):
     rows = pad(RAGGED, 0)
-    ours, theirs = (policy.evaluate(rows, 1.0).leaf for policy in twins(world, qwen2(4, 2), "bf16"))
+    ours, theirs = (policy.evaluate(rows, 1.0).logp_NT for policy in twins(world, qwen2(4, 2), "bf16"))
     torch.testing.assert_close(ours, theirs, atol=0.05, rtol=0)
 
 
@@ -134,19 +136,19 @@ def test_models_with_other_attention_stay_padded(world):
     for model in (Gemma2ForCausalLM(Gemma2Config(**SHAPE, **sizes)), Qwen2ForCausalLM(sliding)):
         before = model.config._attn_implementation
         policy = Policy(model.eval(), tokenizer, "fp32", CPU)
-        assert not policy.shares_prefixes
+        assert isinstance(policy.layout, PaddedLayout)
         assert model.config._attn_implementation == before
         rows = pad(RAGGED, 0)
-        together = policy.evaluate(rows, 1.0).leaf.detach()
+        together = policy.evaluate(rows, 1.0).logp_NT.detach()
         for n in range(len(RAGGED)):
-            alone = policy.evaluate(pad(Rows(RAGGED.prompts[n:n + 1], RAGGED.completions[n:n + 1]), 0), 1.0).leaf
+            alone = policy.evaluate(pad(Rows(RAGGED.prompts[n:n + 1], RAGGED.completions[n:n + 1]), 0), 1.0).logp_NT
             torch.testing.assert_close(together[n, :alone.shape[1]], alone[0].detach(), atol=1e-5, rtol=0)
 
 
 def test_learned_positions_are_shared_too(world):
     torch.manual_seed(0)
     model = GPT2LMHeadModel(GPT2Config(vocab_size=32, n_embd=48, n_layer=2, n_head=4, n_positions=64))
-    ours, theirs = (policy.evaluate(pad(RAGGED, 0), 1.0).leaf for policy in twins(world, model))
+    ours, theirs = (policy.evaluate(pad(RAGGED, 0), 1.0).logp_NT for policy in twins(world, model))
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
 
 
@@ -162,7 +164,7 @@ def test_plain_calls_still_work_on_an_enabled_model(world):
 
 @pytest.mark.parametrize("lengths", [[3, 3], [2, 0, 3], [1]])
 def test_a_grid_and_its_runs_are_one(lengths):
-    runs = Runs(torch.tensor(lengths))
+    runs = Ragged(torch.tensor(lengths))
     states = torch.randn(sum(lengths), 2, 4)
     grid = runs.grid(states)
     assert grid.shape == (len(lengths), 2, max(lengths), 4)
@@ -178,13 +180,13 @@ def test_attention_to_a_prefix_is_attention(masked):
     """Against the definition, in float64, gradients included."""
     generator = torch.Generator().manual_seed(0)
     lengths, prefixes, heads, width = [3, 2, 4], [5, 2], 2, 6  # rows 0 and 1 follow prefix 0
-    own, together = Runs(torch.tensor(lengths)), Runs(torch.tensor([5, 4]))
+    own, together = Ragged(torch.tensor(lengths)), Ragged(torch.tensor([5, 4]))
     tails = [torch.randn(9, heads, width, dtype=torch.float64, generator=generator).requires_grad_() for _ in range(3)]
     heads_of = [torch.randn(2, heads, 5, width, dtype=torch.float64, generator=generator).requires_grad_() for _ in "kv"]
     bias = torch.zeros(2, 1, 1, 5, dtype=torch.float64)
     bias[1, ..., 2:] = -torch.inf
     if masked:
-        out = masked_attention(*tails, *heads_of, own, Runs(torch.tensor(prefixes)), torch.tensor([0, 0, 1]), 0.3)
+        out = masked_attention(*tails, *heads_of, own, Ragged(torch.tensor(prefixes)), torch.tensor([0, 0, 1]), 0.3)
     else:
         out = PrefixAttention.apply(*tails, *heads_of, own, together, bias, 0.3)
     expected, start = [], 0
@@ -209,7 +211,7 @@ def test_attention_to_a_prefix_is_attention(masked):
 def test_large_scores_of_other_rows_leave_gradients_finite(size):
     """A pad must not carry what one row scores to the keys of another: exp of it would overflow."""
     generator = torch.Generator().manual_seed(0)
-    own, together = Runs(torch.tensor([3, 1])), Runs(torch.tensor([3, 1]))
+    own, together = Ragged(torch.tensor([3, 1])), Ragged(torch.tensor([3, 1]))
     query, *rest = [torch.randn(4, 2, 8, generator=generator) for _ in range(3)]
     prefix = [torch.randn(2, 2, 5, 8, generator=generator) for _ in range(2)]
     given = [states.requires_grad_() for states in (query * size, *rest, *prefix)]

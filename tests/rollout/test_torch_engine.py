@@ -13,6 +13,8 @@ import torch
 from rlfamily.errors import UserError
 from rlfamily.examples import read_examples
 from rlfamily.models.batching import Rows, pad
+from rlfamily.models.layouts.packed import PackedLayout
+from rlfamily.models.layouts.padded import PaddedLayout
 from rlfamily.rollout import SamplingParams
 from rlfamily.rollout.collect import encode_prompt
 from rlfamily.rollout.torch_engine import TorchEngine
@@ -28,10 +30,10 @@ def build(world, request):
 
     def build(**options):
         policy = world.policy(**options)
-        assert policy.shares_prefixes
+        assert isinstance(policy.layout, PackedLayout)
         if not request.param:
             policy.model.set_attn_implementation("sdpa")
-            policy.shares_prefixes = False
+            policy.layout = PaddedLayout()
         return policy
 
     return build
@@ -111,7 +113,7 @@ def test_sampler_and_trainer_agree_on_log_probs(policy, prompts, seeds, temperat
     drawn = TorchEngine(policy, 100).generate(prompts, SamplingParams(False, temperature, 40, logps=True), seeds)
     with torch.no_grad():
         forward = policy.evaluate(pad(Rows(prompts, [row.ids for row in drawn]), policy.pad_id), temperature)
-    for row, logp_T, entropy in zip(drawn, forward.leaf.tolist(), forward.entropy_N.tolist(), strict=True):
+    for row, logp_T, entropy in zip(drawn, forward.logp_NT.tolist(), forward.entropy_N.tolist(), strict=True):
         assert logp_T[:len(row.ids)] == pytest.approx(row.logps, abs=1e-5)
         assert not any(logp_T[len(row.ids):])
         assert row.entropy == pytest.approx(entropy, abs=1e-5)
@@ -122,7 +124,7 @@ def test_in_bf16_they_agree_but_for_rounding(build, prompts, seeds):
     drawn = TorchEngine(rounding, 100).generate(prompts, SAMPLED, seeds)
     with torch.no_grad():
         forward = rounding.evaluate(pad(Rows(prompts, [row.ids for row in drawn]), rounding.pad_id), 1.0)
-    apart = torch.tensor([abs(logp - other) for row, logp_T in zip(drawn, forward.leaf.tolist(), strict=True)
+    apart = torch.tensor([abs(logp - other) for row, logp_T in zip(drawn, forward.logp_NT.tolist(), strict=True)
                           for logp, other in zip(row.logps, logp_T, strict=False)])
     assert 0 < apart.mean() < 0.03
     assert apart.max() < 0.3
@@ -236,7 +238,7 @@ def test_finished_rows_leave_the_forward_batch(policy, prompts, seeds, monkeypat
     # one token a step.
     read = prompts[:-1]
     assert prompts[-2] == prompts[-1] and len({*map(len, read)}) > 1
-    assert sizes[0] == (sum(map(len, read)) if policy.shares_prefixes else len(read) * max(map(len, read)))
+    assert sizes[0] == (sum(map(len, read)) if isinstance(policy.layout, PackedLayout) else len(read) * max(map(len, read)))
     assert sizes[1:] == [sum(length > step for length in lengths) for step in range(1, max(lengths))]
     assert len(set(sizes[1:])) > 3
 
@@ -269,7 +271,7 @@ def test_a_response_cannot_end_too_early(policy, prompts, seeds, greedy):
         assert row.ids != other.ids or other.truncated
     rows = replace(pad(Rows(prompts, [row.ids for row in held]), policy.pad_id), min_new_tokens=least)
     with torch.no_grad():
-        logp_NT = policy.evaluate(rows, 1.0).leaf
+        logp_NT = policy.evaluate(rows, 1.0).logp_NT
     for row, logp_T in zip(held, logp_NT.tolist(), strict=True):
         assert logp_T[:len(row.ids)] == pytest.approx(row.logps, abs=1e-5)
 
@@ -294,7 +296,7 @@ def test_pad_may_be_eos(build, policy, prompts, seeds):
     rows = Rows(prompts, [row.ids for row in drawn])
     with torch.no_grad():
         ours, theirs = (one.evaluate(pad(rows, one.pad_id), 1.0) for one in (twin, policy))
-    torch.testing.assert_close(ours.leaf, theirs.leaf, atol=1e-6, rtol=0)
+    torch.testing.assert_close(ours.logp_NT, theirs.logp_NT, atol=1e-6, rtol=0)
     torch.testing.assert_close(ours.entropy_N, theirs.entropy_N, atol=1e-6, rtol=0)
 
 
@@ -326,6 +328,6 @@ def test_generating_leaves_no_trace(build, prompts, seeds, dtype):
     assert torch.equal(before, torch.get_rng_state())
     assert all(parameter.grad is None for parameter in trained.model.parameters())
     assert all(torch.equal(weights[name], weight) for name, weight in trained.model.state_dict().items())
-    loss = trained.evaluate(pad(Rows(prompts[:2], [[5], [6]]), trained.pad_id), 1.0).leaf.sum()
+    loss = trained.evaluate(pad(Rows(prompts[:2], [[5], [6]]), trained.pad_id), 1.0).logp_NT.sum()
     loss.backward()
     assert all(weight.grad.any() for weight in trained.trainable().values())

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType, SimpleNamespace
+from types import MappingProxyType
 from typing import Any, get_args
 
 from small import World, place
@@ -101,15 +102,15 @@ def trainer_of(folder: Path, world: World, settings: Any, name: str, micro_token
 
 
 def watched(trainer: Any) -> list[Any]:
-    """Every LossBatch that the algorithm is given, in order."""
+    """Every LossBatch that the loss is given, in order."""
     seen: list[Any] = []
-    real = trainer.algorithm
+    real = trainer.recipe.loss
 
-    def loss(batch: Any, config: Any) -> Any:
+    def loss(batch: Any) -> Any:
         seen.append(batch)
-        return real.loss(batch, config)
+        return real(batch)
 
-    trainer.algorithm = SimpleNamespace(loss=loss)
+    trainer.recipe = replace(trainer.recipe, loss=loss)
     return seen
 
 

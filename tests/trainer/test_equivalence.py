@@ -12,7 +12,7 @@ from building import VARIANTS, settings_of, trainer_of
 
 from rlfamily import algorithms
 from rlfamily.examples import read_examples
-from rlfamily.models.batching import Padded, Rows, pad, positions
+from rlfamily.models.batching import Rows, RowTensors, pad
 from rlfamily.rollout import SamplingParams
 from rlfamily.rollout.torch_engine import TorchEngine
 from rlfamily.trainer import loop
@@ -132,9 +132,9 @@ def test_passes(ladder):
 def test_padding(ladder, monkeypatch, left, right, filler, micro_tokens):
     def wide(rows, pad_id):
         plain = pad(rows, filler)
-        attention = torch.nn.functional.pad(plain.attention_NL, (left, right))
-        return Padded(torch.nn.functional.pad(plain.ids_NL, (left, right), value=filler), attention, positions(attention),
-                      torch.nn.functional.pad(plain.mask_NT, (0, right)))
+        widen = torch.nn.functional.pad
+        return RowTensors(widen(plain.prompt_ids_NP, (left, 0), value=filler), widen(plain.prompt_mask_NP, (left, 0)),
+                          widen(plain.ids_NT, (0, right), value=filler), widen(plain.mask_NT, (0, right)))
 
     expected = ladder.expected
     monkeypatch.setattr(loop, "pad", wide)

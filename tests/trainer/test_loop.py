@@ -71,7 +71,7 @@ def one_step(trainer):
 
 
 def rows_passed(calls):
-    return sum(len(rows.ids_NL) for rows, _ in calls)
+    return sum(len(rows) for rows, _ in calls)
 
 
 @pytest.mark.parametrize("name", ["rloo", "grpo", "gnivo", "topr"])
@@ -126,9 +126,9 @@ def test_rows_without_a_gradient_are_not_passed(world, tmp_path, monkeypatch):
     calls = spy(monkeypatch, trainer.learner, "evaluate")
     metrics, weights = one_step(trainer)
     ((rows, _),) = calls
-    assert len(rows.ids_NL) == 2 * size
+    assert len(rows) == 2 * size
     expected = [list(ids) for row, ids in enumerate(batch.rows.completions) if row // size in (1, 3)]
-    assert [ids[:len(one)] for ids, one in zip(rows.completion_ids_NT.tolist(), expected, strict=True)] == expected
+    assert [ids[:len(one)] for ids, one in zip(rows.ids_NT.tolist(), expected, strict=True)] == expected
     other = trainer_of(tmp_path / "all", world, settings_of("rloo", batch_prompts=4), "rloo")
     other.source.batch = lambda step, clock: replace(batch, rewards=rewards)
     other.rollout = None  # one pass over all rows
@@ -170,8 +170,8 @@ def test_the_reference_is_the_initial_policy_for_good(world, tmp_path):
         assert records[-1].metrics["kl_ref_k3"] > 1e-3
         padded = pad(Rows([[5, 6, 7]], [[8, 9]]), 0)
         with torch.no_grad(), trainer.reference.initial() if finetune == "lora" else torch.no_grad():
-            now = trainer.reference.evaluate(padded, 1.0).leaf
-            assert torch.equal(now, world.policy().evaluate(padded, 1.0).leaf)
+            now = trainer.reference.evaluate(padded, 1.0).logp_NT
+            assert torch.equal(now, world.policy().evaluate(padded, 1.0).logp_NT)
 
 
 def test_only_adapters_move(world, tmp_path):

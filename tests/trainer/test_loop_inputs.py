@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -40,9 +39,9 @@ def test_the_critics_error_reaches_the_backbone(world, tmp_path):
     trainer = trainer_of(tmp_path, world, settings, "dro_online")
     with torch.no_grad():
         trainer.learner.value_head.weight.fill_(0.1)
-    real = trainer.algorithm
-    trainer.algorithm = SimpleNamespace(loss=lambda batch, config: real.loss(
-        replace(batch, logp_NT=batch.logp_NT * 0 + batch.logp_NT.detach()), config))
+    real = trainer.recipe.loss
+    trainer.recipe = replace(trainer.recipe, loss=lambda batch: real(
+        replace(batch, logp_NT=batch.logp_NT * 0 + batch.logp_NT.detach())))
     weights = {name: value.detach().clone() for name, value in trainer.learner.trainable().items()}
     next(trainer.steps())
     moved = {name for name, value in trainer.learner.trainable().items() if not torch.equal(value, weights[name])}
@@ -84,15 +83,14 @@ def test_step_ends_are_those_of_the_generated_ids(world, tmp_path, monkeypatch):
 def chance(folder, world, seed, steps):
     """What a loss draws at each update."""
     trainer = trainer_of(folder, world, settings_of("rloo", inner_updates=2, **VARIED), "rloo", seed=seed)
-    trainer.needs |= {"generator"}
-    drawn, real = [], trainer.algorithm
+    drawn, real = [], trainer.recipe.loss
 
-    def loss(batch, config):
+    def loss(batch):
         assert batch.generator is not None
         drawn.append(torch.rand(2, generator=batch.generator).tolist())
-        return real.loss(batch, config)
+        return real(batch)
 
-    trainer.algorithm = SimpleNamespace(loss=loss)
+    trainer.recipe = replace(trainer.recipe, loss=loss, needs=trainer.recipe.needs | {"generator"})
     trainer.step = steps
     next(trainer.steps())
     return drawn

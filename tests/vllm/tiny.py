@@ -58,6 +58,6 @@ def gap(policy: Any, prompts: list[list[int]], drawn: list[Any], params: Any) ->
     rows = replace(pad(Rows([prompt for prompt in prompts for _ in range(copies)], [one.ids for one in drawn]),
                        policy.pad_id), min_new_tokens=params.min_new_tokens)
     with torch.no_grad():
-        logp_NT = policy.evaluate(rows, params.temperature).leaf
+        logp_NT = policy.evaluate(rows, params.temperature).logp_NT
     return max(abs(float(logp_T[index]) - logp)
                for logp_T, one in zip(logp_NT, drawn, strict=True) for index, logp in enumerate(one.logps))

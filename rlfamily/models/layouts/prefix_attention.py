@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import scaled_dot_product_attention
 
-from rlfamily.models.runs import Runs
+from rlfamily.models.layouts.ragged import Ragged
 
 flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
 flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default
@@ -24,14 +24,14 @@ class PrefixAttention(torch.autograd.Function):
     """out_MHD of M tokens after their prefixes.
 
     From their queries, keys and values (M, H, D) and the prefixes' keys and values (B, H, P, D).
-    `own` lays the tokens out row by row, `together` by prefix: the rows of a prefix are one run. `bias` (B, 1, 1, P) is
-    -inf on the padding of prefixes, None where there is none. For CPUs.
+    `own` lays the tokens out row by row, `together` by prefix: the rows of a prefix are one sequence. `bias`
+    (B, 1, 1, P) is -inf on the padding of prefixes, None where there is none. For CPUs.
     """
 
     @staticmethod
     def forward(
         ctx: Any, query_MHD: Tensor, key_MHD: Tensor, value_MHD: Tensor, prefix_key: Tensor, prefix_value: Tensor,
-        own: Runs, together: Runs, bias: Tensor | None, scale: float,
+        own: Ragged, together: Ragged, bias: Tensor | None, scale: float,
     ) -> Tensor:
         """Each part's output, weighted by what it has of the whole sum."""
         own_out, own_lse = flash(*map(own.grid, (query_MHD, key_MHD, value_MHD)), 0.0, True, scale=scale)
@@ -64,7 +64,7 @@ class PrefixAttention(torch.autograd.Function):
 
 def masked_attention(
     query_MHD: Tensor, key_MHD: Tensor, value_MHD: Tensor, prefix_key: Tensor, prefix_value: Tensor,
-    own: Runs, prefixes: Runs, prefix_of_row: Tensor, scale: float,
+    own: Ragged, prefixes: Ragged, prefix_of_row: Tensor, scale: float,
 ) -> Tensor:
     """The same on any device, by torch's own attention: each row's keys behind a copy of its prefix's, and a mask."""
     keys, values = (torch.cat([prefix[prefix_of_row], own.grid(states)], 2)

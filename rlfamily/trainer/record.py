@@ -28,7 +28,7 @@ NOTE_STEPS = 50  # the progress note shows means over the last this many steps
 SAMPLES_KEPT = 200  # steps whose first group is kept for reading, spread over the run
 
 
-def run(
+def record(
     trainer: Trainer, work: Path, out: Path, tracker: Tracker,
     progress: Callable[[int, int, str], None], checkpoint_seconds: float,
 ) -> dict[str, Any]:
@@ -49,10 +49,10 @@ def run(
     logs = {name: _reopen(work / name, offset) for name, offset in offsets.items()}
     total, saved_at = trainer.source.total_steps, time.monotonic()
     recent: deque[dict[str, float]] = deque(maxlen=NOTE_STEPS)
-    for record in trainer.steps():
-        _write(logs, record, keep_samples=record.step % max(1, total // SAMPLES_KEPT) == 0)
-        tracker.log(record)
-        recent.append(record.metrics)
+    for one in trainer.steps():
+        _write(logs, one, keep_samples=one.step % max(1, total // SAMPLES_KEPT) == 0)
+        tracker.log(one)
+        recent.append(one.metrics)
         progress(trainer.step, total, _note(recent))
         if _agreed(trainer, trainer.step == total or time.monotonic() - saved_at >= checkpoint_seconds):
             checkpoint.save(path, trainer, {name: _flush(file) for name, file in logs.items()})

@@ -18,9 +18,9 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from rlfamily.models.batching import Padded
-from rlfamily.models.prefix_attention import PrefixAttention, masked_attention
-from rlfamily.models.runs import Runs
+from rlfamily.models.batching import RowTensors
+from rlfamily.models.layouts.prefix_attention import PrefixAttention, masked_attention
+from rlfamily.models.layouts.ragged import Ragged
 
 NAME = "shared_prefix"
 IN_PARTS = frozenset({"cpu"})  # kinds of device with the kernels of PrefixAttention
@@ -71,17 +71,17 @@ class Packed:
     """N rows packed into M input tokens, the completions' last ones left out: nothing is predicted from them.
 
     `before_C` is where each of the C completion tokens is predicted from, row by row; `prompt_N` is each row's prompt;
-    `together` has the completions of a prompt as one run. `prompt_states` gathers keys and
-    values of the prompts, a pair (B, H, P, D) a layer, when it is a list.
+    `together` has the completions of a prompt as one sequence. `prompt_states` gathers keys and values of the prompts,
+    a pair (B, H, P, D) a layer, when it is a list.
     """
 
     ids_M: Tensor
     positions_M: Tensor
     before_C: Tensor
     prompt_N: Tensor
-    prompts: Runs
-    completions: Runs
-    together: Runs
+    prompts: Ragged
+    completions: Ragged
+    together: Ragged
     prompt_states: list[tuple[Tensor, Tensor]] | None = None
 
     def attend(self, layer: int, query_MHD: Tensor, key_MHD: Tensor, value_MHD: Tensor, scale: float) -> Tensor:
@@ -107,27 +107,32 @@ class Packed:
         return torch.cat([self.prompts.flat(prompt_BHPD), tail_MHD])
 
 
-def pack(rows: Padded) -> Packed:
+def new_prompts(rows: RowTensors) -> Tensor:
+    """new_N: True where a row's prompt is not that of the row before it."""
+    same_N = torch.stack([(part[1:] == part[:-1]).all(1) for part in (rows.prompt_ids_NP, rows.prompt_mask_NP)]).all(0)
+    return torch.cat([same_N.new_ones(1), ~same_N])
+
+
+def pack(rows: RowTensors) -> Packed:
     """Pack rows; those with the same prompt that stand side by side share it."""
-    width = rows.mask_NT.shape[1]
-    prompt_ids_NP, prompt_real_NP = rows.ids_NL[:, :-width], rows.attention_NL[:, :-width] > 0
-    first_N = rows.new_prompt_N
+    first_N = new_prompts(rows)
     group_N = first_N.cumsum(0) - 1
-    prompts = Runs(prompt_real_NP[first_N].sum(1))
+    real_BP = rows.prompt_mask_NP[first_N] > 0
+    prompts = Ragged(real_BP.sum(1))
     lengths_N = rows.mask_NT.sum(1).long()
-    inputs = Runs((lengths_N - 1).clamp(min=0))
-    ids_M = torch.cat([prompt_ids_NP[first_N][prompt_real_NP[first_N]],
-                       rows.completion_ids_NT[:, :inputs.width][inputs.real_RW]])
+    inputs = Ragged((lengths_N - 1).clamp(min=0))
+    ids_M = torch.cat([rows.prompt_ids_NP[first_N][real_BP], rows.ids_NT[:, :inputs.width][inputs.real_RW]])
     positions_M = torch.cat([prompts.place_W.expand(prompts.count, -1)[prompts.real_RW],
                              (prompts.lengths_R[group_N][:, None] + inputs.place_W)[inputs.real_RW]])
     ends_N1 = (prompts.starts_R + prompts.lengths_R - 1)[group_N][:, None]
-    later_T = torch.arange(width - 1, device=ids_M.device)
+    later_T = torch.arange(rows.mask_NT.shape[1] - 1, device=ids_M.device)
     before_NT = torch.cat([ends_N1, prompts.tokens + inputs.starts_R[:, None] + later_T], 1)
-    together = Runs(torch.zeros_like(prompts.lengths_R).index_add(0, group_N, inputs.lengths_R))
+    together = Ragged(torch.zeros_like(prompts.lengths_R).index_add(0, group_N, inputs.lengths_R))
     return Packed(ids_M, positions_M, before_NT[rows.mask_NT > 0], group_N, prompts, inputs, together)
 
 
 def forward(model: PreTrainedModel, ids_M: Tensor, positions_M: Tensor, keep_C: Tensor, shared: Attention) -> Tensor:
-    """logits_CV at the tokens `keep_C` of one packed row."""
-    return model(input_ids=ids_M[None], position_ids=positions_M[None], attention_mask=NO_MASK, logits_to_keep=keep_C,
-                 use_cache=False, shared=shared).logits[0]
+    """logits_1CV at the tokens `keep_C` of one packed row."""
+    logits_1CV: Tensor = model(input_ids=ids_M[None], position_ids=positions_M[None], attention_mask=NO_MASK,
+                               logits_to_keep=keep_C, use_cache=False, shared=shared).logits
+    return logits_1CV

@@ -1,4 +1,4 @@
-"""Runs of tokens laid end to end, and the same as a padded grid."""
+"""Sequences of unequal length laid end to end, and the same as a padded grid."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 
-class Runs:
-    """R runs of tokens laid end to end (M tokens), and the same as a grid (R, W), padded on the right."""
+class Ragged:
+    """R sequences laid end to end (M tokens), and the same as a grid (R, W), padded on the right."""
 
     def __init__(self, lengths_R: Tensor) -> None:
         self.lengths_R = lengths_R

@@ -1,0 +1,41 @@
+"""What training does with a batch, whatever is trained: the trainer knows of no method and of no settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from rlfamily.algorithms import Algorithm, LossOutput, needs
+from rlfamily.algorithms.settings import AlgorithmSettings
+from rlfamily.rewards import bradley_terry
+from rlfamily.settings import Optimizer, PairTraining
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A loss, a function of a `LossBatch` (of a `ScoreBatch` where scores are trained), and how it is minimised.
+
+    `needs` names the forwards and inputs that the loss uses. `inner_updates` are made of a batch; with `mask_truncated`
+    the loss sees nothing of truncated rows; with `kl_ref_every` n > 0 every n-th step measures the KL to the reference.
+    """
+
+    loss: Callable[[Any], LossOutput]
+    optimizer: Optimizer
+    lr_multiplier: float
+    needs: frozenset[str] = frozenset()
+    inner_updates: int = 1
+    mask_truncated: bool = False
+    kl_ref_every: int = 0
+
+    @classmethod
+    def of(cls, algorithm: Algorithm, settings: AlgorithmSettings, lr_multiplier: float) -> Recipe:
+        """A training-time method with its settings."""
+        return cls(partial(algorithm.loss, config=settings), settings.optimizer, lr_multiplier,
+                   needs(algorithm, settings), settings.inner_updates, settings.mask_truncated, settings.kl_ref_every)
+
+    @classmethod
+    def of_pairs(cls, training: PairTraining, lr_multiplier: float) -> Recipe:
+        """A reward model fitted to preference pairs."""
+        return cls(bradley_terry.loss, training.optimizer, lr_multiplier)
