@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 Config = AlgorithmSettings
 NEEDS: frozenset[str] = frozenset()
 SOURCE: DataSource = "pairs"
+VERSION = "1"
 
 
 def loss(batch: LossBatch, config: Any) -> LossOutput:
