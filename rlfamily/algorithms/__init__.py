@@ -1,7 +1,9 @@
 """Training-time methods: one file each, with a `Config`, what it `NEEDS`, its data `SOURCE`, and a pure `loss`.
 
-The file system is the registry: `get("topr")` imports `rlfamily/algorithms/topr.py`. Legend of shape suffixes:
-B prompts, K responses per prompt, N = B*K rows (a group's rows are contiguous), T completion tokens, S reasoning steps.
+The file system is the registry: `get("topr")` imports `rlfamily/algorithms/topr.py`. A method's
+`VERSION` is changed by hand when the numbers change; it enters the keys of what uses the method. Legend of shape
+suffixes: B prompts, K responses per prompt, N = B*K rows (a group's rows are contiguous), T completion tokens,
+S reasoning steps.
 """
 
 from __future__ import annotations
@@ -78,10 +80,10 @@ class LossOutput:
 class Algorithm(Protocol):
     """What a module in this folder offers. NEEDS may name old, ref, value, steps, generator and mismatched."""
 
-    VERSION: str
     Config: type[AlgorithmSettings]
     NEEDS: frozenset[str]
     SOURCE: DataSource
+    VERSION: str
 
     def loss(self, batch: LossBatch, config: Any) -> LossOutput:
         """Return the scalar objective of one batch."""

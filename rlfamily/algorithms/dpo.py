@@ -2,8 +2,8 @@
 
     u = sum_t log pi(y_t)/pi_ref(y_t)    L = -E_pairs[ log sigmoid(beta (u_chosen - u_rejected)) ]
 
-Log-ratios are sums over the response, not means. Against the rollout methods: the rewards only
-chose the pair, so they do not enter; the reference policy does.
+Log-ratios are sums over the response, not means. Against the rollout methods: the rewards only chose the pair, so they
+do not enter; the reference policy does.
 """
 
 from __future__ import annotations
@@ -33,31 +33,17 @@ def loss(batch: LossBatch, config: Config) -> LossOutput:
 
     A pair with a response emptied by mask_truncated contributes 0.
     """
-    core.check(
-        logp_NT=batch.logp_NT,
-        mask_NT=batch.mask_NT,
-        ref_logp_NT=batch.ref_logp_NT,
-        row_weight_N=batch.row_weight_N,
-    )
-    if batch.group_size != 2 or len(batch.logp_NT) % 2:
-        raise ValueError(
-            f"{len(batch.logp_NT)} rows in groups of {batch.group_size} are not preference pairs"
-        )
-    ref_logp_NT = core.require(batch.ref_logp_NT, "ref_logp_NT")
-
-    log_ratio_N = core.log_ratios(batch.logp_NT, ref_logp_NT, batch.mask_NT).sum(1)
-    margin_B = config.beta * (log_ratio_N[0::2] - log_ratio_N[1::2])
-    nonempty_N = core.nonempty_weights(batch.mask_NT, None)
-    whole_B = nonempty_N[0::2] * nonempty_N[1::2]
-    weight_B = None if batch.row_weight_N is None else batch.row_weight_N[0::2]
+    core.check_batch(batch)
+    mask_NT, weight_N = batch.mask_NT, batch.row_weight_N
+    log_ratio_NT = core.log_ratios(batch.logp_NT, core.require(batch.ref_logp_NT, "ref_logp_NT"), mask_NT)
+    margin_B = config.beta * core.pair_differences(log_ratio_NT.sum(1), batch.group_size)
+    whole_B, weight_B = core.whole_pairs(mask_NT), core.group_weights(weight_N, batch.group_size)
     loss = core.expectation_over_rows(whole_B * core.bradley_terry_nll(margin_B), weight_B)
 
     metric_weight_B = whole_B if weight_B is None else whole_B * weight_B
     metrics = {
         "margin": core.expectation_over_rows(margin_B, metric_weight_B),
         "accuracy": core.expectation_over_rows((margin_B > 0).to(margin_B.dtype), metric_weight_B),
-        **core.kl_metrics(
-            batch.logp_NT, batch.mask_NT, batch.old_logp_NT, ref_logp_NT, batch.row_weight_N
-        ),
+        **core.kl_metrics(batch.logp_NT, mask_NT, batch.old_logp_NT, batch.ref_logp_NT, weight_N),
     }
     return LossOutput(loss, core.to_floats(metrics))

@@ -14,16 +14,13 @@ prompt only, so every token has the same advantage; like PPO's it comes from the
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from rlfamily import core
 from rlfamily.algorithms import DataSource, LossBatch, LossOutput
 from rlfamily.algorithms.settings import AlgorithmSettings, Kl
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 NEEDS: frozenset[str] = frozenset({"old", "ref", "value"})
 SOURCE: DataSource = "rollouts"
@@ -42,79 +39,38 @@ class Config(AlgorithmSettings):
 
 
 def unneeded(config: Config) -> frozenset[str]:
-    """The reference serves the KL only."""
-    return frozenset({"ref"}) - config.kl.needs
+    """The forwards that these settings do not use."""
+    return NEEDS - {"old", "value"} - config.kl.needs
 
 
 def loss(batch: LossBatch, config: Config) -> LossOutput:
     """Policy loss plus value loss. Rows emptied by mask_truncated contribute 0."""
-    core.check(
-        logp_NT=batch.logp_NT,
-        mask_NT=batch.mask_NT,
-        values_NT=batch.values_NT,
-        old_values_NT=batch.old_values_NT,
-        rewards_N=batch.rewards_N,
-        row_weight_N=batch.row_weight_N,
-    )
+    core.check_batch(batch)
     mask_NT, weight_N = batch.mask_NT, batch.row_weight_N
-    value_N = _first_value(core.require(batch.values_NT, "values_NT"), mask_NT)
-    rewards_N = core.penalised_rewards(
-        config.kl, batch.rewards_N, batch.old_logp_NT, batch.ref_logp_NT, mask_NT
-    )
-    old_logp_NT = core.require(batch.old_logp_NT, "old_logp_NT")
-    log_ratio_NT = core.log_ratios(batch.logp_NT, old_logp_NT, mask_NT)
-    error_N = value_N + log_ratio_NT.sum(1).detach() - rewards_N / config.alpha
+    values_NT, old_values_NT = core.critic_values(batch.values_NT, batch.old_values_NT, mask_NT)
+    value_N, old_value_N = values_NT[:, 0], old_values_NT[:, 0]
+    rewards_N = core.penalised_rewards(config.kl, batch.rewards_N, batch.old_logp_NT, batch.ref_logp_NT, mask_NT)
+    log_ratio_NT = core.log_ratios(batch.logp_NT, core.require(batch.old_logp_NT, "old_logp_NT"), mask_NT)
+    log_ratio_N = log_ratio_NT.sum(1)
+    error_N = value_N + log_ratio_N.detach() - rewards_N / config.alpha
     nonempty_N = core.nonempty_weights(mask_NT, None)
     value_loss = core.expectation_over_rows(nonempty_N * error_N.square() / 2, weight_N)
     if config.policy_loss == "ppo":
-        pg_loss, clip_fraction = _surrogate(batch, config, rewards_N, log_ratio_NT)
+        advantages_NT = (rewards_N / config.alpha - old_value_N)[:, None].expand_as(mask_NT)
+        pg_loss, clip_fraction = core.surrogate_loss(
+            log_ratio_NT, advantages_NT, mask_NT, weight_N, config.clip, config.whiten
+        )
     else:
-        pg_loss = _direct(batch, config, rewards_N, log_ratio_NT.sum(1))
+        loss_N = core.soft_bellman_loss(log_ratio_N, value_N, rewards_N, config.alpha, config.policy_loss)
+        pg_loss = core.expectation_over_rows(loss_N, weight_N)
         clip_fraction = pg_loss.new_zeros(())
-    kl_loss = core.kl_in_loss(
-        config.kl, batch.logp_NT, batch.ref_logp_NT, mask_NT, weight_N, core.token_mean
-    )
+    kl_loss = core.kl_in_loss(config.kl, batch.logp_NT, batch.ref_logp_NT, mask_NT, weight_N, core.token_mean)
 
     metrics = {
         "pg_loss": pg_loss,
         "value_loss": value_loss,
-        "value_mean": core.expectation_over_rows(
-            value_N, core.nonempty_weights(mask_NT, weight_N)
-        ),
+        "value_mean": core.expectation_over_rows(value_N, core.nonempty_weights(mask_NT, weight_N)),
         "clip_fraction": clip_fraction,
-        **core.kl_metrics(batch.logp_NT, mask_NT, old_logp_NT, batch.ref_logp_NT, weight_N),
+        **core.kl_metrics(batch.logp_NT, mask_NT, batch.old_logp_NT, batch.ref_logp_NT, weight_N),
     }
-    total = pg_loss + config.vf_coef * value_loss + kl_loss
-    return LossOutput(total, core.to_floats(metrics))
-
-
-def _surrogate(
-    batch: LossBatch, config: Config, rewards_N: Tensor, log_ratio_NT: Tensor
-) -> tuple[Tensor, Tensor]:
-    """PPO's policy loss with one advantage per response, and the fraction of tokens it clipped."""
-    values_NT = batch.values_NT if batch.old_values_NT is None else batch.old_values_NT
-    old_value_N = _first_value(core.require(values_NT, "values_NT").detach(), batch.mask_NT)
-    advantage_N = rewards_N / config.alpha - old_value_N
-    advantages_NT = core.masked(advantage_N[:, None].expand_as(batch.mask_NT), batch.mask_NT)
-    if config.whiten:
-        advantages_NT = core.whiten(advantages_NT, batch.mask_NT, batch.row_weight_N)
-    loss_NT, clipped_NT = core.clipped_surrogate(log_ratio_NT, advantages_NT, config.clip)
-    return (
-        core.token_mean(loss_NT, batch.mask_NT, batch.row_weight_N),
-        core.token_mean(clipped_NT, batch.mask_NT, batch.row_weight_N),
-    )
-
-
-def _direct(batch: LossBatch, config: Config, rewards_N: Tensor, log_ratio_N: Tensor) -> Tensor:
-    """The policy's part of the soft Bellman error, or what Eq. 11 prints in its place."""
-    value_N = _first_value(core.require(batch.values_NT, "values_NT").detach(), batch.mask_NT)
-    right = config.policy_loss == "direct"
-    scale, sign = (config.alpha, 1.0) if right else (1.0, -1.0)
-    loss_N = (scale * value_N - rewards_N) * log_ratio_N
-    loss_N = loss_N + sign * config.alpha / 2 * log_ratio_N.square()
-    return core.expectation_over_rows(loss_N, batch.row_weight_N)
-
-
-def _first_value(values_NT: Tensor, mask_NT: Tensor) -> Tensor:
-    """V(prompt), (N,): the state before the first token; 0 for an emptied row."""
-    return core.masked(values_NT, mask_NT)[:, 0]
+    return LossOutput(pg_loss + config.vf_coef * value_loss + kl_loss, core.to_floats(metrics))

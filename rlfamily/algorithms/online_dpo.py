@@ -4,9 +4,9 @@ GN-IVO App. D).
     i* = argmax_i R_i of the two, the first of equals    u_i = sum_t log pi(y_it)/pi_dpo(y_it)
     L = -E_pairs[ log sigmoid(alpha (u_winner - u_loser)) ] + coef * reduction of k(new, ref)
 
-pi_dpo is the initial policy (TRL) or the one that drew the pair (dpo_ref old: then u is 0 at the
-first update of a batch). With the reward's order as a hard label the loss has no finite minimiser:
-the separate KL, to the initial policy, is the anchor. Against DPO: the pairs are new at every step.
+pi_dpo is the initial policy (TRL) or the one that drew the pair (dpo_ref old: then u is 0 at the first update of a
+batch). With the reward's order as a hard label the loss has no finite minimiser: the separate KL, to the initial
+policy, is the anchor. Against DPO: the pairs are new at every step.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Config(AlgorithmSettings):
 
 
 def unneeded(config: Config) -> frozenset[str]:
-    """What neither the log-ratios nor the KL reads."""
+    """The forwards that these settings do not use."""
     return NEEDS - {"ref" if config.dpo_ref == "init" else "old"} - config.kl.needs
 
 
@@ -47,33 +47,17 @@ def loss(batch: LossBatch, config: Config) -> LossOutput:
 
     A pair with a response emptied by mask_truncated contributes 0.
     """
-    core.check(
-        logp_NT=batch.logp_NT,
-        mask_NT=batch.mask_NT,
-        rewards_N=batch.rewards_N,
-        row_weight_N=batch.row_weight_N,
-    )
-    if batch.group_size != 2 or len(batch.logp_NT) % 2:
-        raise ValueError(
-            f"{len(batch.logp_NT)} rows in groups of {batch.group_size} are not pairs"
-        )
-    rewards_N = core.penalised_rewards(
-        config.kl, batch.rewards_N, batch.old_logp_NT, batch.ref_logp_NT, batch.mask_NT
-    )
-    rewards_B2 = rewards_N.view(-1, 2)
-    tied_B = rewards_B2[:, 0] == rewards_B2[:, 1]
-    sign_B = 1 - 2 * (rewards_B2[:, 1] > rewards_B2[:, 0]).to(batch.logp_NT.dtype)
-    log_ratio_N = core.log_ratios(batch.logp_NT, _dpo_logp(batch, config), batch.mask_NT).sum(1)
-    gap_B = sign_B * (log_ratio_N[0::2] - log_ratio_N[1::2])
-    nonempty_N = core.nonempty_weights(batch.mask_NT, None)
-    used_B = nonempty_N[0::2] * nonempty_N[1::2] * (~tied_B if config.skip_ties else 1)
-    weight_B = None if batch.row_weight_N is None else batch.row_weight_N[0::2]
-    pg_loss = core.expectation_over_rows(
-        used_B * core.bradley_terry_nll(config.alpha * gap_B), weight_B
-    )
-    kl_loss = core.kl_in_loss(
-        config.kl, batch.logp_NT, batch.ref_logp_NT, batch.mask_NT, batch.row_weight_N, core.token_mean
-    )
+    core.check_batch(batch)
+    mask_NT, weight_N = batch.mask_NT, batch.row_weight_N
+    rewards_N = core.penalised_rewards(config.kl, batch.rewards_N, batch.old_logp_NT, batch.ref_logp_NT, mask_NT)
+    reward_gap_B = core.pair_differences(rewards_N, batch.group_size)
+    tied_B, sign_B = reward_gap_B == 0, 1 - 2 * (reward_gap_B < 0).to(batch.logp_NT.dtype)
+    log_ratio_N = core.log_ratios(batch.logp_NT, _dpo_logp(batch, config), mask_NT).sum(1)
+    gap_B = sign_B * core.pair_differences(log_ratio_N, batch.group_size)
+    used_B = core.whole_pairs(mask_NT) * (~tied_B if config.skip_ties else 1)
+    weight_B = core.group_weights(weight_N, batch.group_size)
+    pg_loss = core.expectation_over_rows(used_B * core.bradley_terry_nll(config.alpha * gap_B), weight_B)
+    kl_loss = core.kl_in_loss(config.kl, batch.logp_NT, batch.ref_logp_NT, mask_NT, weight_N, core.token_mean)
 
     metric_weight_B = used_B if weight_B is None else used_B * weight_B
     metrics = {
@@ -82,9 +66,7 @@ def loss(batch: LossBatch, config: Config) -> LossOutput:
         "log_ratio_gap": core.expectation_over_rows(gap_B.abs(), metric_weight_B),
         "accuracy": core.expectation_over_rows((gap_B > 0).to(gap_B.dtype), metric_weight_B),
         "tie_fraction": core.expectation_over_rows(tied_B.to(gap_B.dtype), weight_B),
-        **core.kl_metrics(
-            batch.logp_NT, batch.mask_NT, batch.old_logp_NT, batch.ref_logp_NT, batch.row_weight_N
-        ),
+        **core.kl_metrics(batch.logp_NT, mask_NT, batch.old_logp_NT, batch.ref_logp_NT, weight_N),
     }
     return LossOutput(pg_loss + kl_loss, core.to_floats(metrics))
 

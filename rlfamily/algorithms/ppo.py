@@ -37,8 +37,8 @@ class Config(AlgorithmSettings):
 
 
 def unneeded(config: Config) -> frozenset[str]:
-    """The reference serves the KL only."""
-    return frozenset({"ref"}) - config.kl.needs
+    """The forwards that these settings do not use."""
+    return NEEDS - {"old", "value"} - config.kl.needs
 
 
 def loss(batch: LossBatch, config: Config) -> LossOutput:
@@ -46,42 +46,26 @@ def loss(batch: LossBatch, config: Config) -> LossOutput:
 
     Rows emptied by mask_truncated take no part.
     """
-    core.check(
-        logp_NT=batch.logp_NT,
-        mask_NT=batch.mask_NT,
-        values_NT=batch.values_NT,
-        old_values_NT=batch.old_values_NT,
-        rewards_N=batch.rewards_N,
-        row_weight_N=batch.row_weight_N,
-    )
+    core.check_batch(batch)
     mask_NT, weight_N = batch.mask_NT, batch.row_weight_N
-    values_NT = core.masked(core.require(batch.values_NT, "values_NT"), mask_NT)
-    old_values_NT = values_NT if batch.old_values_NT is None else batch.old_values_NT
-    old_values_NT = core.masked(old_values_NT.detach(), mask_NT)
+    values_NT, old_values_NT = core.critic_values(batch.values_NT, batch.old_values_NT, mask_NT)
     kl_NT = core.kl_in_reward(config.kl, batch.old_logp_NT, batch.ref_logp_NT, mask_NT)
-    token_rewards_NT = core.at_last_token(batch.rewards_N.detach(), mask_NT) - kl_NT
-    advantages_NT = core.generalized_advantages(
-        token_rewards_NT, old_values_NT, mask_NT, config.gamma, config.lam
-    )
+    rewards_NT = core.at_last_token(batch.rewards_N.detach(), mask_NT) - kl_NT
+    advantages_NT = core.generalized_advantages(rewards_NT, old_values_NT, mask_NT, config.gamma, config.lam)
     returns_NT = advantages_NT + old_values_NT
     value_error_NT = core.clipped_value_error(values_NT, old_values_NT, returns_NT, config.value_clip)
     value_loss = core.token_mean(value_error_NT, mask_NT, weight_N)
-    if config.whiten:
-        advantages_NT = core.whiten(advantages_NT, mask_NT, weight_N)
-    old_logp_NT = core.require(batch.old_logp_NT, "old_logp_NT")
-    log_ratio_NT = core.log_ratios(batch.logp_NT, old_logp_NT, mask_NT)
-    policy_NT, clipped_NT = core.clipped_surrogate(log_ratio_NT, advantages_NT, config.clip)
-    pg_loss = core.token_mean(policy_NT, mask_NT, weight_N)
-    kl_loss = core.kl_in_loss(
-        config.kl, batch.logp_NT, batch.ref_logp_NT, mask_NT, weight_N, core.token_mean
+    log_ratio_NT = core.log_ratios(batch.logp_NT, core.require(batch.old_logp_NT, "old_logp_NT"), mask_NT)
+    pg_loss, clip_fraction = core.surrogate_loss(
+        log_ratio_NT, advantages_NT, mask_NT, weight_N, config.clip, config.whiten
     )
+    kl_loss = core.kl_in_loss(config.kl, batch.logp_NT, batch.ref_logp_NT, mask_NT, weight_N, core.token_mean)
 
     metrics = {
         "pg_loss": pg_loss,
         "value_loss": value_loss,
         "value_mean": core.token_mean(values_NT, mask_NT, weight_N),
-        "clip_fraction": core.token_mean(clipped_NT, mask_NT, weight_N),
-        **core.kl_metrics(batch.logp_NT, mask_NT, old_logp_NT, batch.ref_logp_NT, weight_N),
+        "clip_fraction": clip_fraction,
+        **core.kl_metrics(batch.logp_NT, mask_NT, batch.old_logp_NT, batch.ref_logp_NT, weight_N),
     }
-    total = pg_loss + config.vf_coef * value_loss + kl_loss
-    return LossOutput(total, core.to_floats(metrics))
+    return LossOutput(pg_loss + config.vf_coef * value_loss + kl_loss, core.to_floats(metrics))

@@ -70,8 +70,8 @@ class LeaveOneOutGuard(AlgorithmSettings):
 
     @property
     def uses_leave_one_out(self) -> bool:
-        """True when the advantage subtracts the mean reward of the other responses of the group."""
-        return getattr(self, "baseline", None) == "loo"
+        """True when the advantage subtracts the mean reward of the other responses; always, without a choice."""
+        return getattr(self, "baseline", "loo") == "loo"
 
     @model_validator(mode="after")
     def _check_leave_one_out(self) -> LeaveOneOutGuard:

@@ -2,8 +2,7 @@
 
     L = - sum_n sum_t m_nt log pi(y_nt | x_n, y_n,<t) / sum_n sum_t m_nt
 
-TOPR report Eq. 1 writes the sum; the losses it prints (0.50, 0.36, 0.32) are means per token, hence
-the denominator.
+TOPR report Eq. 1 writes the sum; the losses it prints (0.50, 0.36, 0.32) are means per token, hence the denominator.
 """
 
 from __future__ import annotations
@@ -23,9 +22,8 @@ class Config(AlgorithmSettings):
 
 def loss(batch: LossBatch, config: Config) -> LossOutput:
     """Mean negative log-likelihood per completion token, in nats."""
-    core.check(logp_NT=batch.logp_NT, mask_NT=batch.mask_NT, row_weight_N=batch.row_weight_N)
-    loss = core.token_mean(-batch.logp_NT, batch.mask_NT, batch.row_weight_N)
-    metrics = core.kl_metrics(
-        batch.logp_NT, batch.mask_NT, batch.old_logp_NT, batch.ref_logp_NT, batch.row_weight_N
-    )
+    core.check_batch(batch)
+    mask_NT, weight_N = batch.mask_NT, batch.row_weight_N
+    loss = core.token_mean(-batch.logp_NT, mask_NT, weight_N)
+    metrics = core.kl_metrics(batch.logp_NT, mask_NT, batch.old_logp_NT, batch.ref_logp_NT, weight_N)
     return LossOutput(loss, core.to_floats(metrics))

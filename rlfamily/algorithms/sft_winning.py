@@ -34,7 +34,7 @@ class Config(AlgorithmSettings):
 
 
 def unneeded(config: Config) -> frozenset[str]:
-    """Both serve the KL only."""
+    """The forwards that these settings do not use."""
     return NEEDS - config.kl.needs
 
 
@@ -43,34 +43,24 @@ def loss(batch: LossBatch, config: Config) -> LossOutput:
 
     A winner emptied by mask_truncated teaches nothing, and nobody takes its place.
     """
-    core.check(
-        logp_NT=batch.logp_NT,
-        mask_NT=batch.mask_NT,
-        rewards_N=batch.rewards_N,
-        row_weight_N=batch.row_weight_N,
-    )
-    rewards_N = core.penalised_rewards(
-        config.kl, batch.rewards_N, batch.old_logp_NT, batch.ref_logp_NT, batch.mask_NT
-    )
+    core.check_batch(batch)
+    mask_NT, weight_N = batch.mask_NT, batch.row_weight_N
+    rewards_N = core.penalised_rewards(config.kl, batch.rewards_N, batch.old_logp_NT, batch.ref_logp_NT, mask_NT)
     rewards_BK = rewards_N.view(-1, batch.group_size)
     tied_B = (rewards_BK == rewards_BK[:, :1]).all(1)
     won_N = _winners(rewards_BK, tied_B if config.skip_ties else None)
-    weight_N = won_N if batch.row_weight_N is None else won_N * batch.row_weight_N
-    nll = core.token_mean(-batch.logp_NT, batch.mask_NT, weight_N)
-    kl_loss = core.kl_in_loss(
-        config.kl, batch.logp_NT, batch.ref_logp_NT, batch.mask_NT, weight_N, core.token_mean
-    )
+    won_weight_N = won_N if weight_N is None else won_N * weight_N
+    pg_loss = core.token_mean(-batch.logp_NT, mask_NT, won_weight_N)
+    kl_loss = core.kl_in_loss(config.kl, batch.logp_NT, batch.ref_logp_NT, mask_NT, won_weight_N, core.token_mean)
 
-    group_weight_B = None if batch.row_weight_N is None else batch.row_weight_N[:: batch.group_size]
+    group_weight_B = core.group_weights(weight_N, batch.group_size)
     metrics = {
-        "pg_loss": nll,
-        "tie_fraction": core.expectation_over_rows(tied_B.to(nll.dtype), group_weight_B),
+        "pg_loss": pg_loss,
+        "tie_fraction": core.expectation_over_rows(tied_B.to(pg_loss.dtype), group_weight_B),
         "reward_gain": core.expectation_over_rows(rewards_BK.amax(1) - rewards_BK.mean(1), group_weight_B),
-        **core.kl_metrics(
-            batch.logp_NT, batch.mask_NT, batch.old_logp_NT, batch.ref_logp_NT, batch.row_weight_N
-        ),
+        **core.kl_metrics(batch.logp_NT, mask_NT, batch.old_logp_NT, batch.ref_logp_NT, weight_N),
     }
-    return LossOutput(nll + kl_loss, core.to_floats(metrics))
+    return LossOutput(pg_loss + kl_loss, core.to_floats(metrics))
 
 
 def _winners(rewards_BK: Tensor, skipped_B: Tensor | None) -> Tensor:

@@ -5,10 +5,9 @@
     report (Eq. 9)     w = min(tau, rho) for every response, against Eq. 5: positives weigh 1
     tapered            w = 1 if A >= 0 else clip(rho, 0, tau)
 
-tau decays from tau.start to tau.end over training. A is the reward less `baseline_constant` less
-the baseline, and it is A's sign that chooses the limits, because A is what multiplies the gradient.
-Against RLOO: the behaviour policy mu enters through a detached weight instead of a clipped
-surrogate, so logged responses can be reused; no KL.
+tau decays from tau.start to tau.end over training. A is the reward less `baseline_constant` less the baseline, and it
+is A's sign that chooses the limits, because A is what multiplies the gradient. Against RLOO: the behaviour policy mu
+enters through a detached weight instead of a clipped surrogate, so logged responses can be reused; no KL.
 """
 
 from __future__ import annotations
@@ -69,29 +68,21 @@ class Config(LeaveOneOutGuard):
 
 def loss(batch: LossBatch, config: Config) -> LossOutput:
     """Weighted REINFORCE loss. Rows emptied by mask_truncated count in the baseline only."""
-    core.check(
-        logp_NT=batch.logp_NT,
-        mask_NT=batch.mask_NT,
-        rewards_N=batch.rewards_N,
-        row_weight_N=batch.row_weight_N,
-    )
+    core.check_batch(batch)
+    mask_NT, weight_N = batch.mask_NT, batch.row_weight_N
     tau = core.scheduled(config.tau.start, config.tau.end, config.tau.schedule, batch.progress)
     advantage_N = _advantages(batch, config)
     weight_NT, clipped_NT = _weights(batch, config, advantage_N, tau)
     nll_NT = -weight_NT * batch.logp_NT
-    loss = core.seq_sum_batch_mean(advantage_N[:, None] * nll_NT, batch.mask_NT, batch.row_weight_N)
+    loss = core.seq_sum_batch_mean(advantage_N[:, None] * nll_NT, mask_NT, weight_N)
 
-    nonempty_N = core.nonempty_weights(batch.mask_NT, batch.row_weight_N)
+    nonempty_N = core.nonempty_weights(mask_NT, weight_N)
     metrics = {
         # Eq. 10 has the raw reward, so this is the loss only where there is no baseline
-        "pg_loss": core.seq_sum_batch_mean(
-            batch.rewards_N[:, None] * nll_NT, batch.mask_NT, batch.row_weight_N
-        ),
-        "weight_mean": core.seq_mean_batch_mean(weight_NT, batch.mask_NT, nonempty_N),
-        "clip_fraction": core.seq_mean_batch_mean(clipped_NT, batch.mask_NT, nonempty_N),
-        **core.kl_metrics(
-            batch.logp_NT, batch.mask_NT, batch.old_logp_NT, batch.ref_logp_NT, batch.row_weight_N
-        ),
+        "pg_loss": core.seq_sum_batch_mean(batch.rewards_N[:, None] * nll_NT, mask_NT, weight_N),
+        "weight_mean": core.seq_mean_batch_mean(weight_NT, mask_NT, nonempty_N),
+        "clip_fraction": core.seq_mean_batch_mean(clipped_NT, mask_NT, nonempty_N),
+        **core.kl_metrics(batch.logp_NT, mask_NT, batch.old_logp_NT, batch.ref_logp_NT, weight_N),
     }
     return LossOutput(loss, {**core.to_floats(metrics), "tau": tau})
 
@@ -103,9 +94,7 @@ def _advantages(batch: LossBatch, config: Config) -> Tensor:
     return rewards_N - batch.running_reward if config.baseline == "running_mean" else rewards_N
 
 
-def _weights(
-    batch: LossBatch, config: Config, advantage_N: Tensor, tau: float
-) -> tuple[Tensor, Tensor]:
+def _weights(batch: LossBatch, config: Config, advantage_N: Tensor, tau: float) -> tuple[Tensor, Tensor]:
     """Detached weights (one value along a row unless ratio=token), and 1 where a limit bit."""
     log_ratio_NT = _log_ratios(batch, config)
     limits_by_sign = log_ratio_NT.new_tensor(_limits(config, tau))

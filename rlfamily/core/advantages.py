@@ -1,9 +1,12 @@
-"""Group-relative advantages: functions of the K rewards of one prompt, never of the policy."""
+"""Group-relative advantages and weights: functions of the K rewards of one prompt, never of the policy."""
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 
+from rlfamily.core.masking import expectation_over_rows
 from rlfamily.core.shapes import check
 
 
@@ -22,9 +25,7 @@ def group_leave_one_out(rewards_N: Tensor, group_size: int) -> Tensor:
     Equal rewards give exactly 0. Raises ValueError when K=1.
     """
     if group_size == 1:
-        raise ValueError(
-            "group_size=1: a leave-one-out baseline needs at least two responses per prompt"
-        )
+        raise ValueError("group_size=1: a leave-one-out baseline needs at least two responses per prompt")
     rewards_BK = _grouped(rewards_N, group_size)
     # differences from the first reward: no rounding is left over where rewards are equal
     shifted_BK = rewards_BK - rewards_BK[:, :1]
@@ -38,12 +39,35 @@ def group_zscore(rewards_N: Tensor, group_size: int) -> Tensor:
     Raises ValueError when K=1.
     """
     if group_size == 1:
-        raise ValueError(
-            "group_size=1: a standard deviation needs at least two responses per prompt"
-        )
+        raise ValueError("group_size=1: a standard deviation needs at least two responses per prompt")
     rewards_BK = _grouped(rewards_N, group_size)
     centred_BK = rewards_BK - rewards_BK.mean(1, keepdim=True)
     return (centred_BK / (rewards_BK.std(1, keepdim=True) + 1e-4)).flatten()
+
+
+def log_mean_of_other_groups(log_weight_BK: Tensor, group_weight_B: Tensor | None, alone: float) -> Tensor:
+    """log of the mean of exp(log_weight) over all rows of the other groups, (B, 1).
+
+    A batch of one group has no others: `alone` stands in, to be independent of the batch as well.
+    """
+    if len(log_weight_BK) == 1:
+        return log_weight_BK.new_full((1, 1), alone)
+    log_mean_B = log_weight_BK.logsumexp(1) - math.log(log_weight_BK.shape[1])
+    log_share_B = log_mean_B * 0 if group_weight_B is None else group_weight_B.log()
+    others_BB = log_share_B.expand(len(log_share_B), -1).clone().fill_diagonal_(-math.inf)
+    return ((log_mean_B + others_BB).logsumexp(1) - others_BB.logsumexp(1)).unsqueeze(1)
+
+
+def weight_metrics(log_weight_BK: Tensor, group_weight_B: Tensor | None) -> dict[str, Tensor]:
+    """How sharp the weights are within a group, and how far groups differ in scale (nats)."""
+    log_scale_B = log_weight_BK.logsumexp(1)
+    log_share_BK = log_weight_BK - log_scale_B.unsqueeze(1)
+    share_BK = log_share_BK.exp()
+    return {
+        "weight_entropy": expectation_over_rows(-(share_BK * log_share_BK).sum(1), group_weight_B),
+        "weight_max": expectation_over_rows(share_BK.amax(1), group_weight_B),
+        "weight_scale_log_range": log_scale_B.max() - log_scale_B.min(),
+    }
 
 
 def _grouped(rewards_N: Tensor, group_size: int) -> Tensor:

@@ -1,24 +1,22 @@
 """Single-sample estimators of KL(pi || other), from d = log pi(y) - log pi_other(y), y ~ pi
 (Schulman, "Approximating KL").
 
-Where the term is placed decides what it does: k1 in the loss has zero expected gradient; k1 in the
-(detached) reward and k2 in the loss descend the reverse KL(pi || other); k3 in the loss descends
-the forward KL(other || pi).
+Where the term is placed decides what it does: k1 in the loss has zero expected gradient; k1 in the detached reward and
+k2 in the loss descend the reverse KL(pi || other); k3 in the loss descends the forward KL(other || pi).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from rlfamily.core.ratios import bounded_exp, log_ratios
+from rlfamily.core.reductions import Reduction
 from rlfamily.core.shapes import require
 
 Form = Literal["k1", "k2", "k3"]
-Reduction = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 class Pull(Protocol):
@@ -67,9 +65,7 @@ def kl_in_loss(
     return pull.coef * reduction(kl_per_token(log_ratio_NT, pull.form), mask_NT, row_weight_N)
 
 
-def kl_in_reward(
-    pull: Pull, old_logp_NT: Tensor | None, ref_logp_NT: Tensor | None, mask_NT: Tensor
-) -> Tensor:
+def kl_in_reward(pull: Pull, old_logp_NT: Tensor | None, ref_logp_NT: Tensor | None, mask_NT: Tensor) -> Tensor:
     """coef * k(log old - log ref) of each token, (N, T), detached; 0 where the pull is in the loss.
 
     To be taken off the reward. The log-probs are those of the policy that drew the responses.
@@ -82,11 +78,7 @@ def kl_in_reward(
 
 
 def penalised_rewards(
-    pull: Pull,
-    rewards_N: Tensor,
-    old_logp_NT: Tensor | None,
-    ref_logp_NT: Tensor | None,
-    mask_NT: Tensor,
+    pull: Pull, rewards_N: Tensor, old_logp_NT: Tensor | None, ref_logp_NT: Tensor | None, mask_NT: Tensor
 ) -> Tensor:
     """R - sum_t coef * k(log old - log ref) of each response, (N,), detached; R where the pull is in the loss."""
     return rewards_N.detach() - kl_in_reward(pull, old_logp_NT, ref_logp_NT, mask_NT).sum(1)

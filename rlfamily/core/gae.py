@@ -9,17 +9,23 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rlfamily.core.masking import masked
 from rlfamily.core.reductions import token_mean
-from rlfamily.core.shapes import check
+from rlfamily.core.shapes import check, require
 
 # TRL's masked_whiten: keeps equal advantages at 0 instead of 0/0
 EPSILON = 1e-8
 
 
-def masked(x_NT: Tensor, mask_NT: Tensor) -> Tensor:
-    """x on real tokens and exactly 0, with zero gradient, on pads; selects, so NaN in a pad is inert."""
-    check(x_NT=x_NT, mask_NT=mask_NT)
-    return torch.where(mask_NT > 0, x_NT, torch.zeros_like(x_NT))
+def critic_values(
+    values_NT: Tensor | None, old_values_NT: Tensor | None, mask_NT: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Present values, with gradient, and those that the batch began with, without; both (N, T), 0 on pads.
+
+    `old_values_NT` None: the batch begins with the present ones. Raises ValueError when `values_NT` is None.
+    """
+    values_NT = masked(require(values_NT, "values_NT"), mask_NT)
+    return values_NT, masked((values_NT if old_values_NT is None else old_values_NT).detach(), mask_NT)
 
 
 def at_last_token(x_N: Tensor, mask_NT: Tensor) -> Tensor:

@@ -11,13 +11,15 @@ from torch import Tensor
 from rlfamily.core.shapes import check
 
 
-def sum_over_tokens(x_NT: Tensor, mask_NT: Tensor) -> Tensor:
-    """Sum of each row's unmasked tokens, (N,).
-
-    Selects instead of multiplying, so that NaN or inf in a pad is inert.
-    """
+def masked(x_NT: Tensor, mask_NT: Tensor) -> Tensor:
+    """x on real tokens and exactly 0, with zero gradient, on pads; selects, so NaN or inf in a pad is inert."""
     check(x_NT=x_NT, mask_NT=mask_NT)
-    return torch.where(mask_NT > 0, x_NT, torch.zeros_like(x_NT)).sum(1)
+    return torch.where(mask_NT > 0, x_NT, torch.zeros_like(x_NT))
+
+
+def sum_over_tokens(x_NT: Tensor, mask_NT: Tensor) -> Tensor:
+    """Sum of each row's unmasked tokens, (N,)."""
+    return masked(x_NT, mask_NT).sum(1)
 
 
 def mean_over_row_tokens(x_NT: Tensor, mask_NT: Tensor) -> Tensor:
@@ -40,9 +42,12 @@ def nonempty_weights(mask_NT: Tensor, row_weight_N: Tensor | None) -> Tensor:
     return nonempty_N if row_weight_N is None else nonempty_N * row_weight_N
 
 
+def group_weights(row_weight_N: Tensor | None, group_size: int) -> Tensor | None:
+    """The weight that all rows of a group share, (B,); None where rows have none."""
+    return None if row_weight_N is None else row_weight_N[::group_size]
+
+
 def divide_or_zero(numerator: Tensor, denominator: Tensor) -> Tensor:
     """numerator / denominator, and 0 (with zero, finite gradient) where the denominator is 0."""
     empty = denominator == 0
-    return torch.where(
-        empty, torch.zeros_like(numerator), numerator / torch.where(empty, 1, denominator)
-    )
+    return torch.where(empty, torch.zeros_like(numerator), numerator / torch.where(empty, 1, denominator))

@@ -26,9 +26,7 @@ def kl_metrics(
     found: dict[str, Tensor] = {}
     logp_NT = logp_NT.detach()
     if old_logp_NT is not None:
-        found["kl_old"] = token_mean(
-            -log_ratios(logp_NT, old_logp_NT, mask_NT), mask_NT, row_weight_N
-        )
+        found["kl_old"] = token_mean(-log_ratios(logp_NT, old_logp_NT, mask_NT), mask_NT, row_weight_N)
     if ref_logp_NT is not None:
         log_ratio_NT = log_ratios(logp_NT, ref_logp_NT, mask_NT)
         found["kl_ref_k1"] = token_mean(kl_per_token(log_ratio_NT, "k1"), mask_NT, row_weight_N)

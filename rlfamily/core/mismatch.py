@@ -28,9 +28,7 @@ def mismatch_metrics(engine_logp_NT: Tensor, old_logp_NT: Tensor, mask_NT: Tenso
     }
 
 
-def importance_weights(
-    engine_logp_NT: Tensor, old_logp_NT: Tensor, mask_NT: Tensor, cap: float
-) -> Tensor:
+def importance_weights(engine_logp_NT: Tensor, old_logp_NT: Tensor, mask_NT: Tensor, cap: float) -> Tensor:
     """min(old / engine, cap) of each token's probability, (N, T), detached; pads get min(1, cap).
 
     Without the cap, the expectation of a weighted term over the engine's next token is that of the term over the

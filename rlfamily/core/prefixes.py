@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from rlfamily.core.masking import divide_or_zero
+from rlfamily.core.masking import divide_or_zero, expectation_over_rows
 from rlfamily.core.shapes import check
 
 
@@ -35,9 +35,7 @@ class Prefixes:
         return self.count_BQ.sum(1)
 
 
-def token_prefixes(
-    log_ratio_NT: Tensor, mask_NT: Tensor, group_size: int, max_length: int | None
-) -> Prefixes:
+def token_prefixes(log_ratio_NT: Tensor, mask_NT: Tensor, group_size: int, max_length: int | None) -> Prefixes:
     """A position is a token; total is the longest response of the group, or `max_length` for every group.
 
     With `max_length` the positions behind the longest response all equal the last one.
@@ -47,9 +45,7 @@ def token_prefixes(
     return _prefixes(_grouped(log_ratio_NT, group_size).cumsum(2), width_BKT, max_length)
 
 
-def step_prefixes(
-    log_ratio_NT: Tensor, mask_NT: Tensor, step_ends_NS: Tensor, group_size: int
-) -> Prefixes:
+def step_prefixes(log_ratio_NT: Tensor, mask_NT: Tensor, step_ends_NS: Tensor, group_size: int) -> Prefixes:
     """A position is a reasoning step; total is the number of steps of the member that has most."""
     check(log_ratio_NT=log_ratio_NT, mask_NT=mask_NT, step_ends_NS=step_ends_NS)
     length_N1 = mask_NT.sum(1, keepdim=True).long()
@@ -85,6 +81,12 @@ def drawn_counts(prefixes: Prefixes, draws: int | None, generator: Generator | N
         behind = torch.searchsorted(counts.cumsum(0), drawn, right=True)
         chosen.append(torch.bincount(behind, minlength=len(counts)))
     return torch.stack(chosen).to(count_BQ)
+
+
+def mean_abs_log_ratio(prefixes: Prefixes, group_weight_B: Tensor | None) -> Tensor:
+    """How far groups are from ratio 1: mean |log ratio| over their positions and members, a scalar."""
+    sum_B = (prefixes.count_BQ * prefixes.log_ratio_BKQ.detach().abs().mean(1)).sum(1)
+    return expectation_over_rows(sum_B / prefixes.total_B.clamp(min=1), group_weight_B)
 
 
 def draw_variance(

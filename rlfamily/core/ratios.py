@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from rlfamily.core.masking import masked
 from rlfamily.core.shapes import check
 
 Schedule = Literal["linear", "cosine", "exp"]
@@ -22,7 +23,7 @@ def log_ratios(logp_NT: Tensor, other_logp_NT: Tensor, mask_NT: Tensor) -> Tenso
     Pads are exactly 0 with zero gradient; the other policy is detached.
     """
     check(logp_NT=logp_NT, other_logp_NT=other_logp_NT, mask_NT=mask_NT)
-    return torch.where(mask_NT > 0, logp_NT - other_logp_NT.detach(), torch.zeros_like(logp_NT))
+    return masked(logp_NT - other_logp_NT.detach(), mask_NT)
 
 
 def clipped_exp(log_ratio: Tensor, low: Tensor, high: Tensor) -> Tensor:
@@ -39,7 +40,8 @@ def bounded_exp(x: Tensor) -> Tensor:
 def bounded_exponents(x: Tensor) -> tuple[Tensor, Tensor]:
     """x less one number for all, so that the largest is at most 20, and that number, 0 or more.
 
-    Exponentials keep their proportions, which bounding each by itself would not.
+    Exponentials keep their proportions, which bounding each by itself would not; clipping a gradient's norm takes the
+    number out anyway.
     """
     excess = (x.max() - MAX_EXPONENT).clamp(min=0)
     return x - excess, excess

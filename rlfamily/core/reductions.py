@@ -6,15 +6,16 @@ fixed length of 10.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import Literal
+
 from torch import Tensor
 
-from rlfamily.core.masking import (
-    divide_or_zero,
-    expectation_over_rows,
-    mean_over_row_tokens,
-    sum_over_tokens,
-)
+from rlfamily.core.masking import divide_or_zero, expectation_over_rows, mean_over_row_tokens, sum_over_tokens
 from rlfamily.core.shapes import check
+
+Reduction = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 def seq_sum_batch_mean(x_NT: Tensor, mask_NT: Tensor, row_weight_N: Tensor | None) -> Tensor:
@@ -36,8 +37,13 @@ def token_mean(x_NT: Tensor, mask_NT: Tensor, row_weight_N: Tensor | None) -> Te
     return divide_or_zero(total_N.sum(), count_N.sum())
 
 
-def fixed_len(
-    x_NT: Tensor, mask_NT: Tensor, row_weight_N: Tensor | None, max_length: int
-) -> Tensor:
+def fixed_len(x_NT: Tensor, mask_NT: Tensor, row_weight_N: Tensor | None, max_length: int) -> Tensor:
     """Expectation over rows of the token sum divided by one constant length (`dr_grpo`)."""
     return seq_sum_batch_mean(x_NT, mask_NT, row_weight_N) / max_length
+
+
+def named_reduction(name: Literal["token_mean", "seq_mean", "fixed_len"], max_length: int) -> Reduction:
+    """The reduction of that name; `max_length` serves fixed_len."""
+    if name == "token_mean":
+        return token_mean
+    return seq_mean_batch_mean if name == "seq_mean" else partial(fixed_len, max_length=max_length)

@@ -20,9 +20,12 @@ def check(**tensors: Tensor | None) -> None:
             raise ValueError(f"{name}: shape {tuple(tensor.shape)} does not have the axes {axes}")
         for axis, size in zip(axes, tensor.shape, strict=True):
             if sizes.setdefault(axis, size) != size:
-                raise ValueError(
-                    f"{name}: shape {tuple(tensor.shape)} but {axis}={sizes[axis]} elsewhere"
-                )
+                raise ValueError(f"{name}: shape {tuple(tensor.shape)} but {axis}={sizes[axis]} elsewhere")
+
+
+def check_batch(batch: object) -> None:
+    """`check` of every tensor that is a field of `batch`."""
+    check(**{name: value for name, value in vars(batch).items() if isinstance(value, Tensor)})
 
 
 def require(tensor: Tensor | None, name: str) -> Tensor:

@@ -40,6 +40,7 @@ def test_the_yaml_validates_and_the_module_is_complete(name: str) -> None:
     assert config(name).optimizer.lr > 0
     assert module.NEEDS.issubset({"old", "ref", "value", "steps", "generator"})
     assert module.SOURCE in {"demonstrations", "pairs", "rollouts"}
+    assert type(module.VERSION) is str
     assert module.__doc__ and module.loss.__doc__
 
 

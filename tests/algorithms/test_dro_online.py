@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +9,7 @@ import pytest
 import torch
 from critic import KL_REWARD, NO_KL, mean_length, responses, some_batch, table, tilted
 from torch import Tensor
-from world import build, close, config, grad, loss_grad, policy_gradient, rows
+from world import build, close, config, grad, loss_grad, patch_core, policy_gradient, rows
 
 from rlfamily import core
 from rlfamily.algorithms import dro_online
@@ -185,31 +184,23 @@ def test_advantages_stay_while_a_batch_is_reused() -> None:
 
 
 def gradient_into_the_critic(patch: pytest.MonkeyPatch) -> None:
-    right = dro_online._first_value
-    patch.setattr(dro_online, "_direct", _direct_like(lambda values_NT, mask_NT, config: right(values_NT, mask_NT) * config.alpha))
+    patch_core(patch, "soft_bellman_loss", lambda log_ratio_N, value_N, rewards_N, alpha, form: (
+        (alpha * value_N - rewards_N) * log_ratio_N + alpha / 2 * log_ratio_N.square()))
 
 
 def forget_alpha(patch: pytest.MonkeyPatch) -> None:
-    right = dro_online._first_value
-    patch.setattr(dro_online, "_direct", _direct_like(lambda values_NT, mask_NT, config: right(values_NT, mask_NT).detach()))
-
-
-def _direct_like(scaled_value: Callable[[Tensor, Tensor, Any], Tensor]) -> Any:
-    def wrong(batch: Any, config: Any, rewards_N: Tensor, log_ratio_N: Tensor) -> Tensor:
-        value_N = scaled_value(batch.values_NT, batch.mask_NT, config)
-        loss_N = (value_N - rewards_N) * log_ratio_N + config.alpha / 2 * log_ratio_N.square()
-        return core.expectation_over_rows(loss_N, batch.row_weight_N)
-
-    return wrong
+    patch_core(patch, "soft_bellman_loss", lambda log_ratio_N, value_N, rewards_N, alpha, form: (
+        (value_N.detach() - rewards_N) * log_ratio_N + alpha / 2 * log_ratio_N.square()))
 
 
 def value_of_the_last_state(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(dro_online, "_first_value", lambda values_NT, mask_NT: values_NT[:, -1])
+    right = core.critic_values
+    patch_core(patch, "critic_values", lambda *given: tuple(values_NT.flip(1) for values_NT in right(*given)))
 
 
 def mean_log_ratio(patch: pytest.MonkeyPatch) -> None:
     right = core.log_ratios
-    patch.setattr(core, "log_ratios", lambda logp, other, mask: right(logp, other, mask) / mask.sum(1, keepdim=True))
+    patch_core(patch, "log_ratios", lambda logp, other, mask: right(logp, other, mask) / mask.sum(1, keepdim=True))
 
 
 MUTANTS = {

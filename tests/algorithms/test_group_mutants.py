@@ -12,6 +12,7 @@ import test_group_oracles as group_oracles
 import test_laws as laws
 import torch
 from torch import Tensor
+from world import patch_core
 
 from rlfamily import core
 
@@ -21,7 +22,7 @@ Oracle = Callable[[], None]
 
 
 def core_function(name: str, wrong: Callable[..., Any]) -> Mutant:
-    return lambda patch: patch.setattr(core, name, wrong)
+    return lambda patch: patch_core(patch, name, wrong)
 
 
 def mean_log_ratios(logp_NT: Tensor, other_NT: Tensor, mask_NT: Tensor) -> Tensor:
@@ -45,7 +46,7 @@ def each_member_its_own_t(patch: Patch) -> None:
         order_BKQ = torch.rand(found.log_ratio_BKQ.shape, generator=torch.Generator().manual_seed(0)).argsort(2)
         return replace(found, log_ratio_BKQ=found.log_ratio_BKQ.gather(2, order_BKQ))
 
-    patch.setattr(core, "token_prefixes", wrong)
+    patch_core(patch, "token_prefixes", wrong)
 
 
 def old_not_frozen(logp_NT: Tensor, other_NT: Tensor, mask_NT: Tensor) -> Tensor:
@@ -58,7 +59,7 @@ def unmasked(logp_NT: Tensor, other_NT: Tensor, mask_NT: Tensor) -> Tensor:
 
 def prefix_without_its_last_token(patch: Patch) -> None:
     right = core.token_prefixes
-    patch.setattr(core, "token_prefixes", lambda log_ratio_NT, *others: right(
+    patch_core(patch, "token_prefixes", lambda log_ratio_NT, *others: right(
         torch.nn.functional.pad(log_ratio_NT, (1, 0))[:, :-1], *others))
 
 
@@ -69,7 +70,7 @@ def every_position_for_every_group(patch: Patch) -> None:
         found = right(*given)
         return replace(found, count_BQ=torch.ones_like(found.count_BQ))
 
-    patch.setattr(core, "step_prefixes", wrong)
+    patch_core(patch, "step_prefixes", wrong)
 
 
 def with_replacement(prefixes: core.Prefixes, draws: int | None, generator: Any) -> Tensor:

@@ -15,7 +15,7 @@ import test_supervised_oracles as supervised_oracles
 import test_topr_oracles as topr_oracles
 import torch
 from torch import Tensor
-from world import close, loss_grad, rows
+from world import close, loss_grad, patch_core, rows
 
 from rlfamily import core
 from rlfamily.algorithms import LossBatch, LossOutput, dpo, rloo, sft, topr
@@ -27,7 +27,7 @@ Oracle = Callable[[], None]
 
 
 def core_function(name: str, wrong: Callable[..., Any]) -> Mutant:
-    return lambda patch: patch.setattr(core, name, wrong)
+    return lambda patch: patch_core(patch, name, wrong)
 
 
 def on_batch(module: Any, change: Callable[[LossBatch], LossBatch]) -> Mutant:
@@ -86,7 +86,7 @@ def signs_of_limits_swapped(patch: Patch) -> None:
 
 
 def clip_of_surrogate_is_maximum(patch: Patch) -> None:
-    patch.setattr(Tensor, "minimum", Tensor.maximum)
+    patch.setattr(torch, "maximum", torch.minimum)
 
 
 def kl_in_the_other_place(patch: Patch) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from critic import KL_REWARD, NO_KL, expected_to_go, mean_length, responses, some_batch, table, tilted, values_of
 from torch import Tensor
-from world import build, close, config, grad, loss_grad, policy_gradient, rows
+from world import build, close, config, grad, loss_grad, patch_core, policy_gradient, rows
 
 from rlfamily import core
 from rlfamily.algorithms import LossBatch, get, needs, oreo_online
@@ -206,12 +206,12 @@ def test_step_ends_are_asked_for_at_step_level_only() -> None:
 
 
 def sums_so_far(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(core, "sums_to_go", lambda x_NT, mask_NT: core.masked(x_NT, mask_NT).cumsum(1))
+    patch_core(patch, "sums_to_go", lambda x_NT, mask_NT: core.masked(x_NT, mask_NT).cumsum(1))
 
 
 def sums_after_the_token(patch: pytest.MonkeyPatch) -> None:
     right = core.sums_to_go
-    patch.setattr(core, "sums_to_go", lambda x_NT, mask_NT: right(x_NT, mask_NT) - core.masked(x_NT, mask_NT))
+    patch_core(patch, "sums_to_go", lambda x_NT, mask_NT: right(x_NT, mask_NT) - core.masked(x_NT, mask_NT))
 
 
 def own_value_for_each_token(patch: pytest.MonkeyPatch) -> None:
@@ -220,16 +220,16 @@ def own_value_for_each_token(patch: pytest.MonkeyPatch) -> None:
     def wrong(step_ends_NS: Tensor, mask_NT: Tensor) -> tuple[Tensor, Tensor]:
         return right(step_ends_NS, mask_NT)[0], torch.arange(mask_NT.shape[1]).expand_as(mask_NT)
 
-    patch.setattr(core, "step_starts", wrong)
+    patch_core(patch, "step_starts", wrong)
 
 
 def values_at_the_end_of_the_step(patch: pytest.MonkeyPatch) -> None:
     right = core.step_starts
-    patch.setattr(core, "step_starts", lambda ends, mask: right(ends.roll(-1, 1), mask))
+    patch_core(patch, "step_starts", lambda ends, mask: right(ends.roll(-1, 1), mask))
 
 
 def every_row_counts_alike(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(core, "token_mean", core.seq_mean_batch_mean)
+    patch_core(patch, "token_mean", core.seq_mean_batch_mean)
 
 
 MUTANTS = {

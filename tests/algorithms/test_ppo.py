@@ -18,7 +18,7 @@ from critic import (
     values_of,
 )
 from torch import Tensor
-from world import build, close, config, grad, loss_grad, policy_gradient, rows
+from world import build, close, config, grad, loss_grad, patch_core, policy_gradient, rows
 
 from rlfamily import core
 from rlfamily.algorithms import ppo
@@ -164,19 +164,20 @@ def test_more_than_one_response_per_prompt_changes_nothing() -> None:
 
 def values_of_pads(patch: pytest.MonkeyPatch) -> None:
     right = core.generalized_advantages
-    patch.setattr(core, "generalized_advantages", lambda r, v, m, g, lam: right(
+    patch_core(patch, "generalized_advantages", lambda r, v, m, g, lam: right(
         r, v, torch.ones_like(m), g, lam))
-    patch.setattr(core, "masked", lambda x_NT, mask_NT: x_NT)
+    patch_core(patch, "critic_values", lambda values_NT, old_values_NT, mask_NT: (
+        values_NT, (values_NT if old_values_NT is None else old_values_NT).detach()))
 
 
 def reward_on_the_first_token(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(core, "at_last_token", lambda x_N, mask_NT: torch.nn.functional.pad(
+    patch_core(patch, "at_last_token", lambda x_N, mask_NT: torch.nn.functional.pad(
         x_N[:, None], (0, mask_NT.shape[1] - 1)))
 
 
 def values_after_the_token(patch: pytest.MonkeyPatch) -> None:
     right = core.generalized_advantages
-    patch.setattr(core, "generalized_advantages", lambda r, v, m, g, lam: right(
+    patch_core(patch, "generalized_advantages", lambda r, v, m, g, lam: right(
         r, torch.nn.functional.pad(v[:, 1:], (0, 1)), m, g, lam))
 
 
@@ -186,13 +187,13 @@ def maximum_is_minimum(patch: pytest.MonkeyPatch) -> None:
 
 def kl_of_the_whole_response(patch: pytest.MonkeyPatch) -> None:
     right = core.kl_in_reward
-    patch.setattr(core, "kl_in_reward", lambda kl, old, ref, mask: core.at_last_token(
+    patch_core(patch, "kl_in_reward", lambda kl, old, ref, mask: core.at_last_token(
         right(kl, old, ref, mask).sum(1), mask))
 
 
 def row_weights_ignored(patch: pytest.MonkeyPatch) -> None:
     right = core.token_mean
-    patch.setattr(core, "token_mean", lambda x, mask, weight: right(x, mask, None))
+    patch_core(patch, "token_mean", lambda x, mask, weight: right(x, mask, None))
 
 
 MUTANTS = {

@@ -4,13 +4,17 @@ shipped settings, comparisons.
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
+from rlfamily import core
 from rlfamily.algorithms import LossBatch, get
 from rlfamily.theory.world import World as World
 from rlfamily.theory.world import build as build
@@ -66,3 +70,12 @@ def loss_grad(name: str, batch: LossBatch, settings: Any, wrt: Tensor | None = N
 def close(actual: Tensor, expected: Tensor, tolerance: float = 1e-12) -> None:
     """Assert equality up to float64 rounding."""
     torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
+
+
+def patch_core(patch: pytest.MonkeyPatch, name: str, wrong: Callable[..., Any]) -> None:
+    """Replace a function of core for the methods and for core itself."""
+    getattr(core, name)  # loads the module that has it
+    for module, found in list(sys.modules.items()):
+        if module.startswith("rlfamily.core.") and hasattr(found, name):
+            patch.setattr(found, name, wrong)
+    patch.setattr(core, name, wrong)

@@ -171,6 +171,56 @@ def test_bradley_terry() -> None:
     assert core.bradley_terry_nll(torch.tensor([1e4, -1e4])).tolist() == [0, 1e4]
 
 
+def test_pairs_and_groups() -> None:
+    assert core.pair_differences(tensor(5, 2, 1, 4), 2).tolist() == [3, -3]
+    for rows, size in ((4, 4), (3, 2)):
+        with pytest.raises(ValueError, match=f"{rows} rows in groups of {size} are not preference pairs"):
+            core.pair_differences(torch.zeros(rows), size)
+    assert core.whole_pairs(tensor([1, 1], [1, 0], [1, 0], [0, 0])).tolist() == [1, 0]
+    assert core.group_weights(tensor(1, 1, 1, 3, 3, 3), 3).tolist() == [1, 3] and core.group_weights(None, 3) is None
+
+
+def test_the_log_mean_of_the_other_groups() -> None:
+    log_weight_BK = tensor([1, 3], [2, 2], [6, 10]).log()
+    others_B = core.log_mean_of_other_groups(log_weight_BK, None, 7.0).exp()[:, 0]
+    assert others_B.tolist() == pytest.approx([5, 5, 2])
+    weighted_B = core.log_mean_of_other_groups(log_weight_BK, tensor(1, 2, 3), 7.0).exp()[:, 0]
+    assert weighted_B.tolist() == pytest.approx([28 / 5, 26 / 4, 2])  # means 2, 2 and 8
+    assert core.log_mean_of_other_groups(log_weight_BK[:1], None, 7.0).tolist() == [[7]]
+
+
+def test_values_of_a_critic() -> None:
+    values_NT, mask_NT = tensor([1, math.nan]).requires_grad_(), tensor([1, 0])
+    present_NT, first_NT = core.critic_values(values_NT, None, mask_NT)
+    assert present_NT.tolist() == first_NT.tolist() == [[1, 0]] and present_NT.requires_grad and not first_NT.requires_grad
+    assert core.critic_values(values_NT, tensor([5, 6]), mask_NT)[1].tolist() == [[5, 0]]
+    with pytest.raises(ValueError, match="values_NT"):
+        core.critic_values(None, None, mask_NT)
+
+
+def test_the_surrogate_whitens_when_asked() -> None:
+    # ratios e, 1 and 1, clipped to 1.2 where that is worse for the policy's gain: at A > 0
+    log_ratio_NT, mask_NT, advantages_NT = tensor([1, 0], [0, 9]), tensor([1, 1], [1, 0]), tensor([2, -4], [5, 9])
+    loss, clipped = core.surrogate_loss(log_ratio_NT, advantages_NT, mask_NT, None, 0.2, False)
+    assert (loss.item(), clipped.item()) == pytest.approx(((-2.4 + 4 - 5) / 3, 1 / 3))
+    white_NT = core.whiten(advantages_NT, mask_NT, None)
+    loss, _ = core.surrogate_loss(log_ratio_NT, advantages_NT, mask_NT, None, 0.2, True)
+    assert loss.item() == pytest.approx((-white_NT * tensor([1.2, 1], [1, 0])).sum().item() / 3)
+
+
+def test_soft_bellman_losses() -> None:
+    # lr 3, V 2, R 5, alpha 0.5: -(5 - 1)*3 + 0.25*9 and -(5 - 2)*3 - 0.25*9
+    values = tensor(2).requires_grad_()
+    found = [core.soft_bellman_loss(tensor(3), values, tensor(5), 0.5, form) for form in ("direct", "printed")]
+    assert [loss.item() for loss in found] == [-9.75, -11.25] and not any(loss.requires_grad for loss in found)
+
+
+def test_a_batch_of_unequal_rows_is_refused() -> None:
+    core.check_batch(SimpleNamespace(logp_NT=torch.ones(2, 3), rewards_N=torch.ones(2), values_NT=None, group_size=2))
+    with pytest.raises(ValueError, match="rewards_N"):
+        core.check_batch(SimpleNamespace(logp_NT=torch.ones(2, 3), rewards_N=torch.ones(3)))
+
+
 def test_the_public_names() -> None:
     assert all(callable(getattr(core, name)) for name in dir(core))
     with pytest.raises(AttributeError, match="no attribute 'masked_meen'"):

@@ -36,6 +36,8 @@ def test_row_weights() -> None:
         18 / 5
     )  # (3 + 15)/(1*2 + 3*1)
     assert core.fixed_len(x_NT, mask_NT, weight_N, 2) == 2.25
+    named = [core.named_reduction(name, 2)(x_NT, mask_NT, weight_N).item() for name in ("token_mean", "seq_mean", "fixed_len")]
+    assert named == [core.token_mean(x_NT, mask_NT, weight_N).item(), 4.125, 2.25]
 
 
 def test_sums_and_means_per_row() -> None:
