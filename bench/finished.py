@@ -14,7 +14,7 @@ from typing import Any
 from rlfamily.records import write_jsonl
 from rlfamily.stages.graph import Node, topological
 from rlfamily.stages.kinds import generate
-from rlfamily.stages.store import Effort, Store, Task
+from rlfamily.stages.store import Effort, Order, Store
 
 STEPS = 20  # of a training run: those of the text tasks at tiny scale
 Rows = list[dict[str, Any]]
@@ -30,7 +30,7 @@ def finish(targets: Iterable[Node], root: Path | str) -> int:
         files = WRITERS[node.kind](node, chance) if node.kind in WRITERS else {}
         for name, rows in files.items():
             write_jsonl(out / name, rows)
-        store.commit(Task.of(node), out, {}, Effort(started="2026-01-01T00:00:00+00:00", seconds=7.0, attempts=1))
+        store.commit(Order.of(node), out, {}, Effort(started="2026-01-01T00:00:00+00:00", seconds=7.0, attempts=1))
         store.forget_work(node.key)
     return len(nodes)
 

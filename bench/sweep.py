@@ -19,7 +19,7 @@ from typing import NamedTuple
 from rlfamily import experiment, plan
 from rlfamily.plan import Cell
 from rlfamily.stages.graph import topological
-from rlfamily.stages.store import Store, Task
+from rlfamily.stages.store import Order, Store
 from rlfamily.stages.worker import COMMITTED, run_task
 
 TABLE = "topr_tab2"
@@ -53,7 +53,7 @@ def alone(found: list[Cell], results: str) -> None:
     torch.set_num_threads = lambda nthreads: None  # the stages ask for one
     store = Store(results)
     for node in topological(node for cell in found for node in cell.stages.values()):
-        store.write_task(Task.of(node))
+        store.write_order(Order.of(node))
         if run_task(results, node.key) != COMMITTED:
             raise RuntimeError(f"{node.label}: {store.failure(node.key)}")
 

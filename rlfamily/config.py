@@ -30,6 +30,7 @@ from rlfamily.hardware import Hardware
 from rlfamily.models import HubModel, ModelConfig, ScratchModel
 from rlfamily.rollout.settings import ADAPTER_RANKS, Rollout
 from rlfamily.settings import Strict
+from rlfamily.stages import executors
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 GROUPS = ("task", "model", "algorithm", "hardware", "decoding")
@@ -49,6 +50,7 @@ class RunConfig(Strict):
     rollout: Rollout
     seed: int = Field(ge=0)
     results: str
+    executor: str
     wandb: Literal["offline", "online", "off"]
 
     @property
@@ -90,6 +92,7 @@ def check(composed: DictConfig | dict[str, Any], choices: Mapping[str, str]) -> 
         config = RunConfig(names=names, **parts, **rest)
     except ValidationError as error:
         raise UserError(f"conf/config.yaml or command line: {describe(error, RunConfig)}") from error
+    executors.require(config.executor)
     _placeable(config)
     if config.wandb == "online" and not os.environ.get("WANDB_API_KEY"):
         raise UserError("wandb=online needs WANDB_API_KEY in the environment: set it, or use wandb=offline")

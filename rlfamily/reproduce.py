@@ -13,8 +13,9 @@ from typing import Any
 
 from rlfamily import experiment as experiments
 from rlfamily.errors import UserError, nearest
+from rlfamily.execution import INCOMPLETE, INTERRUPTED, OK, execute, failure_of, guarded
 from rlfamily.records import CellEntry, Index, Layout, Status, write_atomic
-from rlfamily.running import INCOMPLETE, INTERRUPTED, OK, execute, failure_of, find_executor, guarded
+from rlfamily.stages import executors
 
 USAGE = """usage: python -m rlfamily.reproduce TABLE [TABLE ...] [scale=tiny] [seeds=0,1,2] [rows=all]
                                       [executor=local] [--plan] [key=value ...]
@@ -108,7 +109,7 @@ def _seeds(text: str | None) -> list[int] | None:
 
 def main(request: Request) -> int:
     """Plan or run; returns the exit code."""
-    find_executor(request.executor)
+    executors.require(request.executor)
     specs = {name: experiments.load(name) for name in request.tables}
     cells, asked = _cells(request, specs)
     nodes = [node for group in asked.values() for cell in group for node in cell.stages.values()]

@@ -14,10 +14,9 @@ from omegaconf import DictConfig
 
 from rlfamily.config import CONF, RunConfig, build, check, expand
 from rlfamily.errors import UserError, nearest
+from rlfamily.execution import FAILED, INTERRUPTED, OK, check_places, execute, failure_of, guarded
 from rlfamily.plan import stages
 from rlfamily.records import Layout
-from rlfamily.running import FAILED, INTERRUPTED, OK, execute, failure_of, guarded
-from rlfamily.stages.executors.local.slots import Pool
 from rlfamily.stages.scheduler import Interrupted
 
 _SHOW = ("--help", "-h", "--hydra-help", "--info", "--cfg", "-c")  # Hydra prints something and starts nothing
@@ -29,7 +28,7 @@ def run_cell(config: RunConfig) -> int:
     """Train (unless algorithm=none) and score one cell, print where it is and how it did; returns an exit code."""
     label = f"{config.names['algorithm']} on {config.names['task']} · seed {config.seed}"
     nodes = stages(config, ["train", "score"], label)
-    outcomes = execute(nodes.values(), config.results, config.hardware, "local")
+    outcomes = execute(nodes.values(), config.results, config.hardware, config.executor)
     broken = {key: outcome for key, outcome in outcomes.items() if outcome.status == "failed"}
     for key, outcome in broken.items():
         print(f"error: {label}: {failure_of(config.results, key, outcome.reason)}", file=sys.stderr)
@@ -65,8 +64,7 @@ def _check(arguments: list[str]) -> str:
         raise UserError(f"command line: these overrides are a sweep of {len(combinations)} cells: add -m")
     configs = [build(combination) for combination in combinations]
     for config in configs:
-        for node in stages(config, ["train", "score"]).values():
-            Pool.of(node.hardware.model_dump(mode="json"))
+        check_places(stages(config, ["train", "score"]).values(), config.results, config.hardware, config.executor)
     return configs[0].results
 
 

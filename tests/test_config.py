@@ -211,7 +211,7 @@ REFUSED_TABLES = {
 DRIVER = """
 import contextlib, io, json, os, sys, time
 from rlfamily import reproduce, train
-from rlfamily.running import guarded
+from rlfamily.execution import guarded
 rows = []
 for module, text in json.load(sys.stdin):
     sys.argv = [module, *text.split()]

@@ -32,7 +32,7 @@ from documents import (
 )
 
 from bench import report
-from rlfamily import __version__, algorithms, experiment, judges, running, tasks
+from rlfamily import __version__, algorithms, execution, experiment, judges, tasks
 from rlfamily.config import RunConfig, build, expand
 from rlfamily.plan import cells, stages
 from rlfamily.reproduce import choose_rows
@@ -228,7 +228,7 @@ def test_the_parts_of_the_benchmark_are_those_there_are() -> None:
 
 def test_the_exit_codes_are_the_constants() -> None:
     documented = [int(row[0]) for row in table(README, "Interruptions, failures, exit codes")]
-    assert documented == [running.OK, running.FAILED, running.USAGE, running.INCOMPLETE, running.INTERRUPTED]
+    assert documented == [execution.OK, execution.FAILED, execution.USAGE, execution.INCOMPLETE, execution.INTERRUPTED]
 
 
 def test_the_wandb_modes_are_the_choices() -> None:

@@ -53,7 +53,7 @@ def main(work: Path, out: Path) -> None:
     A UserError ends in a file too: the stage, which sees an exit code only, says it as its own.
     """
     store, rank = Store(work.parents[2]), os.environ.get("RANK", "0")
-    order = store.task(work.name)
+    order = store.order(work.name)
     kind = get_kind(order.kind)
     place = place_of(store, order, out, Stopwatch(work / "progress.json"))
     try:

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from rlfamily.errors import UserError
-from rlfamily.hardware import StageHardware
 from rlfamily.place import Place
 from rlfamily.records import Progress, write_atomic
 from rlfamily.stages.kind import Kind, get_kind, versions_used
-from rlfamily.stages.store import Effort, Store, Task
+from rlfamily.stages.store import Effort, Order, Store
 
 _PROGRESS_SECONDS = 1.0
 
@@ -47,54 +46,54 @@ class Stopwatch:
         write_atomic(self._path, progress.model_dump_json(), durable=False)
 
 
-def perform(store: Store, task: Task) -> None:
+def perform(store: Store, order: Order) -> None:
     """Run the stage and commit its artifact. Raises whatever the kind raises."""
-    work = store.layout.work(task.key)
+    work = store.layout.work(order.key)
     started, attempts = datetime.now(UTC).isoformat(timespec="seconds"), _count_attempt(work)
-    print(f"--- attempt {attempts} of {task.kind} {task.key} ({task.label}), {started}", flush=True)
-    store.clear_failure(task.key)
-    kind = get_kind(task.kind)
-    config = kind.Config.model_validate(task.config)
-    _require_same_code(task, kind, versions_used(kind, config))
+    print(f"--- attempt {attempts} of {order.kind} {order.key} ({order.label}), {started}", flush=True)
+    store.clear_failure(order.key)
+    kind = get_kind(order.kind)
+    config = kind.Config.model_validate(order.config)
+    _require_same_code(order, kind, versions_used(kind, config))
     stopwatch = Stopwatch(work / "progress.json")
-    place = place_of(store, task, _fresh_out(work), stopwatch)
-    summary = kind.run(place, config, read_inputs(store, task, kind))
-    store.commit(task, place.out, summary, Effort(started=started, seconds=stopwatch.seconds, attempts=attempts))
+    place = place_of(store, order, _fresh_out(work), stopwatch)
+    summary = kind.run(place, config, read_inputs(store, order, kind))
+    store.commit(order, place.out, summary, Effort(started=started, seconds=stopwatch.seconds, attempts=attempts))
 
 
-def place_of(store: Store, task: Task, out: Path, stopwatch: Stopwatch) -> Place:
+def place_of(store: Store, order: Order, out: Path, stopwatch: Stopwatch) -> Place:
     """Where the stage works; what it leaves in `out` becomes the artifact."""
-    return Place(key=task.key, label=task.label, work=store.layout.work(task.key), out=out, shared=store.layout.root,
-                 hardware=StageHardware.model_validate(task.hardware), progress=stopwatch.report)
+    return Place(key=order.key, label=order.label, work=store.layout.work(order.key), out=out, shared=store.layout.root,
+                 hardware=order.stage_hardware, progress=stopwatch.report)
 
 
-def read_inputs(store: Store, task: Task, kind: Kind) -> Any:
+def read_inputs(store: Store, order: Order, kind: Kind) -> Any:
     """The kind's `Inputs` with folders of artifacts.
 
     Raises UserError when one is missing, or not as long as it was when committed.
     """
     names = {field.name for field in fields(kind.Inputs)}
-    if unknown := sorted(task.inputs.keys() - names):
-        raise UserError(f"{task.label}: stage '{task.kind}' reads no input '{unknown[0]}', only {sorted(names)}")
+    if unknown := sorted(order.inputs.keys() - names):
+        raise UserError(f"{order.label}: stage '{order.kind}' reads no input '{unknown[0]}', only {sorted(names)}")
     return kind.Inputs(**{
-        name: _folder(store, task, name, key) if isinstance(key, str)
-        else {inner: _folder(store, task, f"{name}.{inner}", one) for inner, one in key.items()}
-        for name, key in task.inputs.items()})
+        name: _folder(store, order, name, key) if isinstance(key, str)
+        else {inner: _folder(store, order, f"{name}.{inner}", one) for inner, one in key.items()}
+        for name, key in order.inputs.items()})
 
 
-def _folder(store: Store, task: Task, name: str, key: str) -> Path:
+def _folder(store: Store, order: Order, name: str, key: str) -> Path:
     if not store.committed(key):
-        raise UserError(f"{task.label}: input '{name}' ({key}) is gone; run the command again to rebuild it")
+        raise UserError(f"{order.label}: input '{name}' ({key}) is gone; run the command again to rebuild it")
     for problem in store.problems(key, contents=False):
-        raise UserError(f"{task.label}: input '{name}' is damaged ({problem}); delete its folder and run again")
+        raise UserError(f"{order.label}: input '{name}' is damaged ({problem}); delete its folder and run again")
     return store.layout.object(key)
 
 
-def _require_same_code(task: Task, kind: Kind, uses: dict[str, str]) -> None:
-    now = {f"stages.kinds.{task.kind}": kind.VERSION} | uses
-    for name, planned in ({f"stages.kinds.{task.kind}": task.version} | task.uses).items():
+def _require_same_code(order: Order, kind: Kind, uses: dict[str, str]) -> None:
+    now = {f"stages.kinds.{order.kind}": kind.VERSION} | uses
+    for name, planned in ({f"stages.kinds.{order.kind}": order.version} | order.uses).items():
         if now.get(name) != planned:
-            raise UserError(f"{task.label}: code of {name} is now version {now.get(name)}, planned as {planned}; "
+            raise UserError(f"{order.label}: code of {name} is now version {now.get(name)}, planned as {planned}; "
                             "run the command again")
 
 

@@ -7,16 +7,14 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 from typing import Literal
 
-from rlfamily.records import Failure, Status
+from rlfamily.records import Status
 from rlfamily.stages.executors import Executor, Finished
-from rlfamily.stages.executors.local.slots import Pool
 from rlfamily.stages.graph import Node, topological
-from rlfamily.stages.store import Store, Task
+from rlfamily.stages.store import Order, Store
 
 RETRIES = 2
 """How often a stage whose process died is started again. A stage that raised waits for the next command."""
@@ -204,7 +202,7 @@ def _submit(board: Board, store: Store, executor: Executor) -> Iterator[Node]:
         if store.committed(node.key):
             board.settle(node.key, Outcome("done"))
         elif len(board.running) < executor.capacity:
-            store.write_task(Task.of(node))
+            store.write_order(Order.of(node))
             executor.submit(node.key)
             board.start(node)
         else:
@@ -227,7 +225,7 @@ def _judge(
             board.running[key] += 1
             executor.submit(key)
             return "retried", f"{cause}; retry {board.running[key]} of {RETRIES}"
-        failure = _death(board.nodes[key], store, f"{cause}, {board.running[key] + 1} times")
+        failure = Order.of(board.nodes[key]).failure(f"{cause}, {board.running[key] + 1} times")
         store.fail(failure)
     board.settle(key, Outcome("failed", failure.error))
     return "failed", failure.error
@@ -240,18 +238,6 @@ def _cause(code: int) -> str:
     return f"the process was killed by {name}" + (" (out of memory?)" if -code == signal.SIGKILL else "")
 
 
-def _death(node: Node, store: Store, error: str) -> Failure:
-    return Failure(
-        key=node.key,
-        kind=node.kind,
-        label=node.label,
-        error=error,
-        traceback="",
-        log=(store.layout.work(node.key) / "log.txt").relative_to(store.layout.root).as_posix(),
-        when=datetime.now(UTC).isoformat(timespec="seconds"),
-    )
-
-
 def run_graph(
     targets: Iterable[Node], root: Path | str, executor: Executor, listener: Listener, keep_going: bool = True
 ) -> dict[str, Outcome]:
@@ -259,24 +245,25 @@ def run_graph(
 
     Starts nothing that is committed. Every stage that can succeed does (unless `keep_going` is false); a failure is
     recorded in failed/, blocks only what depends on it, and is tried again by the next call.
-    Raises UserError before anything starts when a stage cannot be placed on this machine, and Interrupted after
+    Raises UserError before anything starts when the executor can never place a stage, and Interrupted after
     Ctrl-C (running stages finish first) or a second one (they are ended).
     """
     store, targets = Store(root), list(targets)
     nodes = needed(targets, store)
     for node in nodes:
-        Pool.of(node.hardware.model_dump(mode="json"))
+        executor.check(node)
     board, interrupt = Board(nodes), Interrupt()
     if nodes:
         store.collect()
     with interrupt.listening():
         for event in run(board, store, executor, interrupt, keep_going):
             listener(event)
-    outcomes = {node.key: board.outcomes.get(node.key) or _fate(node, store) for node in topological(targets)}
+    found = outcomes(targets, store) | board.outcomes
     if interrupt.requests:
-        raise Interrupted(outcomes)
-    return outcomes
+        raise Interrupted(found)
+    return found
 
 
-def _fate(node: Node, store: Store) -> Outcome:
-    return Outcome("done" if store.committed(node.key) else "missing")
+def outcomes(targets: Iterable[Node], store: Store) -> dict[str, Outcome]:
+    """What the store says of each stage that `targets` are made of, by key: done or missing."""
+    return {node.key: Outcome("done" if store.committed(node.key) else "missing") for node in topological(targets)}

@@ -13,26 +13,29 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from blake3 import blake3
 from filelock import FileLock
 
+from rlfamily.hardware import StageHardware
 from rlfamily.records import Failure, FileInfo, Layout, Manifest, Record, StageRecord, write_atomic
 from rlfamily.stages import provenance
 from rlfamily.stages.graph import Node, canonical
 
 MANIFEST = "manifest.json"
 _CHUNK_BYTES = 1 << 20
+_TRACE_CHARACTERS = 6000
 
 
-class Task(StageRecord):
-    """All that a worker is told about a stage, in work/<key>/task.json."""
+class Order(StageRecord):
+    """All that a worker is told about a stage, in work/<key>/order.json."""
 
     @classmethod
-    def of(cls, node: Node) -> Task:
-        """The task that produces `node`."""
+    def of(cls, node: Node) -> Order:
+        """The order for `node`."""
         return cls(
             key=node.key,
             kind=node.kind,
@@ -43,6 +46,17 @@ class Task(StageRecord):
             inputs=node.input_keys,
             hardware=node.hardware.model_dump(mode="json"),
         )
+
+    @property
+    def stage_hardware(self) -> StageHardware:
+        """The hardware, typed."""
+        return StageHardware.model_validate(self.hardware)
+
+    def failure(self, error: str, trace: str = "") -> Failure:
+        """Why the stage has no artifact; of a long trace, the end."""
+        return Failure(key=self.key, kind=self.kind, label=self.label, error=error,
+                       traceback=trace[-_TRACE_CHARACTERS:], log=f"artifacts/work/{self.key}/log.txt",
+                       when=datetime.now(UTC).isoformat(timespec="seconds"))
 
 
 class Effort(Record):
@@ -74,21 +88,21 @@ class Store:
         path.parent.mkdir(parents=True, exist_ok=True)
         return FileLock(path, fallback_to_soft=False)
 
-    def write_task(self, task: Task) -> None:
+    def write_order(self, order: Order) -> None:
         """Tell workers about a stage; harmless when its key is committed by another process meanwhile."""
-        path = self.layout.work(task.key) / "task.json"
+        path = self.layout.work(order.key) / "order.json"
         for last in (False, True):
             try:
-                write_atomic(path, task.model_dump_json(), durable=False)
+                write_atomic(path, order.model_dump_json(), durable=False)
                 return
             except FileNotFoundError:
                 # The producer of this key committed and removed the work folder while we wrote into it.
-                if last and not self.committed(task.key):
+                if last and not self.committed(order.key):
                     raise
 
-    def task(self, key: str) -> Task:
-        """Read work/<key>/task.json. Raises FileNotFoundError when there is none."""
-        return Task.model_validate_json((self.layout.work(key) / "task.json").read_text())
+    def order(self, key: str) -> Order:
+        """Read work/<key>/order.json. Raises FileNotFoundError when there is none."""
+        return Order.model_validate_json((self.layout.work(key) / "order.json").read_text())
 
     def fail(self, failure: Failure) -> None:
         """Record why a stage has no artifact."""
@@ -105,17 +119,17 @@ class Store:
         """Forget the last failure: a new attempt begins."""
         self.layout.failure(key).unlink(missing_ok=True)
 
-    def commit(self, task: Task, out: Path, summary: dict[str, Any], effort: Effort) -> bool:
-        """Make folder `out` the artifact of `task`: hash its files, write the manifest last, rename once.
+    def commit(self, order: Order, out: Path, summary: dict[str, Any], effort: Effort) -> bool:
+        """Make folder `out` the artifact of `order`: hash its files, write the manifest last, rename once.
 
         Returns False when another process committed the key first: `out` is then removed and nothing is lost.
         Raises UserError when `summary` is not JSON, ValueError when `out` holds links or a manifest of its own.
         """
         commit, dirty = provenance.code()
         manifest = Manifest(
-            **task.model_dump(),
+            **order.model_dump(),
             files={path.relative_to(out).as_posix(): _seal(path) for path in _regular_files(out)},
-            summary=json.loads(canonical(summary, f"{task.label}: summary")),
+            summary=json.loads(canonical(summary, f"{order.label}: summary")),
             commit=commit,
             dirty=dirty,
             versions=provenance.versions(),
@@ -125,7 +139,7 @@ class Store:
         write_atomic(out / MANIFEST, manifest.model_dump_json(indent=1))
         for folder in (out, *(path for path in out.rglob("*") if path.is_dir())):
             _sync_folder(folder)
-        return self._publish(task.key, out)
+        return self._publish(order.key, out)
 
     def _publish(self, key: str, out: Path) -> bool:
         target = self.layout.object(key)

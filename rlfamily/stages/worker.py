@@ -8,32 +8,33 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 from rlfamily.errors import UserError
-from rlfamily.records import Failure
-from rlfamily.stages.executors.local import reaper, slots
 from rlfamily.stages.perform import perform
-from rlfamily.stages.store import Store, Task
+from rlfamily.stages.store import Order, Store
 
 COMMITTED, FAILED = 0, 1
 """Exit codes. Any other means that the process died without a word."""
 
-_TRACEBACK_CHARACTERS = 6000
+
+Occupation = Callable[[Store, Order], AbstractContextManager[None]]
+"""What a stage is run in: an executor's own way to wait for processors and to clean up after a task."""
 
 
-def run_task(root: str, key: str, own_session: bool = False) -> int:
+def unoccupied(store: Store, order: Order) -> AbstractContextManager[None]:
+    """Nothing: whoever started the process has given it all it needs."""
+    return nullcontext()
+
+
+def run_task(root: str, key: str, occupation: Occupation = unoccupied) -> int:
     """Bring stage `key` to its artifact; return COMMITTED or FAILED (then failed/<key>.json says why).
 
-    Waits while another process produces the same key, then for a free slot of the task's hardware. Changes the
-    environment of the process (CUDA_VISIBLE_DEVICES), so one process runs one task at a time. `own_session`: the caller
-    opened a session for this task, and whatever stays behind in it is to be ended.
-    Raises FileNotFoundError when nobody wrote a task for `key`.
+    Waits while another process produces the same key, then for whatever `occupation` waits for.
+    Raises FileNotFoundError when nobody wrote an order for `key`.
     """
     store = Store(root)
     if store.committed(key):
@@ -41,63 +42,27 @@ def run_task(root: str, key: str, own_session: bool = False) -> int:
     with store.lock(key):
         if store.committed(key):
             return COMMITTED
-        task = store.task(key)
-        work = store.layout.work(key)
-        with _output_to(work / "log.txt"):
+        order = store.order(key)
+        with _output_to(store.layout.work(key) / "log.txt"):
             try:
-                _occupy(store, task, work, own_session)
+                with occupation(store, order):
+                    perform(store, order)
             except (Exception, SystemExit) as error:
                 traceback.print_exc()
-                store.fail(_describe(store, task, error))
+                store.fail(order.failure(_told(error), "".join(traceback.format_exception(error))))
                 return FAILED
         store.forget_work(key)
     return COMMITTED
 
 
-def main(root: str, key: str, environment: dict[str, str]) -> None:
-    """Body of a worker process: lead an own session, run one task, exit with its code."""
-    os.setsid()
-    os.environ.update(environment)
-    _own_progress_lock()
-    sys.exit(run_task(root, key, own_session=True))
-
-
-def _own_progress_lock() -> None:
-    """Give tqdm a lock of this process: all forks share its own, and one killed while holding it stops them all."""
-    if "tqdm" in sys.modules:
-        sys.modules["tqdm"].tqdm.set_lock(threading.RLock())
-
-
-def _occupy(store: Store, task: Task, work: Path, own_session: bool) -> None:
-    """Take the task's slots, show them to the stage and to everything it starts, and perform it."""
-    holder = reaper.this_process(own_session)
-    # A dead attempt at this very stage may have left something that still writes into its work folder.
-    reaper.succeed(work / "holder.json", holder)
-    os.environ[reaper.SLOT_MARK] = holder.token
-    pool = slots.Pool.of(task.hardware)
-    with slots.hold(store.layout.artifacts, pool, holder) as devices:
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(devices) if pool.kind == "gpu" else ""
-        try:
-            perform(store, task)
-        finally:
-            (work / "holder.json").unlink(missing_ok=True)
-
-
-def _describe(store: Store, task: Task, error: BaseException) -> Failure:
+def _told(error: BaseException) -> str:
+    """One line of what went wrong."""
     text = str(error).strip() or "no message"
     if isinstance(error, SystemExit):
         text = f"the stage called sys.exit({error.code})"
     elif not isinstance(error, UserError):
         text = f"{type(error).__name__}: {text}"
-    return Failure(
-        key=task.key,
-        kind=task.kind,
-        label=task.label,
-        error=text.splitlines()[0],
-        traceback="".join(traceback.format_exception(error))[-_TRACEBACK_CHARACTERS:],
-        log=(store.layout.work(task.key) / "log.txt").relative_to(store.layout.root).as_posix(),
-        when=datetime.now(UTC).isoformat(timespec="seconds"),
-    )
+    return text.splitlines()[0]
 
 
 @contextmanager

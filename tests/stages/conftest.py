@@ -9,10 +9,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+from laboratory import toy
 
 from rlfamily.stages.executors import Finished
 from rlfamily.stages.executors.local import LocalExecutor
-from rlfamily.stages.graph import KINDS_PATH, Node
+from rlfamily.stages.executors.local.slots import Slots
+from rlfamily.stages.executors.local.worker import shared_session
+from rlfamily.stages.kind import KINDS_PATH
 from rlfamily.stages.scheduler import run_graph
 from rlfamily.stages.worker import run_task
 
@@ -27,6 +30,9 @@ class InProcess:
         self.submitted, self.order, self.most, self.closed = [], [], 0, []
         self.codes = {}
 
+    def check(self, node):
+        Slots.of(node.hardware)
+
     def submit(self, key):
         self.submitted.append(key)
         self.order.append(key)
@@ -36,7 +42,7 @@ class InProcess:
         key = self.submitted.pop()
         if self.codes.get(key):
             return [Finished(key, "died", self.codes[key].pop(0))]
-        return [Finished(key, "exited", run_task(str(self.root), key))]
+        return [Finished(key, "exited", run_task(str(self.root), key, shared_session))]
 
     def close(self, force):
         self.closed.append(force)
@@ -50,11 +56,9 @@ class Lab:
         self.folder, self.root = folder, folder / "results"
         self.ledger, self.pids = folder / "ledger.txt", folder / "pids.txt"
         self.events = []
-        self.hardware = {"kind": "cpu", "slots": 2, "processes": 1, "ledger": str(self.ledger),
-                         "pids": str(self.pids), "mended": str(folder / "mended")}
 
     def node(self, label, inputs=None, hardware=None, **config):
-        return Node("toy", {"name": label, **config}, inputs or {}, {**self.hardware, **(hardware or {})}, label)
+        return toy(self.folder, label, inputs, hardware, **config)
 
     def run(self, *targets, executor=None, **options):
         """Run with the given executor, in this process by default; return outcomes by label."""
@@ -73,7 +77,7 @@ class Lab:
 
     def _name(self, node, labels):
         labels[node.key] = node.label
-        for source in node.inputs.values():
+        for source in node.sources:
             self._name(source, labels)
 
     def ran(self, word="run"):

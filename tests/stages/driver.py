@@ -9,18 +9,16 @@ import sys
 from pathlib import Path
 
 from rlfamily.stages.executors.local import LocalExecutor
-from rlfamily.stages.graph import Node
 from rlfamily.stages.scheduler import Interrupted, run_graph
 from rlfamily.stages.store import Store
+from tests.stages.laboratory import toy
 
 folder, cells, seconds = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
 root = folder / "results"
-hardware = {"kind": "cpu", "slots": 2, "processes": 1, "seconds": seconds, "ledger": str(folder / "ledger.txt"),
-            "pids": str(folder / "pids.txt")}
 
 
 def stage(label, inputs, **config):
-    return Node("toy", {"name": label, **config}, inputs, hardware, label)
+    return toy(folder, label, inputs, {"seconds": seconds}, **config)
 
 
 def experiment():

@@ -10,24 +10,34 @@ import sys
 from pathlib import Path
 
 import pytest
+from laboratory import shape
+from pydantic import ConfigDict
 
 from rlfamily.errors import UserError
-from rlfamily.stages.graph import KINDS_PATH, Node, canonical, get_kind, kind_names, topological
+from rlfamily.settings import Strict
+from rlfamily.stages.graph import Node, canonical, topological
+from rlfamily.stages.kind import KINDS_PATH, get_kind, kind_names
 
 REPOSITORY = Path(__file__).parents[2]
 
 
-def node(config=None, inputs=None, **more):
-    return Node("toy", {"a": 1} if config is None else config, inputs or {}, **more)
+class Free(Strict):
+    """Settings of any shape."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+
+
+def node(config=None, inputs=None, hardware=None, **more):
+    return Node("toy", Free(**({"a": 1} if config is None else config)), inputs or {}, shape("x", **(hardware or {})), **more)
 
 
 def test_key_is_the_hash_of_kind_version_config_and_input_keys():
     # sha256 of the canonical text, worked out with the standard library alone.
     import hashlib
 
-    text = '{"config":{"a":1},"inputs":{},"kind":"toy","version":"1"}'
+    text = '{"config":{"a":1},"inputs":{},"kind":"toy","uses":{},"version":"1"}'
     assert node().key == hashlib.sha256(text.encode()).hexdigest()[:32]
-    outer = '{"config":{"a":1},"inputs":{"data":"%s"},"kind":"toy","version":"1"}' % node().key
+    outer = '{"config":{"a":1},"inputs":{"data":"%s"},"kind":"toy","uses":{},"version":"1"}' % node().key
     assert node(inputs={"data": node()}).key == hashlib.sha256(outer.encode()).hexdigest()[:32]
 
 
@@ -57,23 +67,24 @@ def test_version_changes_the_key(tmp_path, monkeypatch):
     for version in ("1", "2"):
         folder = tmp_path / version
         folder.mkdir()
-        (folder / "versioned.py").write_text(f"VERSION = '{version}'\ndef run(context): return {{}}\n")
+        (folder / "versioned.py").write_text(f"VERSION = '{version}'\ndef run(place, config, inputs): return {{}}\n")
         monkeypatch.setenv(KINDS_PATH, str(folder))
-        keys.add(Node("versioned", {}).key)
+        keys.add(Node("versioned", Free(), {}, shape("x")).key)
     assert len(keys) == 2
 
 
-def test_node_does_not_follow_later_changes_of_its_config():
-    config = {"list": [1]}
-    made = node(config)
-    config["list"].append(2)
-    assert made.key == node({"list": [1]}).key and made.config == {"list": [1]}
+def test_inputs_alike_are_nested_under_one_name():
+    models = {"a": node({"a": 2}), "b": node({"a": 3})}
+    made = node(inputs={"data": node(), "models": models})
+    assert made.input_keys == {"data": node().key, "models": {name: one.key for name, one in models.items()}}
+    assert [source.key for source in made.sources] == [node().key, models["a"].key, models["b"].key]
+    assert made.key != node(inputs={"data": node(), "a": models["a"], "b": models["b"]}).key
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, (1, 2), {1, 2}, Path("x"), b"x", {1: 2}, object()])
 def test_what_json_cannot_hold_is_refused_with_its_place(bad):
     with pytest.raises(UserError, match=re.escape("config.outer[1]")):
-        node({"outer": [0, bad]})
+        canonical({"outer": [0, bad]}, "config")
 
 
 def test_canonical_text_is_one_line_of_ascii():
@@ -99,7 +110,7 @@ def test_unknown_kind_names_the_nearest():
     with pytest.raises(UserError, match="no kind 'toi'.*did you mean 'toy'"):
         get_kind("toi")
     with pytest.raises(UserError, match="no kind"):
-        _ = Node("../toy", {}).key
+        _ = Node("../toy", Free(), {}, shape("x")).key
 
 
 def test_helpers_of_a_kinds_folder_are_no_kinds(tmp_path, monkeypatch):
@@ -109,9 +120,9 @@ def test_helpers_of_a_kinds_folder_are_no_kinds(tmp_path, monkeypatch):
 
 
 def test_nothing_here_imports_torch():
-    modules = ("graph", "store", "slots", "worker", "scheduler", "forecast", "progress", "executors.local")
+    modules = ("graph", "store", "worker", "scheduler", "forecast", "progress", "executors.local", "executors.local.slots")
     code = "import sys\n" + "".join(f"import rlfamily.stages.{module}\n" for module in modules)
-    code += "from rlfamily.stages.graph import get_kind, kind_names\n[get_kind(name) for name in kind_names()]\n"
+    code += "from rlfamily.stages.kind import get_kind, kind_names\n[get_kind(name) for name in kind_names()]\n"
     code += "assert not {'torch', 'transformers', 'pandas'} & set(sys.modules)"
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 0

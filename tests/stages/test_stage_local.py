@@ -83,8 +83,9 @@ def test_two_stages_never_share_a_slot(lab):
     assert len([1 for before, after in zip(words, words[1:], strict=False) if before != after]) == 3
 
 
-def test_gpu_slots_are_what_the_stage_sees(lab):
-    shape = {"kind": "gpu", "slots": [4, 6], "processes": 2}
+def test_gpu_slots_are_what_the_stage_sees(lab, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    shape = {"kind": "gpu", "slots": 0, "processes": 2}
     lab.run_local(lab.node("both", hardware=shape), lab.node("one", hardware={**shape, "processes": 1}))
     seen = {line.split()[2] for line in lab.ledger.read_text().splitlines()}
     assert "4,6" in seen and seen & {"4", "6"}

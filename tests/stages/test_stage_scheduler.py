@@ -25,7 +25,7 @@ def statuses(outcomes):
 def test_everything_runs_once_inputs_first(lab):
     table = diamond(lab)
     assert set(statuses(lab.run(table)).values()) == {"done"}
-    assert len(lab.ran()) == 4 and lab.ran()[0] == table.inputs["one"].inputs["data"].key
+    assert len(lab.ran()) == 4 and lab.ran()[0] == table.inputs["sources"]["one"].inputs["sources"]["data"].key
     assert lab.ran()[-1] == table.key
 
 
@@ -39,7 +39,7 @@ def test_inputs_of_a_committed_stage_are_not_rebuilt(lab, executor):
     table = diamond(lab)
     lab.run(table)
     store = Store(lab.root)
-    (store.layout.object(table.inputs["two"].key) / "manifest.json").unlink()
+    (store.layout.object(table.inputs["sources"]["two"].key) / "manifest.json").unlink()
     outcomes = lab.run(table, executor=executor)
     assert executor.order == [] and statuses(outcomes)["two"] == "missing"
 
@@ -74,7 +74,7 @@ def test_rerun_after_a_failure_redoes_only_it_and_what_it_blocked(lab):
     lab.ledger.unlink()
     (lab.folder / "mended").touch()
     assert set(statuses(lab.run(table)).values()) == {"done"}
-    assert lab.ran() == [table.inputs["one"].key, table.key]
+    assert lab.ran() == [table.inputs["sources"]["one"].key, table.key]
 
 
 def test_exception_is_not_retried_in_the_same_run(lab, executor):
@@ -106,7 +106,8 @@ def test_without_keep_going_nothing_starts_after_a_failure(lab, executor):
 
 
 def test_key_committed_by_another_driver_meanwhile_is_not_started(lab, executor):
-    from rlfamily.stages.store import Task
+    from rlfamily.stages.executors.local.worker import shared_session
+    from rlfamily.stages.store import Order
     from rlfamily.stages.worker import run_task
 
     executor.capacity = 1
@@ -114,8 +115,8 @@ def test_key_committed_by_another_driver_meanwhile_is_not_started(lab, executor)
     poll = executor.poll
 
     def other_driver_is_quicker(timeout):
-        Store(lab.root).write_task(Task.of(second))
-        run_task(str(lab.root), second.key)
+        Store(lab.root).write_order(Order.of(second))
+        run_task(str(lab.root), second.key, shared_session)
         return poll(timeout)
 
     executor.poll = other_driver_is_quicker

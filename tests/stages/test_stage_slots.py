@@ -12,43 +12,46 @@ from pathlib import Path
 
 import pytest
 from filelock import Timeout
+from laboratory import shape
 
 from rlfamily.errors import UserError
 from rlfamily.stages.executors.local import reaper, slots
-from rlfamily.stages.executors.local.slots import Pool
+from rlfamily.stages.executors.local.slots import Slots
 from rlfamily.stages.store import Store
 
 REPOSITORY = Path(__file__).parents[2]
 
 
 def hardware(**changes):
-    return {"kind": "cpu", "slots": 2, "processes": 1, **changes}
+    return shape("unused", **changes)
+
+
+def gpus(count, need):
+    names = tuple(map(str, range(count)))
+    return Slots("gpu", names, need, names)
 
 
 def test_pools_of_cpus_and_gpus(monkeypatch):
-    assert Pool.of(hardware()) == Pool("cpu", ("0", "1"), 1)
-    assert Pool.of(hardware(slots=4, processes=2)).capacity == 2
-    assert len(Pool.of(hardware(slots=0)).devices) == len(os.sched_getaffinity(0))
+    assert Slots.of(hardware()) == Slots("cpu", ("0", "1"), 1, ("0", "1"))
+    assert Slots.of(hardware(slots=4, processes=2)).capacity == 2
+    assert len(Slots.of(hardware(slots=0)).devices) == len(os.sched_getaffinity(0))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5,7")
-    assert Pool.of(hardware(kind="gpu", slots=0)).devices == ("3", "5", "7")
-    assert Pool.of(hardware(kind="gpu", slots=2)).devices == ("3", "5")
-    assert Pool.of(hardware(kind="gpu", slots=[1, 6])).devices == ("1", "6")
+    assert Slots.of(hardware(kind="gpu", slots=0)).devices == ("3", "5", "7")
+    assert Slots.of(hardware(kind="gpu", slots=2)).devices == ("3", "5")
 
 
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        ({}, "'kind' is missing"),
-        (hardware(kind="tpu"), "neither cpu nor gpu"),
         (hardware(processes=3), "3 at once, but there are 2 cpu slots"),
-        (hardware(processes=0), "0 at once"),
+        (hardware(processes=1, server_slots=2), "3 at once, but there are 2 cpu slots"),
         (hardware(kind="gpu", slots=2), "0 GPUs are visible"),
         (hardware(kind="gpu", slots=0), "no GPU is visible on this machine"),
     ],
 )
 def test_hardware_that_cannot_be_placed_is_refused(bad, message):
     with pytest.raises(UserError, match=message):
-        Pool.of(bad)
+        Slots.of(bad)
 
 
 def test_no_device_is_given_twice(tmp_path):
@@ -56,7 +59,7 @@ def test_no_device_is_given_twice(tmp_path):
     in_use, worst, guard = [], [], threading.Lock()
 
     def take(need):
-        pool = Pool("gpu", ("0", "1", "2"), need)
+        pool = gpus(3, need)
         with slots.hold(tmp_path, pool, reaper.this_process(own_session=False)) as devices:
             with guard:
                 in_use.extend(devices)
@@ -77,7 +80,7 @@ def test_no_device_is_given_twice(tmp_path):
 def test_takers_of_two_slots_do_not_take_one_each_and_wait_for_ever(tmp_path):
     """Both slots are busy and come free one after the other, while six stages wait for two at once."""
     def hold(need):
-        return slots.hold(tmp_path, Pool("gpu", ("0", "1"), need), reaper.this_process(own_session=False))
+        return slots.hold(tmp_path, gpus(2, need), reaper.this_process(own_session=False))
 
     served = []
 

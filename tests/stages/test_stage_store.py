@@ -13,14 +13,14 @@ from blake3 import blake3
 
 from rlfamily.errors import UserError
 from rlfamily.records import Failure
-from rlfamily.stages.store import Effort, Store, Task
+from rlfamily.stages.store import Effort, Order, Store
 
 REPOSITORY = Path(__file__).parents[2]
 EFFORT = Effort(started="2020-01-01T00:00:00+00:00", seconds=1.5, attempts=1)
 
 
 def task(key="a" * 32):
-    return Task(key=key, kind="toy", version="1", label="label", config={"a": 1}, inputs={}, hardware={"kind": "cpu"})
+    return Order(key=key, kind="toy", version="1", label="label", config={"a": 1}, inputs={}, hardware={"kind": "cpu"})
 
 
 def output(store, name="out-1", text="numbers"):
@@ -91,7 +91,7 @@ def test_summary_must_be_json(store):
 
 
 def test_failures_are_kept_until_a_commit_is_collected(store):
-    store.write_task(task())
+    store.write_order(task())
     store.fail(Failure(key="a" * 32, kind="toy", label="l", error="e", traceback="", log="", when=""))
     assert store.failure("a" * 32).error == "e" and store.failure("b" * 32) is None
     assert store.collect() == []
@@ -103,7 +103,7 @@ def test_failures_are_kept_until_a_commit_is_collected(store):
 KILLED_IN_COMMIT = """
 import os, signal, sys
 from rlfamily.stages import store as module
-from rlfamily.stages.store import Effort, Store, Task
+from rlfamily.stages.store import Effort, Order, Store
 root, step = sys.argv[1], int(sys.argv[2])
 calls = 0
 def deadly(call):
@@ -118,7 +118,7 @@ for name in ("fsync", "rename", "replace", "open"):
     setattr(os, name, deadly(getattr(os, name)))
 module._hash = deadly(module._hash)
 store = Store(root)
-task = Task(key="a" * 32, kind="toy", version="1", label="", config={}, inputs={}, hardware={})
+task = Order(key="a" * 32, kind="toy", version="1", label="", config={}, inputs={}, hardware={})
 out = store.layout.work("a" * 32) / f"out-{step}"
 (out / "sub").mkdir(parents=True)
 for name in ("one", "sub/two"):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from rlfamily.records import Progress
-from rlfamily.stages.store import Store, Task
-from rlfamily.stages.worker import COMMITTED, FAILED, Stopwatch, run_task
+from rlfamily.stages.executors.local.worker import shared_session
+from rlfamily.stages.perform import Stopwatch
+from rlfamily.stages.store import Order, Store
+from rlfamily.stages.worker import COMMITTED, FAILED, run_task
 
 
 @pytest.fixture
@@ -15,8 +17,8 @@ def store(lab):
 
 
 def perform(lab, store, node):
-    store.write_task(Task.of(node))
-    return run_task(str(lab.root), node.key)
+    store.write_order(Order.of(node))
+    return run_task(str(lab.root), node.key, shared_session)
 
 
 def test_artifact_has_files_summary_and_provenance(lab, store):
@@ -24,7 +26,7 @@ def test_artifact_has_files_summary_and_provenance(lab, store):
     top = lab.node("top", {"data": data}, steps=3)
     assert [perform(lab, store, node) for node in (data, top)] == [COMMITTED, COMMITTED]
     manifest = store.layout.manifest(top.key)
-    assert (manifest.label, manifest.attempts, manifest.inputs) == ("top", 1, {"data": data.key})
+    assert (manifest.label, manifest.attempts, manifest.inputs) == ("top", 1, {"sources": {"data": data.key}})
     assert set(manifest.files) == {"value.txt", "nested/steps.txt"}
     assert manifest.summary == {"value": (store.layout.object(top.key) / "value.txt").read_text()}
     assert not store.layout.work(top.key).exists()
@@ -38,9 +40,9 @@ def test_committed_task_is_not_run_again(lab, store):
 
 def test_artifact_that_appeared_while_waiting_for_the_lock_is_enough(lab, store, monkeypatch):
     node, answers = lab.node("elsewhere"), iter([False, True])
-    store.write_task(Task.of(node))
+    store.write_order(Order.of(node))
     monkeypatch.setattr(Store, "committed", lambda self, key: next(answers))
-    assert run_task(str(lab.root), node.key) == COMMITTED and lab.ran() == []
+    assert run_task(str(lab.root), node.key, shared_session) == COMMITTED and lab.ran() == []
 
 
 def test_exception_becomes_a_failure_with_log_and_traceback(lab, store):
@@ -83,7 +85,7 @@ def test_missing_and_damaged_inputs_are_named(lab, store):
     data = lab.node("data")
     top = lab.node("top", {"data": data})
     assert perform(lab, store, top) == FAILED
-    assert "input 'data'" in store.failure(top.key).error and "is gone" in store.failure(top.key).error
+    assert "input 'sources.data'" in store.failure(top.key).error and "is gone" in store.failure(top.key).error
     perform(lab, store, data)
     (store.layout.object(data.key) / "value.txt").write_text("")
     assert perform(lab, store, top) == FAILED
@@ -92,8 +94,8 @@ def test_missing_and_damaged_inputs_are_named(lab, store):
 
 def test_changed_code_is_noticed(lab, store):
     node = lab.node("old")
-    store.write_task(Task.of(node).model_copy(update={"version": "0"}))
-    assert run_task(str(lab.root), node.key) == FAILED
+    store.write_order(Order.of(node).model_copy(update={"version": "0"}))
+    assert run_task(str(lab.root), node.key, shared_session) == FAILED
     assert "is now version 1, planned as 0" in store.failure(node.key).error
 
 

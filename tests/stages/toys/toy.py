@@ -1,7 +1,7 @@
-"""A stage for tests: counts to config["steps"] with a checkpoint at each, then does config["action"].
+"""A stage for tests: counts to config.steps with a checkpoint at each, then does config.action.
 
-hardware carries what must not enter the key: the ledger (a file that gets a line per execution), seconds per step, and
-whatever an action needs.
+hardware carries what must not enter the key: seconds per step (checkpoint_seconds), and a folder (wandb_folder) with
+the ledger (a file that gets a line per execution) and whatever an action needs.
 """
 
 from __future__ import annotations
@@ -12,28 +12,65 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rlfamily.errors import UserError
+from rlfamily.settings import Strict
 
 VERSION = "1"
+WRITES = {"value.txt": "a hash over the inputs' values and the steps", "nested/": "the steps"}
 
 
-def run(context):
+class Config(Strict):
+    name: str
+    steps: int = 0
+    action: str = "write"
+    deaths: int = 0
+    code: int = 0
+
+
+@dataclass(frozen=True)
+class Inputs:
+    sources: Mapping[str, Path] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Scene:
+    place: object
+    config: Config
+    inputs: Inputs
+
+    @property
+    def key(self):
+        return self.place.key
+
+    @property
+    def work(self):
+        return self.place.work
+
+    @property
+    def folder(self):
+        return Path(self.place.hardware.wandb_folder)
+
+
+def run(place, config, inputs):
     """Write value.txt: a hash over the inputs' values and the steps, whatever happened on the way."""
+    context = Scene(place, config, inputs)
     note(context, "REDONE" if already_committed(context) else "run")
     value = count(context)
-    ACTIONS[context.config.get("action", "write")](context)
-    (context.out / "value.txt").write_text(value)
-    (context.out / "nested").mkdir()
-    (context.out / "nested" / "steps.txt").write_text(str(context.config.get("steps", 0)))
+    ACTIONS[config.action](context)
+    (place.out / "value.txt").write_text(value)
+    (place.out / "nested").mkdir()
+    (place.out / "nested" / "steps.txt").write_text(str(config.steps))
     return {"value": value}
 
 
 def note(context, word):
     """Append one line to the ledger, whole even when several processes write."""
     line = f"{word} {context.key} {os.environ['CUDA_VISIBLE_DEVICES'] or 'cpu'}\n"
-    descriptor = os.open(context.hardware["ledger"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    descriptor = os.open(context.folder / "ledger.txt", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.write(descriptor, line.encode())
     os.close(descriptor)
 
@@ -47,16 +84,16 @@ def already_committed(context):
 def count(context):
     """Resume from work/state, go on to the last step; the value depends on every step."""
     state = context.work / "state"
-    start = context.config["name"] + "".join((folder / "value.txt").read_text() for folder in context.inputs.values())
+    start = context.config.name + "".join((folder / "value.txt").read_text() for folder in context.inputs.sources.values())
     done, value = state.read_text().split() if state.exists() else ("0", digest(start))
-    steps = context.config.get("steps", 0)
+    steps = context.config.steps
     for step in range(int(done), steps):
-        time.sleep(context.hardware.get("seconds", 0))
+        time.sleep(context.place.hardware.checkpoint_seconds)
         value = digest(f"{value}{step}")
         temporary = context.work / "state.new"
         temporary.write_text(f"{step + 1} {value}")
         temporary.replace(state)
-        context.progress(step + 1, steps, "counting")
+        context.place.progress(step + 1, steps, "counting")
         note(context, f"step{step}")
     return value
 
@@ -67,8 +104,8 @@ def digest(text):
 
 
 def fail(context):
-    """Raise until the file named in hardware["mended"] exists."""
-    if not Path(context.hardware["mended"]).exists():
+    """Raise until the file named in the folder's `mended` exists."""
+    if not (context.folder / "mended").exists():
         print("about to fail")
         raise ValueError("the fuse is blown\nsecond line")
 
@@ -79,17 +116,17 @@ def refuse(context):
 
 
 def die(context):
-    """Kill the worker config["deaths"] times."""
+    """Kill the worker config.deaths times."""
     deaths = context.work / "deaths"
     count = int(deaths.read_text()) if deaths.exists() else 0
-    if count < context.config["deaths"]:
+    if count < context.config.deaths:
         deaths.write_text(str(count + 1))
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 def leave(context):
     """Exit in a way that no except clause sees."""
-    os._exit(context.config["code"])
+    os._exit(context.config.code)
 
 
 def spawn(context):
@@ -97,9 +134,9 @@ def spawn(context):
     sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
     pids = [subprocess.Popen(sleep, start_new_session=new).pid for new in (False, True)]
     pids += [forked(new) for new in (False, True)] + [daemon()]
-    with open(context.hardware["pids"], "a") as file:
+    with open(context.folder / "pids.txt", "a") as file:
         file.write("".join(f"{pid}\n" for pid in pids))
-    if context.config.get("deaths"):
+    if context.config.deaths:
         die(context)
 
 

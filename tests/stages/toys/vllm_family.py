@@ -1,6 +1,6 @@
 """A stage that starts vLLM in every way that leaves processes, notes them and waits to be killed; once noted, it looks.
 
-hardware: `model` a folder that vLLM can serve, `family` the file that they are noted in.
+hardware.wandb_folder has `model`, a folder that vLLM can serve, and `family.json`, in which they are noted.
 """
 
 from __future__ import annotations
@@ -12,23 +12,38 @@ import subprocess
 import sys
 import time
 import urllib.request
+from dataclasses import dataclass
 from pathlib import Path
 
+from rlfamily.settings import Strict
+
 VERSION = "1"
+WRITES = {"alive.json": "the noted processes that live"}
+
+
+class Config(Strict):
+    name: str
+
+
+@dataclass(frozen=True)
+class Inputs:
+    pass
+
 
 SETTINGS = {"dtype": "float32", "max_model_len": 64, "kv_cache_memory_bytes": 32 << 20}
 ENVIRONMENT = {"VLLM_ENABLE_V1_MULTIPROCESSING": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "HF_HUB_OFFLINE": "1"}
 
 
-def run(context):
+def run(place, config, inputs):
     """Write alive.json: which of the noted processes live at the start of this attempt."""
-    noted = Path(context.hardware["family"])
+    folder = Path(place.hardware.wandb_folder)
+    noted = folder / "family.json"
     if not noted.exists():
-        engine = start_all(context.hardware["model"], context.work, noted)
+        engine = start_all(str(folder / "model"), place.work, noted)
         time.sleep(600)
         del engine
     alive = [pid for pid in json.loads(noted.read_text())["family"] if lives(pid)]
-    (context.out / "alive.json").write_text(json.dumps(alive))
+    (place.out / "alive.json").write_text(json.dumps(alive))
     return {"alive": len(alive)}
 
 

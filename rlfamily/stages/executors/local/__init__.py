@@ -20,11 +20,13 @@ from typing import Self
 
 import psutil
 
+from rlfamily.hardware import Hardware
 from rlfamily.records import Layout
-from rlfamily.stages import worker
 from rlfamily.stages.executors import Finished
-from rlfamily.stages.executors.local import reaper, slots
+from rlfamily.stages.executors.local import reaper, slots, worker
+from rlfamily.stages.graph import Node
 from rlfamily.stages.kind import KINDS_PATH
+from rlfamily.stages.worker import COMMITTED, FAILED
 
 WORKER_ENVIRONMENT = {
     # One thread per process: slots are cores, and sums in one order give the same bytes on every machine.
@@ -37,6 +39,9 @@ WORKER_ENVIRONMENT = {
     "SPT_NOENV": "1",
 }
 """Set before the fork server starts, because libraries read it when they are imported."""
+
+PASSED = (KINDS_PATH, "CUDA_VISIBLE_DEVICES")
+"""What a worker has from its driver, and not from the fork server, which may be older."""
 
 _SERVER_LOST = 255
 """Exit code that multiprocessing reports for a process whose fork server is gone."""
@@ -62,7 +67,11 @@ class LocalExecutor:
         self._lost: list[Finished] = []
         self._processes: dict[str, ForkServerProcess] = {}
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["rlfamily.stages.worker", *preload])
+        self._context.set_forkserver_preload(["rlfamily.stages.executors.local.worker", *preload])
+
+    def check(self, node: Node) -> None:
+        """Raise UserError when this machine has too few slots for the stage, or no GPU."""
+        slots.Slots.of(node.hardware)
 
     @property
     def capacity(self) -> int:
@@ -71,7 +80,7 @@ class LocalExecutor:
 
     def submit(self, key: str) -> None:
         """Fork a worker for `key`. The first call starts the fork server and waits for its imports."""
-        environment = {name: os.environ[name] for name in (KINDS_PATH,) if name in os.environ}
+        environment = {name: os.environ[name] for name in PASSED if name in os.environ}
         process = self._context.Process(target=worker.main, args=(self._root, key, environment), name=key)
         self._started = True
         with _environment({**WORKER_ENVIRONMENT, reaper.DRIVER_MARK: reaper.driver_token()}), _no_main_module():
@@ -130,7 +139,7 @@ def _start(process: ForkServerProcess) -> bool:
 
 def _finished(key: str, code: int) -> Finished:
     """A negative code is a signal, _SERVER_LOST is no code at all, others come from a library that called exit."""
-    exited = code in (worker.COMMITTED, worker.FAILED)
+    exited = code in (COMMITTED, FAILED)
     return Finished(key, "exited" if exited else "died", code)
 
 
@@ -164,4 +173,6 @@ def _no_main_module() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
-EXECUTOR = LocalExecutor
+def start(root: Path | str, hardware: Hardware, preload: Sequence[str], grace: float) -> LocalExecutor:
+    """As many processes as this machine has room for. Raises UserError when it has none, or no GPU is visible."""
+    return LocalExecutor(root, slots.Slots.of(hardware).capacity, preload, grace)

@@ -14,49 +14,46 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
 from rlfamily.errors import UserError
+from rlfamily.hardware import Hardware, StageHardware
 from rlfamily.stages.executors.local import reaper
 
 _POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
-class Pool:
+class Slots:
     """The slots that a stage may use, and how many of them it takes at once.
 
     devices   GPU indices (or ids) as CUDA_VISIBLE_DEVICES spells them; CPU slots are just numbered
+    names     what each slot is called by all processes of this host: a GPU by its UUID where that is known, since two
+              jobs that each see one GPU of their own both call it 0
     """
 
     kind: str
     devices: tuple[str, ...]
     need: int
+    names: tuple[str, ...]
 
     @classmethod
-    def of(cls, hardware: dict[str, Any]) -> Pool:
-        """Read {"kind": "cpu" | "gpu", "slots": int | list of GPU ids, "processes": int}; other keys are the kind's.
+    def of(cls, hardware: Hardware) -> Slots:
+        """`slots` 0 means one per core, or one per visible GPU. A stage takes `processes` of them together, and after
+        those the `server_slots` of a server that it starts.
 
-        `slots` 0 means one per core, or one per visible GPU. A stage takes `processes` of them together, and after
-        those the `server_slots` (0 when absent) of a server that it starts.
-        Raises UserError when a key is missing or the machine has too few.
+        Raises UserError when the machine has too few.
         """
-        try:
-            kind, slots, processes = hardware["kind"], hardware["slots"], hardware["processes"]
-        except KeyError as error:
-            raise UserError(f"hardware: {error} is missing; a stage needs kind, slots and processes") from None
-        need = processes + hardware.get("server_slots", 0)
-        if kind not in ("cpu", "gpu"):
-            raise UserError(f"hardware.kind: '{kind}' is neither cpu nor gpu")
-        devices = _devices(kind, slots)
+        kind, servers = hardware.kind, hardware.server_slots if isinstance(hardware, StageHardware) else 0
+        need, devices = hardware.processes + servers, _devices(kind, hardware.slots)
         if not devices:
             raise UserError("hardware.kind: no GPU is visible on this machine: use hardware=cpu, or check nvidia-smi "
                             "and CUDA_VISIBLE_DEVICES")
-        if not 0 < need <= len(devices):
+        if need > len(devices):
             raise UserError(f"hardware.processes: {need} at once, but there are {len(devices)} {kind} slots here")
-        return cls(kind, devices, need)
+        known = _uuids() if kind == "gpu" else {}
+        return cls(kind, devices, need, tuple(known.get(device, device) for device in devices))
 
     @property
     def capacity(self) -> int:
@@ -64,9 +61,7 @@ class Pool:
         return len(self.devices) // self.need
 
 
-def _devices(kind: str, slots: int | list[int] | list[str]) -> tuple[str, ...]:
-    if isinstance(slots, list):
-        return tuple(str(device) for device in slots)
+def _devices(kind: str, slots: int) -> tuple[str, ...]:
     if kind == "cpu":
         return tuple(str(number) for number in range(slots or len(os.sched_getaffinity(0))))
     visible = _visible_gpus()
@@ -80,31 +75,38 @@ def _visible_gpus() -> tuple[str, ...]:
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:
         return tuple(device.strip() for device in chosen.split(",") if device.strip())
-    command = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
+    return tuple(_uuids())
+
+
+def _uuids() -> dict[str, str]:
+    """UUID by index of the GPUs that nvidia-smi lists; empty without it. A device that is no index is its own name."""
+    command = ["nvidia-smi", "--query-gpu=index,uuid", "--format=csv,noheader"]
     try:
-        return tuple(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+        lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     except (OSError, subprocess.CalledProcessError):
-        return ()
+        return {}
+    rows = [[cell.strip() for cell in line.split(",")] for line in lines if line.strip()]
+    return {row[0]: row[-1] for row in rows}
 
 
 @contextmanager
-def hold(artifacts: Path, pool: Pool, holder: reaper.Holder) -> Iterator[tuple[str, ...]]:
-    """Wait for `pool.need` free slots, free them of leftovers, and hold them; yields their devices."""
+def hold(artifacts: Path, wanted: Slots, holder: reaper.Holder) -> Iterator[tuple[str, ...]]:
+    """Wait for `wanted.need` free slots, free them of leftovers, and hold them; yields their devices."""
     folder = artifacts / "slots" / platform.node()
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         # One waiter at a time, so that a stage of several GPUs is not starved by stages of one, nor deadlocked.
-        with _lock(folder / f"queue-{pool.kind}.lock"):
-            devices = _take(folder, pool, stack)
-        names = [folder / f"{pool.kind}-{device}.json" for device in devices]
-        for name in names:
-            reaper.succeed(name, holder)
+        with _lock(folder / f"queue-{wanted.kind}.lock"):
+            places = _take(folder, wanted, stack)
+        records = [folder / f"{wanted.kind}-{wanted.names[place]}.json" for place in places]
+        for record in records:
+            reaper.succeed(record, holder)
         try:
-            yield devices
+            yield tuple(wanted.devices[place] for place in places)
         finally:
             reaper.leave_nothing(holder)
-            for name in names:
-                name.unlink(missing_ok=True)
+            for record in records:
+                record.unlink(missing_ok=True)
 
 
 def reap_free(artifacts: Path) -> None:
@@ -116,15 +118,15 @@ def reap_free(artifacts: Path) -> None:
                 name.unlink(missing_ok=True)
 
 
-def _take(folder: Path, pool: Pool, stack: ExitStack) -> tuple[str, ...]:
-    taken: list[str] = []
+def _take(folder: Path, wanted: Slots, stack: ExitStack) -> list[int]:
+    """Places among the devices, in their order, whatever order they came free in: rank 0 is the same GPU every time."""
+    taken: list[int] = []
     while True:
-        for device in pool.devices:
-            if device not in taken and _try_lock(folder / f"{pool.kind}-{device}.lock", stack):
-                taken.append(device)
-            if len(taken) == pool.need:
-                # In the pool's order, whatever order they came free in: rank 0 is the same GPU every time.
-                return tuple(sorted(taken, key=pool.devices.index))
+        for place, name in enumerate(wanted.names):
+            if place not in taken and _try_lock(folder / f"{wanted.kind}-{name}.lock", stack):
+                taken.append(place)
+            if len(taken) == wanted.need:
+                return sorted(taken)
         time.sleep(_POLL_SECONDS)
 
 
