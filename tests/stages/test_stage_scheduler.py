@@ -149,3 +149,12 @@ def test_first_request_drains_and_second_ends(lab, executor, signals, forced):
     assert caught.value.outcomes[cells[0].key].status == ("missing" if forced else "done")
     assert caught.value.outcomes[cells[1].key].status == "missing"
     assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_an_executor_is_asked_whether_it_can_place_what_must_run_and_nothing_else(lab, executor):
+    data = lab.node("data")
+    lab.run(data)
+    asked = []
+    executor.check = lambda node: asked.append(node.label)
+    lab.run(lab.node("top", {"data": data}, hardware={"kind": "gpu", "processes": 8}), executor=executor)
+    assert asked == ["top"]

@@ -128,3 +128,48 @@ def test_lock_of_a_killed_holder_is_free_although_its_forked_child_lives(tmp_pat
             Store(tmp_path).lock("a" * 32).acquire(timeout=5)
         finally:
             os.kill(child, signal.SIGKILL)
+
+
+@pytest.fixture
+def nvidia_smi(tmp_path, monkeypatch):
+    """A stub on PATH that lists GPUs as index and UUID."""
+    def lists(*uuids):
+        lines = "\n".join(f"{index}, {uuid}" for index, uuid in enumerate(uuids))
+        program = tmp_path / "bin" / "nvidia-smi"
+        program.parent.mkdir(exist_ok=True)
+        program.write_text(f"#!/bin/sh\nprintf '%s\\n' '{lines}'\n")
+        program.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        return Slots.of(hardware(kind="gpu", slots=0))
+
+    return lists
+
+
+def test_a_gpu_is_named_by_its_uuid_and_shown_by_its_index(nvidia_smi, monkeypatch):
+    assert nvidia_smi("GPU-a", "GPU-b") == Slots("gpu", ("0", "1"), 1, ("GPU-a", "GPU-b"))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert Slots.of(hardware(kind="gpu", slots=0)) == Slots("gpu", ("1",), 1, ("GPU-b",))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-b")
+    assert Slots.of(hardware(kind="gpu", slots=0)) == Slots("gpu", ("GPU-b",), 1, ("GPU-b",))
+
+
+def test_two_jobs_that_both_call_their_gpu_0_do_not_wait_for_each_other(tmp_path, nvidia_smi):
+    """Each sees one GPU of its own; a third job that sees the first one's waits for it."""
+    first, second, third = nvidia_smi("GPU-a"), nvidia_smi("GPU-b"), nvidia_smi("GPU-a")
+    assert first.devices == second.devices == ("0",)
+
+    def hold(wanted):
+        return slots.hold(tmp_path, wanted, reaper.this_process(own_session=False))
+
+    served = threading.Event()
+
+    def take():
+        with hold(third):
+            served.set()
+
+    with hold(first), hold(second):
+        waiting = threading.Thread(target=take, daemon=True)
+        waiting.start()
+        assert not served.wait(0.3)
+    assert served.wait(20)

@@ -137,3 +137,13 @@ def test_reports_are_throttled_but_the_last_is_written(tmp_path):
         stopwatch.report(step, 1000, "")
         seen.append(Progress.model_validate_json(path.read_text()).step if step in (1, 2, 1000) else None)
     assert (seen[0], seen[1], seen[-1]) == (1, 1, 1000)
+
+
+def test_a_task_runs_without_any_occupation(lab, store, monkeypatch):
+    """As a cluster starts it: no slot is taken, and the GPUs it was given stay as they are."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    node = lab.node("elsewhere", hardware={"kind": "gpu", "slots": 0, "processes": 8})
+    store.write_order(Order.of(node))
+    assert run_task(str(lab.root), node.key) == COMMITTED
+    assert not (store.layout.artifacts / "slots").exists()
+    assert lab.ledger.read_text().split()[2] == "7"
