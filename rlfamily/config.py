@@ -190,11 +190,13 @@ def _compose(overrides: list[str]) -> tuple[dict[str, Any], Mapping[str, str]]:
 
 
 def _set(content: dict[str, Any], path: list[str], value: Any) -> None:
-    """Replace the value at a path; a mapping is merged. Raises KeyError or TypeError when there is no such key."""
+    """Replace the value at a path; a mapping is merged into one of its kind. Raises KeyError or TypeError when there is no such key."""
     *parents, last = path
     for name in parents:
         content = content[name]
-    if isinstance(content[last], dict) and isinstance(value, dict):
+    there = content[last]
+    # A mapping of another kind takes the place of what is there: its keys are others.
+    if isinstance(there, dict) and isinstance(value, dict) and value.get("kind", there.get("kind")) == there.get("kind"):
         for name, inner in value.items():
             _set(content[last], [str(name)], inner)
     else:

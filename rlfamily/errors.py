@@ -22,10 +22,24 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     return f" (did you mean '{matches[0]}'?)" if matches else ""
 
 
-def describe(error: ValidationError, model: type[BaseModel]) -> str:
-    """Turn the first problem of a pydantic error into one line: key, what is wrong, nearest valid name."""
+class Misfit(ValueError):
+    """Settings that the class their `kind` names refuses: raised inside a validator, so that `describe` can look in."""
+
+    def __init__(self, schema: type[BaseModel], error: ValidationError) -> None:
+        super().__init__(str(error))
+        self.schema, self.error = schema, error
+
+
+def describe(error: ValidationError, model: type[BaseModel], place: tuple[str, ...] = ()) -> str:
+    """Turn the first problem of a pydantic error into one line: key, what is wrong, nearest valid name.
+
+    `place` is where the model stands in the settings.
+    """
     first = _most_telling(error.errors(include_url=False))
-    where = ".".join(str(part) for part in _untagged(model, first["loc"]))
+    inside = (*place, *(str(part) for part in _untagged(model, first["loc"])))
+    if isinstance(inner := first.get("ctx", {}).get("error"), Misfit):
+        return describe(inner.error, inner.schema, inside)
+    where = ".".join(inside)
     if first["type"] == "extra_forbidden":
         return f"unknown key '{where}'{nearest(str(first['loc'][-1]), _siblings(model, first['loc'][:-1]))}"
     if first["type"] == "missing":

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from rlfamily.hardware import Gpu, StageHardware
 from rlfamily.models import Finetuning, ModelSize
 from rlfamily.stages.graph import Node
-from rlfamily.stages.kind import Work, get_kind, work_of
+from rlfamily.stages.kind import Work, cost_of, get_kind
 from rlfamily.stages.kinds import hub
 
 GIB = 2.0**30
@@ -156,11 +156,11 @@ def drawing_seconds(
 
 def estimate(node: Node, size: ModelSize) -> Estimate | None:
     """The stage's GPUs, memory and GPU-hours for a model of this size; None for stages that are not estimated."""
-    work, hardware = work_of(get_kind(node.kind), node.config, node.hardware), node.hardware
+    work, hardware = work_of(node), node.hardware
     if work is None or hardware.gpu is None:
         return None
-    fitted = size.parameters if "fitted" in node.inputs else 0  # to preferences, of the policy's own size
-    work = replace(work, rewards=fitted + sum(REWARD_MODELS.get(path, 0) for path in _reward_paths(node)))
+    if "fitted" in node.inputs:  # a reward model fitted to preferences, of the policy's own size
+        work = replace(work, rewards=work.rewards + size.parameters)
     tuning: Finetuning = node.config.finetuning  # type: ignore[attr-defined]  # whatever is estimated has one
     vllm = hardware.vllm
     server = work.engine == "vllm" and vllm.mode == "server" and work.drawn > 0
@@ -173,6 +173,12 @@ def estimate(node: Node, size: ModelSize) -> Estimate | None:
     parts = training_memory(size, tuning, work, hardware)
     engine, apart = engine_memory(size, work, hardware)
     return Estimate(gpus, Memory(*parts, engine, apart), hardware.gpu.memory_gib, gpus * seconds / 3600)
+
+
+def work_of(node: Node) -> Work | None:
+    """What a stage computes, the published reward models beside the policy included; None when not estimated."""
+    work = cost_of(get_kind(node.kind), node.config, node.hardware)
+    return work and replace(work, rewards=sum(REWARD_MODELS.get(path, 0) for path in _reward_paths(node)))
 
 
 def _reward_paths(node: Node) -> list[str]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from rlfamily.errors import Misfit
 
 
 class Strict(BaseModel):
@@ -21,7 +23,11 @@ def by_kind(schema: Callable[[str], type[Strict]]) -> BeforeValidator:
     """
     def checked(value: Any) -> Any:
         if isinstance(value, Mapping) and isinstance(value.get("kind"), str):
-            return schema(value["kind"]).model_validate(value)
+            chosen = schema(value["kind"])
+            try:
+                return chosen.model_validate(value)
+            except ValidationError as error:
+                raise Misfit(chosen, error) from error
         return value
 
     return BeforeValidator(checked)

@@ -23,17 +23,17 @@ from rlfamily.errors import UserError, nearest
 
 CONF = config.CONF
 FILES = sorted(CONF.rglob("*.yaml"))
-DEFAULTS = ("countdown_tiny", "qwen2_tiny", "topr", "cpu")
+DEFAULTS = ("countdown_tiny", "qwen2_tiny", "topr", "cpu", "plain")
 # Every name of every group, one at a time, and every method on every task; all products would take minutes.
 CELLS = sorted({(*DEFAULTS[:place], name, *DEFAULTS[place + 1:])
                 for place, group in enumerate(config.GROUPS) for name in config.choices(group)}
-               | {(task, "qwen2_tiny", method, "cpu")
+               | {(task, "qwen2_tiny", method, "cpu", "plain")
                   for task, method in itertools.product(config.choices("task"), config.choices("algorithm"))})
 
 
 @pytest.mark.parametrize("names", CELLS, ids=" ".join)
 def test_every_name_of_every_group_builds(names):
-    engine = ["rollout.engine=vllm"] if names[-1] in ("gpu_4", "gpu_8") else []  # torch does not draw from shares
+    engine = ["rollout.engine=vllm"] if names[3] in ("gpu_4", "gpu_8") else []  # torch does not draw from shares
     built = config.build([f"{group}={name}" for group, name in zip(config.GROUPS, names, strict=True)] + engine)
     assert tuple(built.names[group] for group in config.GROUPS) == names
     assert json.loads(json.dumps(built.settings()))["algorithm"]["warm_start"] == built.algorithm.warm_start

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +15,6 @@ from rlfamily.config import build
 from rlfamily.estimate import (
     GIB,
     Memory,
-    Work,
     adapter_parameters,
     drawing_seconds,
     engine_memory,
@@ -24,7 +25,11 @@ from rlfamily.estimate import (
     unknown,
     work_of,
 )
+from rlfamily.hardware import Gpu
 from rlfamily.models import Finetuning, Lora, ModelSize
+from rlfamily.place import alone
+from rlfamily.stages.graph import topological
+from rlfamily.stages.kind import Work
 
 MILLION = 2**20
 # 2 layers of 8 wide; queries 4 heads x 2, keys 1 head x 2; 16 inside, 32 words; a round number of parameters.
@@ -34,10 +39,19 @@ LORA = Lora(rank=4, alpha=8, targets="all-linear")
 FULL = Finetuning(dtype="bf16", finetune="full", lora=LORA, lr_multiplier=1.0)
 ADAPTED = FULL.model_copy(update={"finetune": "lora"})
 # a full KV cache of a row of 100 tokens: 16 bytes a token (see below)
-GPU = {"memory_gib": 10.0, "tflops": 0.001, "bandwidth_gib_s": 1.0, "utilization": 0.5}
-VLLM = {"mode": "colocated", "server_url": None, "tensor_parallel": 1, "data_parallel": 1, "memory_share": 0.4,
-        "kv_cache_mib": 0, "rows": 8, "sleep": False}
-HARDWARE = {"processes": 1, "sharding": "none", "micro_tokens": 200, "micro_batch": 2, "rollout_batch": 16, "vllm": VLLM, "gpu": GPU}
+GPU = Gpu(memory_gib=10.0, tflops=0.001, bandwidth_gib_s=1.0, utilization=0.5)
+SHIPPED = build(["hardware=gpu"]).hardware
+VLLM = SHIPPED.vllm.model_copy(update={"memory_share": 0.4, "rows": 8})
+
+
+def machine(vllm=None, **changes):
+    """A small machine with the given changes."""
+    own = {"micro_tokens": 200, "micro_batch": 2, "rollout_batch": 16, "gpu": GPU.model_dump(),
+           "vllm": VLLM.model_copy(update=vllm or {}).model_dump()}
+    return alone(Path(tempfile.mkdtemp()), SHIPPED, **own | changes).hardware
+
+
+HARDWARE = machine()
 WORK = Work(limit=100, batch=12, trained=1200, passes=4, drawn=1200, engine="torch")
 
 
@@ -79,7 +93,7 @@ def test_parameters_are_those_of_the_shape(name, tied, bias) -> None:
 ])
 def test_weights_and_optimiser_by_hand(tuning, changes, hardware, weights, optimizer) -> None:
     """In MiB, as there are 2^20 parameters."""
-    found = training_memory(SIZE, tuning, Work(**vars(WORK) | changes), HARDWARE | hardware)
+    found = training_memory(SIZE, tuning, Work(**vars(WORK) | changes), machine(**hardware))
     assert [1024 * part for part in found[:2]] == pytest.approx([weights, optimizer])
 
 
@@ -110,7 +124,7 @@ def test_drawing_alone_needs_the_weights_where_torch_draws(engine, mebibytes) ->
     ({"drawn": 0}, {}, 0.0, True),
 ])
 def test_the_engines_memory_by_hand(changes, vllm, gib, apart) -> None:
-    found = engine_memory(SIZE, Work(**vars(WORK) | changes), HARDWARE | {"vllm": VLLM | vllm})
+    found = engine_memory(SIZE, Work(**vars(WORK) | changes), machine(vllm))
     assert found == (pytest.approx(gib), apart)
 
 
@@ -127,7 +141,7 @@ def test_training_time_by_hand() -> None:
 
 
 def test_drawing_time_by_hand() -> None:
-    fast = GPU | {"tflops": 1e6}
+    fast = GPU.model_copy(update={"tflops": 1e6})
     # 100 batches of 12 rows, 8 at a time: 2 rounds of 100 steps; each reads fp32 weights and 8 rows' half cache
     read = 4 * MILLION + 8 * 50 * 16
     assert drawing_seconds(SIZE, WORK, fast, 8, 1, 1) == pytest.approx(100 * 2 * 100 * read / GIB)
@@ -155,7 +169,7 @@ def test_a_runs_work_is_read_from_its_settings() -> None:
                         reference=True)
     assert work_of(nodes(*own, "algorithm.resample_each_epoch=false")["train"]).drawn == 2000
     assert work_of(nodes(*own, "hardware.micro_tokens=16384", "model.finetune=lora")["train"]).passes == 2 * 2 + 0.2
-    assert work_of(made["score"]) == Work(limit=256, batch=1024 * 5, drawn=1024 * 5, engine="torch")
+    assert work_of(made["score"].inputs["responses"]) == Work(limit=256, batch=1024 * 5, drawn=1024 * 5, engine="torch")
     assert work_of(made["train"].inputs["data"]) is None
     sft = work_of(nodes("algorithm=sft")["train"])
     assert (sft.drawn, sft.limit, sft.engine) == (0, 512, "")
@@ -185,7 +199,7 @@ def test_gpus_are_the_processes_and_the_stages_own_server() -> None:
     assert gpus(*server) == 8
     assert gpus(*server, "hardware.vllm.server_url=http://127.0.0.1:8000/v1") == 4
     assert gpus(*server, "hardware.vllm.mode=colocated") == 4
-    assert estimate(nodes("algorithm=topr", *server)["score"], size).gpus == 1 + 4
+    assert estimate(nodes("algorithm=topr", *server)["score"].inputs["responses"], size).gpus == 1 + 4
 
 
 # ---------------------------------------------------------------------------- the printed plan
@@ -215,10 +229,10 @@ def test_the_plan_of_a_table(tmp_path, capsys) -> None:
 
 def test_shared_stages_and_finished_ones_count_once_or_not_at_all() -> None:
     cells = plan.cells(experiment.load("gnivo_tab1"), "paper", rows=["Ours"])
-    keys = {node.key for cell in cells for node in cell.stages.values()}
+    keys = {node.key for cell in cells for node in topological(cell.stages.values()) if node.kind in ("train", "generate")}
     made = costs.lines(cells, keys)
-    by_hand = {node.key: estimate(node, cell.config.model.size).hours
-               for cell in cells for node in cell.stages.values()}
+    by_hand = {node.key: found.hours for cell in cells for node in topological(cell.stages.values())
+               if (found := estimate(node, cell.config.model.size))}
     assert len(by_hand) == len(keys) < 2 * len(cells)
     assert sum(line.hours for line in made) == pytest.approx(sum(by_hand.values()))
     assert sum(line.cells for line in made) == len(cells)

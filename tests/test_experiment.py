@@ -93,7 +93,7 @@ def test_the_opponent_of_a_judged_row_may_be_what_nobody_trained():
     spec = experiment.load("gnivo_tab3")
     cell = cells(spec, "tiny", ["algorithm.optimizer.lr=1e-6"], rows=["Ours vs base"])[0]
     ours, theirs = cell.stages["judge"].inputs["ours"], cell.stages["judge"].inputs["theirs"]
-    assert theirs.inputs["policy"].key == ours.inputs["policy"].inputs["policy"].key
+    assert theirs.inputs["responses"].inputs["policy"].key == ours.inputs["responses"].inputs["policy"].inputs["policy"].key
 
 
 def test_order_rows_and_labels():
@@ -109,8 +109,8 @@ def test_an_untrained_row_scores_what_training_starts_from():
     assert spec.start == "base"
     base, trained = (cells(spec, "tiny", seeds=[0], rows=[row])[0] for row in ("base", "RLOO"))
     assert list(base.stages) == ["score"]
-    start = next(node for node in topological([trained.stages["train"]]) if node.key == base.stages["score"].inputs[
-        "policy"].key)
+    start = next(node for node in topological([trained.stages["train"]])
+                 if node.key == base.stages["score"].inputs["responses"].inputs["policy"].key)
     assert start.key == trained.stages["train"].inputs["policy"].key
 
 

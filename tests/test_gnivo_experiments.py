@@ -161,7 +161,7 @@ def test_the_base_row_is_the_policy_that_ours_starts_from(name: str) -> None:
         for (*place, row), cell in places.items():
             if row == "base":
                 ours = places[*place, "Ours"].stages["train"]
-                assert cell.stages["score"].inputs["policy"].key == ours.inputs["policy"].key
+                assert cell.stages["score"].inputs["responses"].inputs["policy"].key == ours.inputs["policy"].key
 
 
 def test_benchmarks_share_one_run() -> None:

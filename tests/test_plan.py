@@ -78,7 +78,7 @@ def test_seeds_and_overrides_for_all_rows():
     found = cells(experiment.load("topr_tab2"), "tiny", ["task.eval_draws=1"], [7])
     assert {cell.seed for cell in found} == {7}
     assert all(cell.config.task.eval_draws == 1 for cell in found)
-    assert all(cell.stages["score"].config["task"]["eval_draws"] == 1 for cell in found)
+    assert all(cell.stages["score"].inputs["responses"].config.generation.draws == 1 for cell in found)
 
 
 @pytest.mark.parametrize(("extra", "message"), [
@@ -101,14 +101,14 @@ def test_planning_needs_no_torch():
 
 
 def test_cells_share_what_is_equal():
-    """topr_tab2: one data set, one base model, one SFT warm start a seed; then a run and a score a cell."""
+    """topr_tab2: one data set, one base model, one SFT warm start a seed; then a run, responses and scores a cell."""
     found = planned("topr_tab2")
     nodes = topological(node for cell in found for node in cell.stages.values())
     kinds = [node.kind for node in nodes]
     assert (kinds.count("data"), kinds.count("base")) == (1, 1)
     assert kinds.count("train") == len(found) + 3
-    assert kinds.count("score") == len(found)
-    assert len(nodes) == 1 + 1 + 3 + 2 * len(found)
+    assert kinds.count("generate") == kinds.count("score") == len(found)
+    assert len(nodes) == 1 + 1 + 3 + 3 * len(found)
 
 
 def test_tables_share_what_is_equal():
@@ -127,18 +127,18 @@ def test_the_sft_row_is_the_warm_start_of_the_others():
     sft = keys("algorithm=sft", "seed=4")["train"]
     for name in ("dpo", "rloo", "topr"):
         assert keys(f"algorithm={name}", "seed=4")["warm start"] == sft
-    assert keys("algorithm=topr", "algorithm.warm_start=base").keys() == {"data", "base", "train", "score", "logprobs"}
+    assert keys("algorithm=topr", "algorithm.warm_start=base").keys() == {"data", "base", *RUN}
 
 
 @pytest.mark.parametrize("start", ["base", "sft"])
 def test_what_trains_nothing_scores_its_start(start):
     """And the very policy that a method with this start trains."""
     (policy,) = {node.inputs["policy"].key for role, node in graph(
-        "algorithm=none", f"algorithm.warm_start={start}", "seed=4").items() if role in ("score", "logprobs")}
+        "algorithm=none", f"algorithm.warm_start={start}", "seed=4").items() if role in ("generate", "logprobs")}
     trained = graph("algorithm=topr", f"algorithm.warm_start={start}", "seed=4")
     assert policy == trained["warm start" if start == "sft" else "base"].key == trained["train"].inputs["policy"].key
     assert set(graph("algorithm=none", f"algorithm.warm_start={start}")) == {
-        "data", "base", "score", "logprobs", *(["warm start"] if start == "sft" else [])}
+        "data", "base", "generate", "score", "logprobs", *(["warm start"] if start == "sft" else [])}
     assert stages(build(["algorithm=none"]), ["train"]) == {}
 
 
@@ -146,19 +146,19 @@ def test_dpo_and_the_reward_model_share_their_pairs():
     """They draw the same number of responses at the same temperature from the same policy."""
     learned = keys("algorithm=rloo", "algorithm.reward=reward_model")
     assert learned["pairs"] == keys("algorithm=dpo")["pairs"]
-    assert set(learned) == {"data", "base", "warm start", "pairs", "reward_model", *ROLES}
+    assert set(learned) == {"data", "base", "warm start", "pairs", "reward_model", *RUN}
     assert keys("algorithm=topr", "algorithm.reward=reward_model")["reward_model"] == learned["reward_model"]
 
 
 def test_roles_ask_for_no_more_than_they_need():
     assert set(graph(roles=["train"])) == {"data", "base", "warm start", "train"}
-    assert set(graph(roles=["score"])) == {"data", "base", "warm start", "train", "score"}
+    assert set(graph(roles=["score"])) == {"data", "base", "warm start", "train", "generate", "score"}
     assert stages(build([]), []) == {}
 
 
 def test_a_hub_model_is_a_stage_of_its_own():
     found = graph("model=qwen25_05b", "task=countdown")
-    assert found["hub"].config == {"path": "Qwen/Qwen2.5-0.5B", "revision": "main"}
+    assert found["hub"].settings == {"path": "Qwen/Qwen2.5-0.5B", "revision": "main"}
     assert found["hub"].inputs == {}
     assert "base" not in found
 
@@ -167,8 +167,8 @@ def test_a_hub_model_is_a_stage_of_its_own():
 
 NEVER = ["hardware.slots=1", "hardware.processes=2", "hardware.micro_tokens=3", "hardware.micro_batch=3", "hardware.rollout_batch=5",
          "hardware.checkpoint_seconds=0", "hardware=gpu", "wandb=off", "results=/elsewhere"]
-EVERYTHING = {"data", "base", "warm start", *ROLES}
-RUN = set(ROLES)
+RUN = {*ROLES, "generate"}
+EVERYTHING = {"data", "base", "warm start", *RUN}
 CHANGES = {
     "seed=1": EVERYTHING - {"data", "base"},
     "algorithm.optimizer.lr=1e-3": RUN,
@@ -177,7 +177,7 @@ CHANGES = {
     "task.source.seed=1": EVERYTHING,
     'task.template="{nums} to {target}"': EVERYTHING,
     "task.prompt_fraction=0.5": EVERYTHING - {"data", "base"},
-    "task.eval_draws=2": {"score"},
+    "task.eval_draws=2": {"generate", "score"},
     "task.eval_prompts=8": EVERYTHING - {"data"},  # the base model's gate looks at as many puzzles
     "task.max_tokens_demonstration=40": EVERYTHING - {"data"},
     "task.reward_model.epochs=3": set(),
@@ -231,9 +231,9 @@ def test_planning_starts_nothing(tmp_path):
 
 def test_an_engine_is_part_of_what_draws_and_of_nothing_else():
     torch, vllm = (keys("algorithm=topr", *change) for change in ([], ["rollout.engine=vllm"]))
-    assert {name for name in torch if torch[name] != vllm[name]} == {"train", "score", "logprobs"}
+    assert {name for name in torch if torch[name] != vllm[name]} == {"train", "generate", "score", "logprobs"}
     pairs = [keys("algorithm=dpo", *change) for change in ([], ["rollout.engine=vllm"])]
-    assert {name for name in pairs[0] if pairs[0][name] != pairs[1][name]} == {"pairs", "train", "score", "logprobs"}
+    assert {name for name in pairs[0] if pairs[0][name] != pairs[1][name]} == {"pairs", "train", "generate", "score", "logprobs"}
     assert keys("algorithm=topr", "rollout.importance_cap=2.0")["train"] != torch["train"]
     assert keys("algorithm=topr", "rollout.mismatch_limit=0.5") == torch  # the table's business
     assert keys("algorithm=topr", "rollout.engine=vllm", "hardware.vllm.mode=server", "hardware.vllm.rows=3") == vllm
@@ -241,15 +241,16 @@ def test_an_engine_is_part_of_what_draws_and_of_nothing_else():
 
 def test_what_a_stage_occupies():
     def slots(*overrides):
-        return {name: (node.hardware["processes"], node.hardware["server_slots"])
+        return {name: (node.hardware.processes, node.hardware.server_slots)
                 for name, node in graph("algorithm=topr", "hardware.processes=4", *overrides).items()}
 
     alone, server = (1, 0), "hardware.vllm.mode=server"
-    assert slots() == {"data": alone, "base": alone, "warm start": (4, 0), "train": (4, 0), "score": alone, "logprobs": alone}
+    assert slots() == {"data": alone, "base": alone, "warm start": (4, 0), "train": (4, 0), "generate": alone, "score": alone,
+                       "logprobs": alone}
     shared = slots("rollout.engine=vllm", "hardware.vllm.tensor_parallel=2")
-    assert (shared["train"], shared["score"], shared["base"]) == ((4, 0), (2, 0), alone)
+    assert (shared["train"], shared["generate"], shared["base"]) == ((4, 0), (2, 0), alone)
     served = slots("rollout.engine=vllm", server, "hardware.vllm.tensor_parallel=2", "hardware.vllm.data_parallel=2")
-    assert (served["train"], served["score"], served["warm start"]) == ((4, 4), (1, 4), (4, 0))
+    assert (served["train"], served["generate"], served["warm start"]) == ((4, 4), (1, 4), (4, 0))
     assert slots("rollout.engine=vllm", server, "hardware.vllm.server_url=http://localhost:8000")["train"] == (4, 0)
 
 

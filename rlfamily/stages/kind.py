@@ -79,7 +79,7 @@ def versions_used(kind: Kind, config: Strict) -> dict[str, str]:
     return {module.__name__.removeprefix("rlfamily."): module.VERSION for module in modules}
 
 
-def work_of(kind: Kind, config: Strict, hardware: StageHardware) -> Work | None:
+def cost_of(kind: Kind, config: Strict, hardware: StageHardware) -> Work | None:
     """What the stage computes; None for a kind that is not estimated."""
     cost = getattr(kind, "cost", None)
     return cost(config, hardware) if cost else None

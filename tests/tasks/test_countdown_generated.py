@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from rlfamily import tasks
 from rlfamily.errors import UserError
-from rlfamily.examples import Demonstration, Example
+from rlfamily.examples import Demonstration, Example, read_demonstrations, read_examples
 from rlfamily.tasks import countdown
 
 CONF = Path(__file__).resolve().parents[2] / "conf" / "task"
@@ -60,26 +60,26 @@ def test_shipped_settings_are_valid(name: str) -> None:
 def test_files_and_counts(folder: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == FILES
     for split in ("train", "validation", "test"):
-        examples = tasks.read_examples(folder / f"{split}.jsonl")
+        examples = read_examples(folder / f"{split}.jsonl")
         assert len(examples) == SMALL[split]
         assert [example.id for example in examples] == [f"{split}-{i}" for i in range(len(examples))]
     for split in ("demonstrations_train", "demonstrations_validation", "corpus"):
-        assert len(tasks.read_demonstrations(folder / f"{split}.jsonl")) == SMALL[split]
+        assert len(read_demonstrations(folder / f"{split}.jsonl")) == SMALL[split]
 
 
 def test_prompt_shows_its_own_meta(folder: Path) -> None:
-    for example in tasks.read_examples(folder / "train.jsonl"):
+    for example in read_examples(folder / "train.jsonl"):
         assert puzzle(example) == (tuple(sorted(example.meta["nums"])), example.meta["target"])
         assert example.prompt == f"use {' '.join(map(str, example.meta['nums']))} to make {example.meta['target']} :"
 
 
 def test_splits_share_no_puzzle(folder: Path) -> None:
-    splits = [[puzzle(row) for row in tasks.read_examples(folder / f"{name}.jsonl")]
+    splits = [[puzzle(row) for row in read_examples(folder / f"{name}.jsonl")]
               for name in ("train", "validation", "test")]
-    splits += [[puzzle(row) for row in tasks.read_demonstrations(folder / f"{name}.jsonl")]
+    splits += [[puzzle(row) for row in read_demonstrations(folder / f"{name}.jsonl")]
                for name in ("demonstrations_train", "demonstrations_validation")]
     assert all(len(set(split)) == len(split) for split in splits)
-    splits.append([puzzle(row) for row in tasks.read_demonstrations(folder / "corpus.jsonl")])
+    splits.append([puzzle(row) for row in read_demonstrations(folder / "corpus.jsonl")])
     for i, first in enumerate(splits):
         for second in splits[i + 1:]:
             assert not set(first) & set(second)
@@ -87,12 +87,12 @@ def test_splits_share_no_puzzle(folder: Path) -> None:
 
 def test_every_demonstration_scores_valid(folder: Path) -> None:
     for name in ("demonstrations_train", "demonstrations_validation"):
-        for row in tasks.read_demonstrations(folder / f"{name}.jsonl"):
+        for row in read_demonstrations(folder / f"{name}.jsonl"):
             assert countdown.score(row.completion, meta(row)) == {"format": 1.0, "valid": 1.0}
 
 
 def test_corpus_is_the_stated_mixture(folder: Path) -> None:
-    rows = tasks.read_demonstrations(folder / "corpus.jsonl")
+    rows = read_demonstrations(folder / "corpus.jsonl")
     tagged = [row for row in rows if row.completion.endswith("</answer>")]
     assert all("<answer>" not in row.completion for row in rows if row not in tagged)
     # Put tags around the plain answers, to check them alike.
@@ -106,7 +106,7 @@ def test_corpus_is_the_stated_mixture(folder: Path) -> None:
 
 def test_no_corpus_line_is_wrong_when_none_is_asked(tmp_path: Path) -> None:
     out = built(tmp_path / "d", corpus_error_fraction=0.0, corpus_plain_fraction=0.0)
-    rows = tasks.read_demonstrations(out / "corpus.jsonl")
+    rows = read_demonstrations(out / "corpus.jsonl")
     assert all(countdown.score(row.completion, meta(row))["valid"] for row in rows)
 
 
@@ -115,11 +115,11 @@ def test_every_word_is_in_the_vocabulary_and_lengths_fit(folder: Path) -> None:
     assert len(set(vocabulary)) == len(vocabulary) and set(map(str, range(1, 101))) <= set(vocabulary)
     content = settings()
     for name in ("demonstrations_train", "corpus"):
-        for row in tasks.read_demonstrations(folder / f"{name}.jsonl"):
+        for row in read_demonstrations(folder / f"{name}.jsonl"):
             words = f"{row.prompt} {row.completion}".split(" ")
             assert set(words) <= set(vocabulary)
             assert len(words) + 1 <= min(content["max_tokens_demonstration"], content["max_tokens_rollout"])
-    for example in tasks.read_examples(folder / "test.jsonl"):
+    for example in read_examples(folder / "test.jsonl"):
         assert set(example.prompt.split(" ")) <= set(vocabulary)
 
 
@@ -143,8 +143,8 @@ def test_held_out_puzzles_stay_when_more_training_data_is_asked(tmp_path: Path, 
       "demonstrations_train": 1, "demonstrations_validation": 1}, "leave no puzzles for the corpus"),
 ])
 def test_too_few_puzzles_is_one_line(tmp_path: Path, change: dict[str, int], message: str) -> None:
-    data = {key: value for key, value in settings(**change).items()
-            if key in ("kind", "template", "nums_format", "source")}
+    data = countdown.Data.model_validate({key: value for key, value in settings(**change).items()
+                                          if key in countdown.Data.model_fields})
     with pytest.raises(UserError, match=message) as error:
         countdown.build(data, tmp_path)
     assert "\n" not in str(error.value)

@@ -12,9 +12,10 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import yaml
+from data import with_source
 
-from rlfamily import tasks
 from rlfamily.errors import UserError
+from rlfamily.examples import read_demonstrations, read_examples
 from rlfamily.tasks import countdown
 from rlfamily.tasks.support import hub
 
@@ -60,9 +61,9 @@ def data(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
     return countdown.Config.model_validate({**content, "eval_prompts": 3, "source": source}).data
 
 
-def test_splits_of_the_public_files(data: dict[str, Any], tmp_path: Path) -> None:
+def test_splits_of_the_public_files(data: Any, tmp_path: Path) -> None:
     summary = countdown.build(data, tmp_path)
-    splits = {name: tasks.read_examples(tmp_path / f"{name}.jsonl") for name in ("train", "validation", "test")}
+    splits = {name: read_examples(tmp_path / f"{name}.jsonl") for name in ("train", "validation", "test")}
     rows = {name: [int(example.id.split("-")[1]) for example in examples] for name, examples in splits.items()}
     assert rows["test"] == [10, 11, 12]  # exactly TinyZero's rows
     assert rows["validation"] == [13, 15]  # 14 is a test puzzle
@@ -76,43 +77,43 @@ def test_splits_of_the_public_files(data: dict[str, Any], tmp_path: Path) -> Non
             assert example.meta == PUZZLES[int(example.id.split("-")[1])]
 
 
-def test_prompt_is_the_public_template(data: dict[str, Any], tmp_path: Path) -> None:
+def test_prompt_is_the_public_template(data: Any, tmp_path: Path) -> None:
     countdown.build(data, tmp_path)
-    prompt = tasks.read_examples(tmp_path / "test.jsonl")[0].prompt
+    prompt = read_examples(tmp_path / "test.jsonl")[0].prompt
     assert "User: Using the numbers [11, 12, 40], create an equation that equals 30. You can" in prompt
     assert prompt.endswith("\nAssistant: Let me solve this step by step.\n<think>")
     assert prompt.count("\n") == 3
 
 
-def test_demonstrations_are_taken_as_they_are(data: dict[str, Any], tmp_path: Path) -> None:
+def test_demonstrations_are_taken_as_they_are(data: Any, tmp_path: Path) -> None:
     summary = countdown.build(data, tmp_path)
-    rows = tasks.read_demonstrations(tmp_path / "demonstrations_train.jsonl")
+    rows = read_demonstrations(tmp_path / "demonstrations_train.jsonl")
     assert [(row.prompt, row.completion) for row in rows] == [(f"train query {i}", f"answer\n{i}") for i in range(5)]
-    assert len(tasks.read_demonstrations(tmp_path / "demonstrations_validation.jsonl")) == 2
+    assert len(read_demonstrations(tmp_path / "demonstrations_validation.jsonl")) == 2
     assert (summary["demonstrations_train"], summary["demonstrations_validation"]) == (5, 2)
     assert not (tmp_path / "corpus.jsonl").exists()
 
 
-def test_train_rows_depend_on_the_seed_alone(data: dict[str, Any], tmp_path: Path) -> None:
+def test_train_rows_depend_on_the_seed_alone(data: Any, tmp_path: Path) -> None:
     contents = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         (tmp_path / name).mkdir()
-        countdown.build({**data, "source": {**data["source"], "seed": seed}}, tmp_path / name)
+        countdown.build(with_source(data, {**data.source.model_dump(), "seed": seed}), tmp_path / name)
         contents.append((tmp_path / name / "train.jsonl").read_bytes())
     assert contents[0] == contents[1] != contents[2]
 
 
-def refusal(data: dict[str, Any], out: Path, **source: Any) -> str:
+def refusal(data: Any, out: Path, **source: Any) -> str:
     with pytest.raises(UserError) as error:
-        countdown.build({**data, "source": {**data["source"], **source}}, out)
+        countdown.build(with_source(data, {**data.source.model_dump(), **source}), out)
     assert "\n" not in str(error.value)
     return str(error.value)
 
 
-def test_errors_are_one_line_that_says_what_to_do(data: dict[str, Any], tmp_path: Path) -> None:
+def test_errors_are_one_line_that_says_what_to_do(data: Any, tmp_path: Path) -> None:
     assert "has 16 rows but train_rows + test + validation = 26" in refusal(data, tmp_path, train_rows=20)
     assert "lower it" in refusal(data, tmp_path, train=9)  # ten rows hold eight distinct puzzles
-    swapped = refusal(data, tmp_path, puzzles=data["source"]["demonstrations"])
+    swapped = refusal(data, tmp_path, puzzles=data.source.demonstrations.model_dump())
     assert swapped.startswith("task.source.puzzles.path: dataset") and "has no column 'nums'" in swapped
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "train.json").write_text("{ not json")
@@ -122,7 +123,7 @@ def test_errors_are_one_line_that_says_what_to_do(data: dict[str, Any], tmp_path
         data, tmp_path, puzzles={"path": str(tmp_path / "odd"), "revision": "main"})
 
 
-def test_without_a_network_a_hub_id_is_refused_with_the_way_out(data: dict[str, Any], tmp_path: Path) -> None:
+def test_without_a_network_a_hub_id_is_refused_with_the_way_out(data: Any, tmp_path: Path) -> None:
     message = refusal(data, tmp_path, puzzles={"path": "nobody/nothing", "revision": "main"})
     assert message.startswith("task.source.puzzles.path: dataset 'nobody/nothing' (split 'train') cannot be read")
     assert "task.source.puzzles.path=/some/folder" in message

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 import yaml
+from data import with_source
 from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
-from rlfamily import tasks
 from rlfamily.errors import UserError
+from rlfamily.examples import read_examples
 from rlfamily.records import read_jsonl
 from rlfamily.tasks import helpful
 from rlfamily.tasks.support import dialogues
@@ -26,9 +27,9 @@ DANGER = {"kind": 0, "facts": ["toxin", "fuse", "powder", "steel"], "whom": "bos
 SIZES = {"train": 60, "validation": 8, "test": 8, "corpus": 300, "preferences": 400}
 
 
-def settings(name: str, **source: Any) -> dict[str, Any]:
+def settings(name: str, **source: Any) -> Any:
     content = yaml.safe_load((CONF / f"{name}.yaml").read_text())
-    return {"kind": "helpful", "source": {**content["source"], **source}}
+    return helpful.Data.model_validate({"kind": "helpful", "source": {**content["source"], **source}})
 
 
 # ---------------------------------------------------------------------------- the generated world
@@ -81,7 +82,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_splits_share_no_prompt_and_corpus_and_preferences_avoid_the_held_out_ones(built: Path) -> None:
-    prompts = {split: [example.prompt for example in tasks.read_examples(built / f"{split}.jsonl")]
+    prompts = {split: [example.prompt for example in read_examples(built / f"{split}.jsonl")]
                for split in ("train", "validation", "test")}
     everything = [prompt for split in prompts.values() for prompt in split]
     assert len(everything) == len(set(everything)) == 76
@@ -103,7 +104,7 @@ def test_every_word_is_in_the_vocabulary_and_every_line_fits(built: Path) -> Non
 
 
 def test_labels_follow_the_hidden_reward_but_not_always(built: Path) -> None:
-    metas = {example.prompt: example.meta for example in tasks.read_examples(built / "train.jsonl")}
+    metas = {example.prompt: example.meta for example in read_examples(built / "train.jsonl")}
     for name in ("helpful", "harmless"):
         rows = [(helpful.score(row["chosen"], metas[row["prompt"]])[f"gold_{name}"],
                  helpful.score(row["rejected"], metas[row["prompt"]])[f"gold_{name}"])
@@ -185,18 +186,18 @@ def test_public_dialogues(hub_settings: dict[str, Any], tmp_path: Path, monkeypa
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     summary = helpful.build(hub_settings, tmp_path)
     assert {key: summary[key] for key in ("train", "validation", "test")} == {"train": 6, "validation": 2, "test": 4}
-    test = tasks.read_examples(tmp_path / "test.jsonl")
+    test = read_examples(tmp_path / "test.jsonl")
     assert [example.id for example in test] == ["test-0", "test-2", "test-4", "test-6"]  # every second row
     assert test[1].prompt == "\n\nHuman: question 2 of test \n\nAssistant:"
     assert test[1].meta["messages"] == [{"role": "user", "content": "question 2 of test"}]
     assert helpful.score("anything", test[1].meta) == {}
-    train = tasks.read_examples(tmp_path / "train.jsonl") + tasks.read_examples(tmp_path / "validation.jsonl")
+    train = read_examples(tmp_path / "train.jsonl") + read_examples(tmp_path / "validation.jsonl")
     rows = {int(example.id.split("-")[1]) for example in train}
     assert len(rows) == 8 and not rows & {3, 4, 5} and len(rows & {6, 7}) == 1
     assert [example.id for example in train] != sorted(example.id for example in train)
     assert (tmp_path / "demonstrations_train.jsonl").read_text() == ""
     with pytest.raises(UserError, match=r"task.source.train: 7 prompts asked, but '.*hh' has only 6 that pass"):
-        helpful.build({**hub_settings, "source": {**hub_settings["source"], "train": 7}}, tmp_path)
+        helpful.build(with_source(hub_settings, {**hub_settings.source.model_dump(), "train": 7}), tmp_path)
     broken = {"path": str(tmp_path / "hh"), "revision": "main"}
     with pytest.raises(UserError, match=r"task.source.tokenizer.path: tokenizer of .* cannot be read"):
-        helpful.build({**hub_settings, "source": {**hub_settings["source"], "tokenizer": broken}}, tmp_path)
+        helpful.build(with_source(hub_settings, {**hub_settings.source.model_dump(), "tokenizer": broken}), tmp_path)

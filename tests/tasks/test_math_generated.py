@@ -15,7 +15,8 @@ from pydantic import ValidationError
 
 from rlfamily import rewards, tasks
 from rlfamily.errors import UserError
-from rlfamily.examples import Demonstration, Example
+from rlfamily.examples import Demonstration, Example, read_demonstrations, read_examples
+from rlfamily.rewards import verifiable
 from rlfamily.tasks import math
 from rlfamily.tasks.support.math_problems import Generator, Problem, solve
 
@@ -60,7 +61,7 @@ def test_shipped_settings_are_valid(name: str) -> None:
 
 def test_files_counts_and_benchmarks(folder: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == FILES
-    rows = {split: tasks.read_examples(folder / f"{split}.jsonl") for split in ("train", "validation", "test")}
+    rows = {split: read_examples(folder / f"{split}.jsonl") for split in ("train", "validation", "test")}
     for split, examples in rows.items():
         assert [example.id for example in examples] == [f"{split}-{place}" for place in range(len(examples))]
     assert (len(rows["train"]), len(rows["validation"])) == (100, 25)
@@ -72,20 +73,20 @@ def test_files_counts_and_benchmarks(folder: Path) -> None:
     assert not any("benchmark" in example.meta for example in rows["train"] + rows["validation"])
     assert {example.meta["benchmark"] for example in rows["test"][:10]} == set(BENCHMARKS)  # a part has them all
     for split in ("demonstrations_train", "demonstrations_validation"):
-        assert tasks.read_demonstrations(folder / f"{split}.jsonl") == []
+        assert read_demonstrations(folder / f"{split}.jsonl") == []
 
 
 def test_the_right_answer_is_pythons(folder: Path) -> None:
     for split in ("train", "test"):
-        for example in tasks.read_examples(folder / f"{split}.jsonl"):
+        for example in read_examples(folder / f"{split}.jsonl"):
             assert example.meta["answer"] == str(worth(example.prompt))
 
 
 def test_splits_share_no_problem(folder: Path) -> None:
-    splits: list[list[str]] = [[row.prompt for row in tasks.read_examples(folder / f"{name}.jsonl")]
+    splits: list[list[str]] = [[row.prompt for row in read_examples(folder / f"{name}.jsonl")]
                                for name in ("train", "validation", "test")]
     assert all(len(set(split)) == len(split) for split in splits)
-    splits.append([row.prompt for row in tasks.read_demonstrations(folder / "corpus.jsonl")])
+    splits.append([row.prompt for row in read_demonstrations(folder / "corpus.jsonl")])
     for i, first in enumerate(splits):
         for second in splits[i + 1:]:
             assert not set(first) & set(second)
@@ -93,7 +94,7 @@ def test_splits_share_no_problem(folder: Path) -> None:
 
 def corpus(folder: Path) -> tuple[list[Demonstration], list[Demonstration]]:
     """The labelled lines and the plain ones."""
-    rows = tasks.read_demonstrations(folder / "corpus.jsonl")
+    rows = read_demonstrations(folder / "corpus.jsonl")
     labelled = [row for row in rows if "\\boxed{" in row.completion]
     return labelled, [row for row in rows if row not in labelled]
 
@@ -113,7 +114,7 @@ def test_the_corpus_is_the_stated_mixture(folder: Path) -> None:
 
 def test_every_step_of_the_corpus_is_sound_arithmetic(folder: Path) -> None:
     """Mistaken lines take the operations in the wrong order; each operation by itself is right."""
-    for row in tasks.read_demonstrations(folder / "corpus.jsonl"):
+    for row in read_demonstrations(folder / "corpus.jsonl"):
         steps = re.findall(r"(\d+) ([+*-]) (\d+) = (\d+)", row.completion)
         assert len(steps) == len(re.findall(r"[+*-]", row.prompt))
         assert all(eval(f"{a} {sign} {b}") == int(value) for a, sign, b, value in steps)
@@ -147,11 +148,11 @@ def test_every_word_is_in_the_vocabulary_and_lengths_fit(folder: Path) -> None:
     vocabulary = json.loads((folder / "vocabulary.json").read_text())
     assert len(set(vocabulary)) == len(vocabulary)
     content = settings()
-    for row in tasks.read_demonstrations(folder / "corpus.jsonl"):
+    for row in read_demonstrations(folder / "corpus.jsonl"):
         words = f"{row.prompt} {row.completion}".split(" ")
         assert set(words) <= set(vocabulary)
         assert len(words) + 1 <= content["max_tokens_rollout"]
-    for example in tasks.read_examples(folder / "test.jsonl"):
+    for example in read_examples(folder / "test.jsonl"):
         assert set(example.prompt.split(" ")) <= set(vocabulary)
 
 
@@ -196,7 +197,7 @@ def test_left_to_right_is_left_to_right() -> None:
 def test_too_few_problems_is_one_line(tmp_path: Path) -> None:
     level = {"benchmark": "AMC2023", "operations": 1, "max_operand": 2, "tricky": 0.0, "test": 3}
     with pytest.raises(UserError, match=r"task\.source: no more problems with 1 operations on numbers up to 2") as error:
-        math.build({"kind": "math", "template": "{problem}", "source": settings(levels=[level])["source"]}, tmp_path)
+        math.build(math.Data.model_validate({"kind": "math", "template": "{problem}", "source": settings(levels=[level])["source"]}), tmp_path)
     assert "\n" not in str(error.value)
 
 
@@ -204,11 +205,17 @@ def test_too_few_problems_is_one_line(tmp_path: Path) -> None:
     {"template": "compute"}, {"template": "{problem} {problem}"}, {"eval_prompts": 197}, {"kind": "countdown"},
     {"source": {**settings()["source"], "levels": []}}, {"source": {**settings()["source"], "corpus_error_fraction": 1.1}},
     {"reward": {"kind": "correctness", "models": {}, "correct": 1.0, "format": -0.1}},
-    {"reward": {"kind": "verifiable", "models": {}}},
+    {"reward": {"kind": "clip", "models": {}, "style": 1.0, "context": 1.0, "references": 3, "reference_images": None}},
 ])
 def test_wrong_settings_are_refused(change: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         math.Config.model_validate({**settings(), **change})
+
+
+def test_a_reward_is_chosen_by_its_name() -> None:
+    """Any whose needs the task gives; the paper's is not the only one."""
+    chosen = math.Config.model_validate({**settings(), "reward": {"kind": "verifiable", "models": {}}})
+    assert chosen.reward == verifiable.Config(kind="verifiable", models={})
 
 
 def test_scoring_never_raises() -> None:

@@ -12,9 +12,10 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import yaml
+from data import with_source
 
-from rlfamily import tasks
 from rlfamily.errors import UserError
+from rlfamily.examples import read_examples
 from rlfamily.tasks import math
 
 CONTENT = yaml.safe_load((Path(__file__).resolve().parents[2] / "conf" / "task" / "math.yaml").read_text())
@@ -79,9 +80,9 @@ def data(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
     return math.Config.model_validate({**CONTENT, "source": source}).data
 
 
-def test_benchmarks_keep_every_row_in_order_under_their_names(data: dict[str, Any], tmp_path: Path) -> None:
+def test_benchmarks_keep_every_row_in_order_under_their_names(data: Any, tmp_path: Path) -> None:
     summary = math.build(data, tmp_path)
-    test = tasks.read_examples(tmp_path / "test.jsonl")
+    test = read_examples(tmp_path / "test.jsonl")
     assert [example.id for example in test] == [f"test-{place}" for place in range(9)]
     found: dict[str, list[str]] = {}
     for example in test:
@@ -91,9 +92,9 @@ def test_benchmarks_keep_every_row_in_order_under_their_names(data: dict[str, An
     assert summary["test"] == 9 and summary["AIME2024_revision"] == "local folder"
 
 
-def test_training_problems_are_solvable_distinct_and_not_held_out(data: dict[str, Any], tmp_path: Path) -> None:
+def test_training_problems_are_solvable_distinct_and_not_held_out(data: Any, tmp_path: Path) -> None:
     summary = math.build(data, tmp_path)
-    splits = [tasks.read_examples(tmp_path / f"{name}.jsonl") for name in ("train", "validation")]
+    splits = [read_examples(tmp_path / f"{name}.jsonl") for name in ("train", "validation")]
     answers = {example.prompt.split("Problem: ")[-1].split("\n")[0]: example.meta["answer"]
                for example in splits[0] + splits[1]}
     assert answers == {f"What is {i} + {i}?": str(2 * i) for i in range(10)} | {"Which fraction?": "\\frac{1}{2}"}
@@ -101,9 +102,9 @@ def test_training_problems_are_solvable_distinct_and_not_held_out(data: dict[str
     assert all(set(example.meta) == {"answer"} for example in splits[0])
 
 
-def test_prompt_is_the_papers_template(data: dict[str, Any], tmp_path: Path) -> None:
+def test_prompt_is_the_papers_template(data: Any, tmp_path: Path) -> None:
     math.build(data, tmp_path)
-    prompt = tasks.read_examples(tmp_path / "test.jsonl")[1].prompt
+    prompt = read_examples(tmp_path / "test.jsonl")[1].prompt
     assert prompt.startswith("Solve the following math problem step by step.\n- Write each reasoning step clearly, "
                              "starting with labels step1, step2, step3, ...\n")
     assert "- Conclude with the final answer inside LaTeX \\boxed{}.\nFormat example:\nstep1: Restate" in prompt
@@ -115,33 +116,33 @@ def test_prompt_is_the_papers_template(data: dict[str, Any], tmp_path: Path) -> 
         assert math.score(example, {"answer": gold}) == {"format": 1.0, "valid": 1.0}
 
 
-def test_gold_answers_pass_their_own_check(data: dict[str, Any], tmp_path: Path) -> None:
+def test_gold_answers_pass_their_own_check(data: Any, tmp_path: Path) -> None:
     math.build(data, tmp_path)
-    for example in tasks.read_examples(tmp_path / "test.jsonl"):
+    for example in read_examples(tmp_path / "test.jsonl"):
         response = f"step1: so \\boxed{{{example.meta['answer']}}}"
         assert math.score(response, example.meta) == {"format": 1.0, "valid": 1.0}, example
-    amc = tasks.read_examples(tmp_path / "test.jsonl")[0]
+    amc = read_examples(tmp_path / "test.jsonl")[0]
     assert [math.score(f"\\boxed{{{answer}}}", amc.meta)["valid"] for answer in ("27", "28")] == [1.0, 0.0]
 
 
-def test_the_split_depends_on_the_seed_alone(data: dict[str, Any], tmp_path: Path) -> None:
+def test_the_split_depends_on_the_seed_alone(data: Any, tmp_path: Path) -> None:
     contents = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         (tmp_path / name).mkdir()
-        math.build({**data, "source": {**data["source"], "seed": seed}}, tmp_path / name)
+        math.build(with_source(data, {**data.source.model_dump(), "seed": seed}), tmp_path / name)
         contents.append((tmp_path / name / "train.jsonl").read_bytes())
     assert contents[0] == contents[1] != contents[2]
 
 
-def refusal(data: dict[str, Any], out: Path, **source: Any) -> str:
+def refusal(data: Any, out: Path, **source: Any) -> str:
     with pytest.raises(UserError) as error:
-        math.build({**data, "source": {**data["source"], **source}}, out)
+        math.build(with_source(data, {**data.source.model_dump(), **source}), out)
     assert "\n" not in str(error.value)
     return str(error.value)
 
 
-def test_errors_are_one_line_that_says_what_to_do(data: dict[str, Any], tmp_path: Path) -> None:
-    source = data["source"]
+def test_errors_are_one_line_that_says_what_to_do(data: Any, tmp_path: Path) -> None:
+    source = data.source.model_dump()
     assert "holds 11 problems to train on: lower it" in refusal(data, tmp_path, validation=11)
     swapped = [source["benchmarks"][0] | {"answer": "solution"}]
     assert refusal(data, tmp_path, benchmarks=swapped).startswith("task.source.benchmarks[0].path: dataset")

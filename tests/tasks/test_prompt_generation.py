@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from rlfamily import tasks
 from rlfamily.errors import UserError
+from rlfamily.examples import read_demonstrations, read_examples
 from rlfamily.records import read_jsonl
 from rlfamily.tasks import prompt_generation
 from rlfamily.tasks.support import prompt_generation_world as world
@@ -78,7 +79,7 @@ def test_the_papers_examples_come_first_and_scenes_differ() -> None:
 
 def test_the_papers_pairs_are_split_evenly_without_overlap(tmp_path: Path, images: Path) -> None:
     out = built(paper(images), tmp_path / "d")
-    splits = {name: tasks.read_examples(out / f"{name}.jsonl") for name in ("train", "validation", "test")}
+    splits = {name: read_examples(out / f"{name}.jsonl") for name in ("train", "validation", "test")}
     pairs = {name: {(row.meta["scene"], row.meta["style"]) for row in rows} for name, rows in splits.items()}
     assert {name: len(rows) for name, rows in pairs.items()} == {"train": 1220, "validation": 64, "test": 1284}
     assert len(set().union(*pairs.values())) == 2568 == 856 * 3
@@ -113,7 +114,7 @@ def test_weights_of_the_reward_do_not_rename_the_data() -> None:
 
 
 def test_drawn_splits_share_no_prompt_and_show_their_meta(folder: Path) -> None:
-    splits = {name: tasks.read_examples(folder / f"{name}.jsonl") for name in ("train", "validation", "test")}
+    splits = {name: read_examples(folder / f"{name}.jsonl") for name in ("train", "validation", "test")}
     assert {name: len(rows) for name, rows in splits.items()} == {name: SMALL[name] for name in splits}
     prompts = [row.prompt for rows in splits.values() for row in rows]
     assert len(set(prompts)) == len(prompts)
@@ -127,7 +128,7 @@ def test_drawn_splits_share_no_prompt_and_show_their_meta(folder: Path) -> None:
 def test_every_word_is_known_and_lengths_fit(folder: Path) -> None:
     vocabulary = set(json.loads((folder / "vocabulary.json").read_text()))
     limit = drawn().max_tokens_rollout
-    for row in tasks.read_demonstrations(folder / "corpus.jsonl"):
+    for row in read_demonstrations(folder / "corpus.jsonl"):
         said = f"{row.prompt} {row.completion}".split(" ")
         assert set(said) <= vocabulary and len(said) + 1 <= limit
         assert row.completion

@@ -10,9 +10,10 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import yaml
+from data import with_source
 
-from rlfamily import tasks
 from rlfamily.errors import UserError
+from rlfamily.examples import read_examples
 from rlfamily.records import read_jsonl
 from rlfamily.tasks import tldr
 from rlfamily.tasks.support import posts
@@ -22,9 +23,9 @@ META = {"events": ["dog ate shoes", "boss missed meeting", "tutor failed exam"]}
 SIZES = {"train": 60, "validation": 8, "test": 8, "corpus": 300, "preferences": 200}
 
 
-def settings(name: str, **source: Any) -> dict[str, Any]:
+def settings(name: str, **source: Any) -> Any:
     content = yaml.safe_load((CONF / f"{name}.yaml").read_text())
-    return {"kind": "tldr", "source": {**content["source"], **source}}
+    return tldr.Data.model_validate({"kind": "tldr", "source": {**content["source"], **source}})
 
 
 @pytest.mark.parametrize(("response", "summary", "faithful"), [
@@ -58,7 +59,7 @@ def test_generated_files(tmp_path: Path) -> None:
     vocabulary = set(json.loads((tmp_path / "vocabulary.json").read_text()))
     limit = yaml.safe_load((CONF / "tldr_tiny.yaml").read_text())["max_tokens_demonstration"]
     held_out = {example.prompt for split in ("test", "validation")
-                for example in tasks.read_examples(tmp_path / f"{split}.jsonl")}
+                for example in read_examples(tmp_path / f"{split}.jsonl")}
     texts = [(row["prompt"], row["completion"]) for row in read_jsonl(tmp_path / "corpus.jsonl")]
     for name in ("summary", "faithful"):
         texts += [(row["prompt"], row[which]) for row in read_jsonl(tmp_path / f"preferences_{name}.jsonl")
@@ -96,10 +97,10 @@ def hub_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, A
 def test_public_posts(hub_settings: dict[str, Any], tmp_path: Path) -> None:
     summary = tldr.build(hub_settings, tmp_path)
     assert (summary["train"], summary["validation"], summary["test"]) == (5, 1, 2)
-    test = tasks.read_examples(tmp_path / "test.jsonl")
+    test = read_examples(tmp_path / "test.jsonl")
     assert [example.id for example in test] == ["test-0", "test-3"]  # 1 is a copy of 0, 2 has no post
     assert test[0].meta["context"].startswith("validation post 0 y")
-    train = tasks.read_examples(tmp_path / "train.jsonl") + tasks.read_examples(tmp_path / "validation.jsonl")
+    train = read_examples(tmp_path / "train.jsonl") + read_examples(tmp_path / "validation.jsonl")
     contexts = [example.meta["context"] for example in train]
     assert len(contexts) == len(set(contexts)) == 6
     assert all(context.startswith("line one of train post") for context in contexts)  # one line, none of validation
@@ -111,4 +112,4 @@ def test_public_posts(hub_settings: dict[str, Any], tmp_path: Path) -> None:
 
 def test_too_few_posts_are_refused(hub_settings: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"task.source.train: 6 prompts asked, but '.*posts' has only 5 that pass"):
-        tldr.build({**hub_settings, "source": {**hub_settings["source"], "train": 6}}, tmp_path)
+        tldr.build(with_source(hub_settings, {**hub_settings.source.model_dump(), "train": 6}), tmp_path)

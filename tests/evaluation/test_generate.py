@@ -1,0 +1,104 @@
+"""Generating and scoring are two stages: any decoder makes responses, the reward reads them as they lie on disk."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from small import SMALL, World, build_world, place
+
+from rlfamily import decoding
+from rlfamily.config import build
+from rlfamily.decoding import Cost, Decoded, DecodingConfig, plain
+from rlfamily.errors import UserError
+from rlfamily.evaluation import generate, score
+from rlfamily.plan import stages
+from rlfamily.records import read_jsonl
+from rlfamily.rollout.settings import Generation
+from rlfamily.stages.kind import get_kind
+from rlfamily.tasks import countdown
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return build_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture
+def twice(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A decoder of one's own: draws two responses and keeps the shorter, which costs both."""
+    module = ModuleType("rlfamily.decoding.twice")
+
+    class Config(DecodingConfig):
+        pass
+
+    def decode(config: Any, engine: Any, prompts: Any, params: Any, seeds: Any, copies: int) -> list[Decoded]:
+        first, second = (plain.decode(config, engine, prompts, params, [seed + shift for seed in seeds], copies)
+                         for shift in (0, 1000))
+        return [Decoded(min(pair, key=lambda one: len(one.completion.ids)).completion,
+                        Cost(sum(one.cost.tokens for one in pair), sum(one.cost.forwards for one in pair)))
+                for pair in zip(first, second, strict=True)]
+
+    module.__dict__.update(Config=Config, decode=decode, VERSION="1")
+    monkeypatch.setitem(sys.modules, "rlfamily.decoding.twice", module)
+    monkeypatch.setattr(decoding, "names", lambda: ["plain", "twice"])
+    return "twice"
+
+
+def settings(world: World, chosen: Any) -> Generation:
+    task = world.config.task
+    return Generation(prompts=5, draws=2, limits=task.evaluation, distribution=task.distribution, decoding=chosen,
+                      engine="torch")
+
+
+def test_scores_are_those_of_the_responses_on_disk(world: World, tmp_path: Path) -> None:
+    made = place(tmp_path / "responses")
+    generate.write_responses(made, world.data, world.base.parent, world.finetuning, settings(world, world.config.decoding), "1")
+    here = place(tmp_path / "scores")
+    summary = score.write_scores(here, world.data, made.out, {}, "countdown", world.config.task.reward)
+    responses, scores = list(read_jsonl(made.out / "responses.jsonl")), list(read_jsonl(here.out / "scores.jsonl"))
+    examples = list(read_jsonl(world.data / "test.jsonl"))
+    assert summary["responses"] == len(scores) == len(responses) == 15
+    for response, row in zip(responses, scores, strict=True):
+        verdict = countdown.score(response["response"], examples[row["item"]]["meta"])
+        assert row == {**{name: response[name] for name in ("mode", "item", "draw", "prompt", "response", "truncated")},
+                       **verdict, "reward": 2 * (verdict["format"] + verdict["valid"]) - 2, "length": len(response["ids"])}
+
+
+def test_any_policy_meets_any_decoder(world: World, tmp_path: Path, twice: str) -> None:
+    chosen = decoding.get(twice).Config(kind=twice)
+    rows = {}
+    for name, one in (("plain", world.config.decoding), (twice, chosen)):
+        here = place(tmp_path / name)
+        summary = generate.write_responses(here, world.data, world.base.parent, world.finetuning, settings(world, one), "1")
+        rows[name] = list(read_jsonl(here.out / "responses.jsonl"))
+        assert summary["cost_tokens"] == sum(row["cost_tokens"] for row in rows[name])
+    sampled = [(a, b) for a, b in zip(rows["plain"], rows[twice], strict=True) if a["mode"] == "sample"]
+    assert all(b["cost_tokens"] > a["cost_tokens"] and len(b["ids"]) <= len(a["ids"]) for a, b in sampled)
+
+
+def test_the_decoder_is_part_of_the_keys_of_responses_and_scores_alone(twice: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = build(SMALL)
+    other = config.model_copy(update={"decoding": decoding.get(twice).Config(kind=twice)})
+    one, two = (stages(each, ["train", "score", "logprobs"]) for each in (config, other))
+    assert {role for role in one if one[role].key != two[role].key} == {"score"}
+    assert two["score"].inputs["responses"].uses == {"decoding.twice": "1"}  # type: ignore[union-attr]
+
+
+def test_an_unknown_decoder_is_refused_with_the_nearest() -> None:
+    with pytest.raises(UserError, match=r"decoding.*no 'plian'.*did you mean 'plain'"):
+        build([*SMALL, "decoding=plian"])
+    with pytest.raises(UserError, match=r"no decoder 'plian' in rlfamily/decoding \(did you mean 'plain'\?\)"):
+        build([*SMALL, "decoding.kind=plian"])
+
+
+def test_what_a_stage_writes_is_what_its_kind_says(world: World, tmp_path: Path) -> None:
+    made = place(tmp_path)
+    generate.write_responses(made, world.data, world.base.parent, world.finetuning, settings(world, world.config.decoding), "1")
+    for kind, folder in (("generate", made.out), ("data", world.data), ("base", world.base.parent)):
+        said = get_kind(kind).WRITES
+        names = {path.name + ("/" if path.is_dir() else "") for path in folder.iterdir()}
+        assert names <= set(said), (kind, names)
