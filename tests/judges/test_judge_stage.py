@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 from pydantic import TypeAdapter
+from small import place
 from test_judge_pairwise import STAND_IN
 
 from rlfamily.errors import UserError
 from rlfamily.judges import CausalLmJudge, JudgeConfig, Question, get
 from rlfamily.records import read_jsonl, write_jsonl
 from rlfamily.stages.kinds import judge
-from rlfamily.stages.worker import StageContext
 
 LOCAL = {"kind": "causal_lm", "engine": "torch", "criterion": "better?", "prompt_file": None, "max_unreadable": 0.0, "path": "judge",
          "revision": "main", "batch": 3}
@@ -26,20 +26,17 @@ def scores(folder: Path, golds: list[float], **changes) -> Path:
     return folder
 
 
-def context(root: Path, inputs: dict[str, Path], config: dict) -> StageContext:
-    work, out = root / "artifacts" / "work" / "key", root / "out"
-    for folder in (work, out):
-        folder.mkdir(parents=True)
-    hardware = {"kind": "cpu", "slots": 0, "processes": 1, "sharding": "none", "micro_batch": 8, "rollout_batch": 8, "checkpoint_seconds": 9.0,
-                "wandb": "off", "wandb_folder": str(root)}
-    return StageContext("key", "label", {"judge": config, "task": {"kind": "helpful"}}, inputs, work, out, hardware)
+def run(root: Path, inputs: dict[str, Path], settings: dict) -> tuple[dict, list[dict]]:
+    """The stage's summary and its rows; what stages share lies in `root`."""
+    here = place(root)
+    config = judge.Config(judge=TypeAdapter(JudgeConfig).validate_python(settings))
+    summary = judge.run(here, config, judge.Inputs(**inputs))
+    return summary, list(read_jsonl(here.out / "judgements.jsonl"))
 
 
 def test_rows_of_the_stand_in(tmp_path) -> None:
     inputs = {"ours": scores(tmp_path / "a", [1.0, 0.0, 0.5]), "theirs": scores(tmp_path / "b", [0.0, 1.0, 0.5])}
-    stage = context(tmp_path, inputs, STAND_IN)
-    summary = judge.run(stage)
-    rows = list(read_jsonl(stage.out / "judgements.jsonl"))
+    summary, rows = run(tmp_path, inputs, STAND_IN)
     assert [(row["win"], row["tie"], row["loss"]) for row in rows] == [(1, 0, 0), (0, 0, 1), (0, 1, 0)]
     assert [(row["item"], row["first"], row["second"]) for row in rows] == [
         (0, "ours", "ours"), (1, "theirs", "theirs"), (2, "tie", "tie")]
@@ -52,7 +49,7 @@ def test_rows_on_different_prompts_are_refused(tmp_path) -> None:
     ours = scores(tmp_path / "a", [1.0, 0.0])
     for name, other in (("b", scores(tmp_path / "b", [1.0])), ("c", scores(tmp_path / "c", [1.0, 0.0], prompt="other"))):
         with pytest.raises(UserError, match="different prompts"):
-            judge.run(context(tmp_path / f"at_{name}", {"ours": ours, "theirs": other}, STAND_IN))
+            run(tmp_path / f"at_{name}", {"ours": ours, "theirs": other}, STAND_IN)
 
 
 @pytest.fixture(scope="module")
@@ -114,10 +111,9 @@ def test_a_question_too_long_for_the_model_is_unreadable(model) -> None:
 def test_the_local_judge_as_a_stage(tmp_path, model) -> None:
     inputs = {"ours": scores(tmp_path / "a", [1.0, 0.0, 0.5]), "theirs": scores(tmp_path / "b", [0.0, 1.0, 0.7]),
               "judge": model.parent}
-    stage = context(tmp_path, inputs, LOCAL)
-    assert judge.run(stage)["calls"] == 6
+    summary, rows = run(tmp_path, inputs, LOCAL)
+    assert summary["calls"] == 6
     assert len(list((tmp_path / "judge_cache").rglob("*.json"))) == 6
-    rows = list(read_jsonl(stage.out / "judgements.jsonl"))
     assert all(row["win"] + row["tie"] + row["loss"] == 1 and row["judge"] == "judge" for row in rows)
 
 

@@ -15,6 +15,7 @@ import pytest
 from small import place
 from stub import Stub, serving
 
+from rlfamily.config import build
 from rlfamily.errors import UserError
 from rlfamily.rollout import Completion, SamplingParams
 
@@ -51,13 +52,11 @@ def stub(folder: Path, failures=(), root: str | None = None):
 
 
 def engine(url: str, folder: Path, work: Path, limit: int = 8, **vllm: Any) -> Any:
-    from rlfamily.rollout.engines import Machine
     from rlfamily.rollout.vllm_common import Start
     from rlfamily.rollout.vllm_server import VllmServerEngine
 
-    here = place(work)
-    settings = here.hardware["vllm"] | {"mode": "server", "server_url": url, "retries": 2} | vllm
-    machine = Machine(here.hardware | {"vllm": settings}, here.work, 1, here.progress)
+    settings = build().hardware.vllm.model_dump() | {"mode": "server", "server_url": url, "retries": 2} | vllm
+    machine = place(work, vllm=settings)
     return VllmServerEngine(Start(folder, "fp32", limit, 0, False), 2, None, machine)
 
 

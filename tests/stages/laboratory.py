@@ -19,3 +19,8 @@ def toy(folder, label, inputs=None, hardware=None, **config):
     """A toy stage that reads `inputs` by name."""
     settings = get_kind("toy").Config(name=label, **config)
     return Node("toy", settings, {"sources": inputs or {}}, shape(folder, **(hardware or {})), label)
+
+
+def family(folder, label):
+    """A stage with vLLM's processes (toys/vllm_family.py), on the only slot."""
+    return Node("vllm_family", get_kind("vllm_family").Config(name=label), {}, shape(folder, slots=1), label)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from small import place
 
 from rlfamily.algorithms import gnivo as method
 from rlfamily.errors import UserError
@@ -147,9 +147,10 @@ def test_G4_G7_G8_as_numbers() -> None:
 
 
 def test_the_stage_writes_a_line_a_number(tmp_path: Any) -> None:
-    context = SimpleNamespace(config={"checks": ["theorem_3_1", "group_scale"], "seed": 0}, out=tmp_path, progress=silent)
-    assert theory.run(context) == {"numbers": 4}  # type: ignore[arg-type]
-    rows = [json.loads(line) for line in (tmp_path / "theory.jsonl").read_text().splitlines()]
+    here = place(tmp_path)
+    config = theory.Config(checks=["theorem_3_1", "group_scale"], seed=0)
+    assert theory.run(here, config, theory.Inputs()) == {"numbers": 4}
+    rows = [json.loads(line) for line in (here.out / "theory.jsonl").read_text().splitlines()]
     assert [(row["check"], row["item"]) for row in rows] == [
         ("theorem_3_1", 0), ("theorem_3_1", 1), ("group_scale", 0), ("group_scale", 1)]
     assert all({"value", "expected", "se", "alpha"} <= set(row) for row in rows)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny import finetuning, gap, perturb, save_policy
+from tiny import finetuning, gap, machine, perturb, save_policy
 
 from rlfamily.models import policy as policies
 from rlfamily.rollout import SamplingParams
-from rlfamily.rollout.engines import Machine, following
+from rlfamily.rollout.engines import following
 from rlfamily.rollout.settings import Drawing
 
 pytestmark = [pytest.mark.gpu, pytest.mark.vllm,
@@ -22,15 +22,13 @@ AGREE = 0.25  # nats, bf16
 @pytest.mark.parametrize("sleep", [False, True])
 @pytest.mark.parametrize("finetune", ["full", "lora"])
 def test_after_every_hand_over_engine_and_trainer_agree(tmp_path, finetune, sleep):
-    from rlfamily.config import build
-
     shape = {"hidden_size": 128, "heads": 2, "kv_heads": 1, "max_positions": 512, "initializer_range": 0.1}
     folder = save_policy(tmp_path / "model", **shape)
-    hardware = build(["hardware=gpu", f"hardware.vllm.sleep={sleep}", "hardware.vllm.memory_share=0.1",
-                      "hardware.vllm.eager=true"]).hardware.model_dump()
+    here = machine(tmp_path, "hardware=gpu", f"hardware.vllm.sleep={sleep}", "hardware.vllm.memory_share=0.1",
+                   "hardware.vllm.eager=true")
     policy = policies.load(folder, finetuning(dtype="bf16", finetune=finetune), torch.device("cuda"), trainable=True)
     ours = following(policy, folder, Drawing(engine="vllm", importance_cap=None),
-                     Machine(hardware, tmp_path, 1, lambda step, total, note: None), 340)
+                     here, 340)
     for step in range(3):
         if step:
             perturb(policy, 0.05)

@@ -15,23 +15,24 @@ import pytest
 from tiny import save_policy
 
 from rlfamily.stages.executors.local import LocalExecutor, reaper
-from rlfamily.stages.graph import KINDS_PATH, Node
+from rlfamily.stages.kind import KINDS_PATH
 from rlfamily.stages.scheduler import run_graph
 from rlfamily.stages.store import Store
+from tests.stages.laboratory import family
 
 pytestmark = pytest.mark.vllm
 
 TOYS = Path(__file__).parents[1] / "stages" / "toys"
 SECONDS = 300.0  # two starts of vLLM beside each other on a busy machine
 DRIVER = """
-import json, sys
-from rlfamily.stages.executors.local import reaper
+import sys
+from pathlib import Path
 from rlfamily.stages.executors.local import LocalExecutor
-from rlfamily.stages.graph import Node
 from rlfamily.stages.scheduler import run_graph
-root, hardware = sys.argv[1], json.loads(sys.argv[2])
+from tests.stages.laboratory import family
+root, folder = sys.argv[1], Path(sys.argv[2])
 with LocalExecutor(root, 1, [], 1.0) as executor:
-    run_graph([Node("vllm_family", {"name": "first"}, {}, hardware, "first")], root, executor, lambda event: None)
+    run_graph([family(folder, "first")], root, executor, lambda event: None)
 """
 
 
@@ -39,11 +40,11 @@ class Scene:
     """A results root with one slot, and a driver whose stage on it has a vLLM engine and a vLLM server running."""
 
     def __init__(self, folder):
-        self.root, self.family, self.log = folder / "results", folder / "family.txt", folder / "driver.log"
-        model = save_policy(folder / "model")
-        self.hardware = {"kind": "cpu", "slots": 1, "processes": 1, "model": str(model), "family": str(self.family)}
+        self.root, self.family, self.log = folder / "results", folder / "family.json", folder / "driver.log"
+        self.folder = folder
+        save_policy(folder / "model")
         with self.log.open("w") as log:
-            self.driver = subprocess.Popen([sys.executable, "-c", DRIVER, str(self.root), json.dumps(self.hardware)],
+            self.driver = subprocess.Popen([sys.executable, "-c", DRIVER, str(self.root), str(folder)],
                                            stdout=log, stderr=log, start_new_session=True)
 
     def wait_for(self, condition):
@@ -68,7 +69,7 @@ class Scene:
         return Store(self.root).layout.manifest(self.node(name).key).summary["alive"]
 
     def node(self, name):
-        return Node("vllm_family", {"name": name}, {}, self.hardware, name)
+        return family(self.folder, name)
 
 
 def lives(pid):

@@ -32,14 +32,14 @@ def save_policy(folder: Path, **changes: Any) -> Path:
     return folder
 
 
-def machine(work: Path, processes: int = 1, **vllm: Any) -> Any:
-    """A CPU with these settings of vLLM on top of conf/hardware/cpu.yaml."""
+def machine(work: Path, *overrides: str, **vllm: Any) -> Any:
+    """A place that works in `work`, with these settings of vLLM on top of conf/hardware/cpu.yaml, or of `overrides`."""
     from rlfamily.config import build
-    from rlfamily.rollout.engines import Machine
+    from rlfamily.place import alone
 
     work.mkdir(parents=True, exist_ok=True)
-    hardware = build().hardware.model_dump()
-    return Machine(hardware | {"vllm": hardware["vllm"] | vllm}, work, processes, lambda step, total, note: None)
+    hardware = build(overrides).hardware
+    return replace(alone(work, hardware, vllm=hardware.vllm.model_dump() | vllm), work=work)
 
 
 def perturb(policy: Any, scale: float) -> None:
