@@ -70,3 +70,31 @@ def build_world(folder: Path, *overrides: str) -> World:
     jobs.pretrain(place(folder / "base"), folder / "data", config.model, algorithm_settings("sft", prompts=corpus.lines, epochs=corpus.epochs, **recipe.model_dump()),
                   config.task.max_tokens_demonstration)
     return World(config, folder / "data", folder / "base" / "out" / "model")
+
+
+def stage(root: Path, kind: str, config: Any, inputs: dict[str, Path], **hardware: Any) -> tuple[Path, dict[str, Any]]:
+    """Run a stage as a worker does, on folders that are made artifacts first; its own artifact, and its summary."""
+    from rlfamily.stages.graph import Node
+    from rlfamily.stages.perform import perform
+    from rlfamily.stages.store import Order, Store
+
+    store = Store(root)
+    node = Node(kind, config, {}, place(root / "unused", **hardware).hardware, kind)
+    keys = {name: _artifact(store, name, folder) for name, folder in inputs.items()}
+    order = Order.of(node).model_copy(update={"inputs": keys})
+    store.write_order(order)
+    perform(store, order)
+    return store.layout.object(order.key), store.layout.manifest(order.key).summary
+
+
+def _artifact(store: Any, name: str, folder: Path) -> str:
+    import shutil
+
+    from rlfamily.stages.store import Effort, Order
+
+    order = Order(key=f"{name:a<32}"[:32], kind="hub", version="1", label=name, config={}, inputs={}, hardware={})
+    if not store.committed(order.key):
+        out = store.layout.work(order.key) / "out"
+        shutil.copytree(folder, out)
+        store.commit(order, out, {}, Effort(started="2026-01-01T00:00:00+00:00", seconds=0.0, attempts=1))
+    return order.key

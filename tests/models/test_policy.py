@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from small import place
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
@@ -17,7 +18,6 @@ from rlfamily.models.batching import Rows, mask_of, pad
 from rlfamily.models.layouts import padded
 from rlfamily.records import read_jsonl
 from rlfamily.stages.kinds import hub
-from rlfamily.stages.worker import StageContext
 
 CPU = torch.device("cpu")
 ROWS = Rows([[5, 6, 7], [8, 9], [10]], [[11, 12], [13], [14, 15, 16, 2]])
@@ -198,11 +198,7 @@ def hub_folder(tmp_path_factory):
 
 def fetch(path, folder, revision="main"):
     """Run the hub stage."""
-    for name in ("work", "out"):
-        (folder / name).mkdir(exist_ok=True)
-    context = StageContext("key", "label", {"path": str(path), "revision": revision}, {}, folder / "work",
-                           folder / "out", {})
-    return hub.run(context)
+    return hub.run(place(folder), hub.Config(path=str(path), revision=revision), hub.Inputs())
 
 
 def test_a_local_folder_stands_in_for_a_hub_id(world, hub_folder, tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, get_args
 
+import pytest
 from small import World, place
 
 from rlfamily import algorithms
@@ -83,21 +84,30 @@ def train(here: Any, world: World, settings: Any, name: str, finetune: str = "fu
           reward: Path | None = None, seed: int = 0, **rollout: Any) -> dict[str, Any]:
     """The job of a train stage; `rollout` are changes to what draws its responses."""
     drawn = world.config.rollout.model_copy(update=rollout) if algorithms.get(name).SOURCE == "rollouts" else None
+    source = algorithms.get(name).SOURCE
+    lesson = world.lesson(settings.prompts, demonstrations=source == "demonstrations")
     return jobs.train_policy(here, jobs.Inputs(world.data, world.base, pairs, reward), name, settings,
-                             finetuning_of(world, finetune), world.limits, drawn, seed)
+                             finetuning_of(world, finetune), lesson, drawn, seed)
+
+
+def run_of(world: World, settings: Any, name: str, finetune: str = "full", **rollout: Any) -> Any:
+    """The same as the config of a train stage."""
+    from rlfamily.rollout.settings import Drawing
+    from rlfamily.stages.kinds import train as kind
+
+    source = algorithms.get(name).SOURCE
+    drawn = Drawing(**{"engine": "torch", "importance_cap": None, **rollout}) if source == "rollouts" else None
+    return kind.Config(algorithm=name, settings=settings, finetuning=finetuning_of(world, finetune), rollout=drawn, seed=0,
+                       lesson=world.lesson(settings.prompts, demonstrations=source == "demonstrations"))
 
 
 def trainer_of(folder: Path, world: World, settings: Any, name: str, micro_tokens: int = 8192,
                hardware: Mapping[str, Any] = MappingProxyType({}), **options: Any) -> Any:
     """The trainer that the job builds, caught before it runs."""
-    caught = []
-
-    class Catching(jobs.Place):
-        def train(self, trainer: Any, config: dict[str, Any]) -> dict[str, Any]:
-            caught.append(trainer)
-            return {}
-
-    train(Catching(**vars(place(folder, micro_tokens=micro_tokens, **hardware))), world, settings, name, **options)
+    caught: list[Any] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jobs, "fit", lambda here, trainer, config: caught.append(trainer) or {})
+        train(place(folder, micro_tokens=micro_tokens, **hardware), world, settings, name, **options)
     return caught[0]
 
 
@@ -122,4 +132,4 @@ def job(folder: Path, world: World, settings: Any, name: str, die_at: int | None
         if step == die_at:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    train(jobs.Place(**vars(here) | {"progress": progress}), world, settings, name, **options)
+    train(replace(here, progress=progress), world, settings, name, **options)

@@ -11,12 +11,10 @@ def pairs(world, tmp_path_factory):
     """A folder with pairs drawn from the base model."""
     from building import finetuning_of
 
-    from rlfamily.trainer import evaluation
+    from rlfamily.evaluation.pairs import write_pairs
 
     here = place(tmp_path_factory.mktemp("pairs"))
-    config = {"prompts": 3000, "temperature": 1.0, "finetuning": finetuning_of(world).model_dump(), "task": world.limits,
-              "engine": "torch", "seed": 0}
-    evaluation.write_pairs(here, world.data, world.base, {}, config)
+    write_pairs(here, world.data, world.base, {}, world.lesson(3000), 1.0, finetuning_of(world), "torch", 0)
     return here.out
 
 

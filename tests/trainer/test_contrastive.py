@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -87,14 +88,10 @@ def test_one_that_finds_too_little_is_refused_in_one_line(data, tmp_path):
 
 
 def test_the_stage_trains_what_its_config_says(data, tmp_path):
-    from types import SimpleNamespace
-
     from rlfamily.stages.kinds import clip as kind
 
-    here = place(tmp_path)
     steps = []
-    config = source(steps=2, min_recall=0.0).model_dump(mode="json", exclude={"kind"})
-    context = SimpleNamespace(config=config, inputs={"data": data}, work=here.work, out=here.out, hardware=here.hardware,
-                              key="k", label="l", progress=lambda step, total, note="": steps.append((step, total)))
-    assert kind.run(context)["parameters"] > 1000
+    here = replace(place(tmp_path), progress=lambda step, total, note="": steps.append((step, total)))
+    config = kind.Config(source=source(steps=2, min_recall=0.0))
+    assert kind.run(here, config, kind.Inputs(data))["parameters"] > 1000
     assert steps == [(1, 2), (2, 2)]

@@ -9,23 +9,28 @@ import sys
 
 import pytest
 import torch
-from building import finetuning_of, settings_of, train
+from building import finetuning_of, run_of, settings_of, train
 from safetensors.torch import load_file
-from small import place
+from small import place, stage
 
 from rlfamily import tasks
 from rlfamily.errors import UserError
+from rlfamily.evaluation.gate import gate_value
+from rlfamily.evaluation.generate import write_responses
+from rlfamily.evaluation.logprobs import write_logprobs
+from rlfamily.evaluation.pairs import write_pairs
+from rlfamily.evaluation.score import write_scores
 from rlfamily.examples import read_demonstrations, read_examples
-from rlfamily.models import reward_model
+from rlfamily.models import reward_model, sharding
 from rlfamily.records import read_jsonl, write_jsonl
 from rlfamily.rewards import RewardParts
 from rlfamily.rewards.bradley_terry import LearnedReward
 from rlfamily.rewards.verifiable import Verifiable
 from rlfamily.rollout.collect import encode_prompt
-from rlfamily.stages.kinds import train as train_stage
-from rlfamily.stages.worker import StageContext
+from rlfamily.rollout.settings import Generation
+from rlfamily.stages import launched
 from rlfamily.tasks import countdown
-from rlfamily.trainer import evaluation, jobs
+from rlfamily.trainer import jobs
 from rlfamily.trainer import preference as preference_job
 
 CPU = torch.device("cpu")
@@ -35,13 +40,28 @@ def rows_of(path):
     return list(read_jsonl(path))
 
 
-def frozen(world, **config):
-    return {"finetuning": finetuning_of(world).model_dump(), "task": world.limits, "engine": "torch", **config}
+def generation(world, **changes):
+    """How the small world's held-out responses are made."""
+    task = world.config.task
+    made = {"prompts": task.eval_prompts, "draws": task.eval_draws, "limits": task.evaluation, "engine": "torch",
+            "distribution": task.distribution, "decoding": world.config.decoding}
+    return Generation(**made | changes)
 
 
-def configured(world, **changes):
-    """The small world's task settings with some replaced."""
-    return frozen(world) | {"task": world.limits | changes}
+def scored(world, folder, hardware=(), **changes):
+    """Responses, then their scores: the path of scores.jsonl, and both summaries."""
+    here = place(folder, **dict(hardware))
+    drawn = write_responses(here, world.data, world.base.parent, finetuning_of(world), generation(world, **changes), "1")
+    summary = write_scores(here, world.data, here.out, {}, "countdown", world.config.task.reward)
+    return here.out / "scores.jsonl", drawn, summary
+
+
+def gate(world, folder, part="valid"):
+    return gate_value(place(folder), world.data, world.base, world.finetuning, "countdown", part, generation(world, draws=1))
+
+
+def paired(world, here, seed=0):
+    return write_pairs(here, world.data, world.base, {}, world.lesson(3000), 1.0, finetuning_of(world), "torch", seed)
 
 
 # ---------------------------------------------------------------------------- held-out scores
@@ -49,13 +69,11 @@ def configured(world, **changes):
 
 @pytest.fixture(scope="module")
 def scores(world, tmp_path_factory):
-    here = place(tmp_path_factory.mktemp("score"))
-    summary = evaluation.write_scores(here, world.data, world.base, {}, frozen(world))
-    return here.out / "scores.jsonl", summary
+    return scored(world, tmp_path_factory.mktemp("score"))
 
 
 def test_scores_have_one_greedy_and_some_sampled_draws_an_item(world, scores):
-    path, summary = scores
+    path, drawn, summary = scores
     rows = rows_of(path)
     expected = [("greedy", item, 0) for item in range(8)] + [("sample", item, draw) for item in range(8) for draw in range(2)]
     assert [(row["mode"], row["item"], row["draw"]) for row in rows] == expected
@@ -63,7 +81,8 @@ def test_scores_have_one_greedy_and_some_sampled_draws_an_item(world, scores):
                             "truncated"} for row in rows)
     prompts = [example.prompt for example in read_examples(world.data / "test.jsonl")]
     assert all(row["prompt"] == prompts[row["item"]] for row in rows)
-    assert summary == {"responses": 24, "tokens": sum(row["length"] for row in rows)}
+    assert summary["responses"] == drawn["responses"] == drawn["drawn"] == 24
+    assert drawn["cost_tokens"] == sum(row["length"] for row in rows)
 
 
 def test_scores_are_the_checkers(world, scores):
@@ -77,30 +96,25 @@ def test_scores_are_the_checkers(world, scores):
 
 @pytest.mark.parametrize("hardware", [{"rollout_batch": 3}, {"rollout_batch": 1}])
 def test_scores_do_not_depend_on_hardware(world, tmp_path, scores, hardware):
-    here = place(tmp_path, **hardware)
-    evaluation.write_scores(here, world.data, world.base, {}, frozen(world))
-    assert (here.out / "scores.jsonl").read_bytes() == scores[0].read_bytes()
+    assert scored(world, tmp_path, hardware)[0].read_bytes() == scores[0].read_bytes()
 
 
 def test_all_cells_meet_the_same_chance(world, tmp_path, scores):
     """Draw k of a puzzle uses one stream whatever else is asked: more draws or items leave the first ones alone."""
-    here = place(tmp_path)
-    evaluation.write_scores(here, world.data, world.base, {}, configured(world, eval_draws=3, eval_prompts=12))
-    more = {(row["mode"], row["item"], row["draw"]): row for row in rows_of(here.out / "scores.jsonl")}
+    path, *_ = scored(world, tmp_path, draws=3, prompts=12)
+    more = {(row["mode"], row["item"], row["draw"]): row for row in rows_of(path)}
     assert all(more[row["mode"], row["item"], row["draw"]] == row for row in rows_of(scores[0]))
 
 
 def test_the_gate_counts_solved_puzzles(world, tmp_path, monkeypatch):
     easy = {tuple(example.meta["nums"]) for example in read_examples(world.data / "validation.jsonl")[:2]}
     monkeypatch.setattr(countdown, "score", lambda response, meta: {"valid": float(tuple(meta["nums"]) in easy)})
-    assert evaluation.gate_value(place(tmp_path), world.data, world.base, world.finetuning, world.limits) == 2 / 8
+    assert gate(world, tmp_path) == 2 / 8
 
 
 def test_a_gate_names_a_part_of_the_score(world, tmp_path):
-    limits = world.limits
-    limits["pretrain"]["gate"]["part"] = "vald"
     with pytest.raises(UserError, match=r"task.pretrain.gate.part: the task's score has no 'vald' \(did you mean 'valid'\?\)"):
-        evaluation.gate_value(place(tmp_path), world.data, world.base, world.finetuning, limits)
+        gate(world, tmp_path, "vald")
 
 
 # ---------------------------------------------------------------------------- preference pairs
@@ -118,18 +132,17 @@ def test_pairs_are_ordered_by_the_reward_and_ties_are_dropped(world, pairs, tmp_
         assert row["prompt_ids"] == encode_prompt(policy.tokenizer, row["prompt"])
         assert policy.tokenizer.decode(row["chosen_ids"], skip_special_tokens=True) == row["chosen"]
     here = place(tmp_path)
-    config = frozen(world, prompts=3000, temperature=1.0, seed=0)
-    summary = evaluation.write_pairs(here, world.data, world.base, {}, config)
+    summary = paired(world, here)
     assert summary == {"prompts": 60, "pairs": len(rows), "ties": 60 - len(rows)}
     assert (here.out / "pairs.jsonl").read_bytes() == (pairs / "pairs.jsonl").read_bytes()
-    evaluation.write_pairs(here, world.data, world.base, {}, config | {"seed": 1})
+    paired(world, here, seed=1)
     assert (here.out / "pairs.jsonl").read_bytes() != (pairs / "pairs.jsonl").read_bytes()
 
 
 def test_nothing_but_ties_is_an_error(world, tmp_path, monkeypatch):
     monkeypatch.setattr(Verifiable, "score", lambda self, examples, responses: [RewardParts(0.0, {})] * len(responses))
     with pytest.raises(UserError, match="pairs: all 60 pairs are ties, nothing to prefer"):
-        evaluation.write_pairs(place(tmp_path), world.data, world.base, {}, frozen(world, prompts=3000, temperature=1.0, seed=0))
+        paired(world, place(tmp_path))
 
 
 def test_groups_of_pairs_have_the_chosen_response_first(pairs):
@@ -145,7 +158,8 @@ def test_groups_of_pairs_have_the_chosen_response_first(pairs):
 @pytest.mark.parametrize("micro_batch", [1, 5, 512])
 def test_log_probs_equal_an_independent_gather(world, tmp_path, micro_batch):
     here = place(tmp_path, micro_batch=micro_batch)
-    assert evaluation.write_logprobs(here, world.data, world.base, frozen(world)) == {"examples": 32}
+    limit = world.config.task.max_tokens_demonstration
+    assert write_logprobs(here, world.data, world.base, finetuning_of(world), limit) == {"examples": 32}
     rows = rows_of(here.out / "logprobs.jsonl")
     assert [(row["split"], row["item"]) for row in rows] == [("train", n) for n in range(24)] + [
         ("validation", n) for n in range(8)]
@@ -258,18 +272,14 @@ def test_two_processes_equal_one(world, tmp_path, name):
     """
     results = {}
     for processes in (1, 2):
-        here = place(tmp_path / str(processes), processes=processes)
         settings = settings_of(name, prompts=500, batch_prompts=3, kl_ref_every=3, optimizer={"lr": 1e-4},
                                warm_start="base", epochs=1, **PLACED[name])
-        config = {"algorithm": name, "settings": settings.model_dump(mode="json"), "seed": 0,
-                  "finetuning": finetuning_of(world).model_dump(), "task": world.limits,
-                  "rollout": {"engine": "torch", "importance_cap": None}}
-        context = StageContext("key", "label", config, {"data": world.data, "policy": world.base.parent}, here.work,
-                               here.out, here.hardware)
-        totals = train_stage.run(context)
+        root, inputs = tmp_path / str(processes), {"data": world.data, "policy": world.base.parent}
+        out, totals = stage(root, "train", run_of(world, settings, name), inputs, processes=processes)
         assert totals["processes"] == processes
-        assert json.loads((here.work / "progress.json").read_text())["step"] == totals["steps"] == 4
-        results[processes] = here.out
+        (progress,) = root.glob("artifacts/work/*/progress.json")
+        assert json.loads(progress.read_text())["step"] == totals["steps"] == 4
+        results[processes] = out
     ours, theirs = (rows_of(results[n] / "metrics.jsonl") for n in (1, 2))
     assert len(ours) == 4
     for row, other in zip(ours, theirs, strict=True):  # the gap is measured on the rows passed, which may be fewer alone
@@ -282,14 +292,12 @@ def test_two_processes_equal_one(world, tmp_path, name):
 
 
 def test_processes_that_fail_are_one_line(tmp_path, monkeypatch):
-    here = place(tmp_path, processes=2)
-    context = StageContext("key", "label", {}, {}, here.work, here.out, here.hardware)
     monkeypatch.setattr(sys, "executable", shutil.which("false"))
-    with pytest.raises(UserError, match=r"train: 2 processes failed with code 1: see .*log.txt"):
-        train_stage.run(context)
+    with pytest.raises(UserError, match=r"label: 2 processes failed with code 1: see .*log.txt"):
+        launched.relaunched(place(tmp_path, processes=2))
 
 
 def test_a_gpu_that_is_not_there_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match="hardware=gpu: no CUDA device is visible"):
-        place(tmp_path, kind="gpu").accelerator()
+        sharding.accelerator(place(tmp_path, kind="gpu").hardware)

@@ -15,6 +15,7 @@ from small import place
 from rlfamily.errors import UserError
 from rlfamily.models import ScratchShape, reward_model, scratch
 from rlfamily.records import read_jsonl, write_jsonl
+from rlfamily.rewards import TrainedSource
 from rlfamily.stages.kinds import preference_model
 from rlfamily.trainer import preference
 
@@ -25,9 +26,13 @@ OPTIMIZER = {"lr": 1e-2, "beta1": 0.9, "beta2": 0.98, "weight_decay": 0.0, "clip
              "warmup_steps": 0}
 
 
-def source(**changes: Any) -> dict[str, Any]:
-    return {"preferences": "kind", "shape": SHAPE, "min_accuracy": 0.9, "task": {"max_tokens_demonstration": 8},
-            "training": {"batch_pairs": 16, "epochs": 1, "optimizer": OPTIMIZER}} | changes
+LIMIT = 8
+
+
+def source(**changes: Any) -> TrainedSource:
+    return TrainedSource.model_validate({
+        "kind": "trained", "preferences": "kind", "shape": SHAPE, "min_accuracy": 0.9,
+        "training": {"batch_pairs": 16, "epochs": 1, "optimizer": OPTIMIZER}} | changes)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +58,7 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def trained(data, tmp_path_factory):
     here = place(tmp_path_factory.mktemp("trained"))
-    return here, preference.train_from_scratch(here, data, source())
+    return here, preference.train_from_scratch(here, data, source(), LIMIT)
 
 
 def test_it_learns_what_the_labellers_like(trained):
@@ -76,35 +81,32 @@ def test_the_same_seed_gives_the_same_weights(trained, data, tmp_path):
         return (folder / "model" / "model.safetensors").read_bytes()
 
     again, other = place(tmp_path / "again"), place(tmp_path / "other")
-    preference.train_from_scratch(again, data, source())
-    preference.train_from_scratch(other, data, source(shape=SHAPE | {"seed": 4}))
+    preference.train_from_scratch(again, data, source(), LIMIT)
+    preference.train_from_scratch(other, data, source(shape=SHAPE | {"seed": 4}), LIMIT)
     assert weights(again.out) == weights(trained[0].out) != weights(other.out)
 
 
 def test_a_poor_model_is_refused_in_one_line(data, tmp_path):
     lazy = {"batch_pairs": 16, "epochs": 1, "optimizer": OPTIMIZER | {"lr": 0.0}}
     with pytest.raises(UserError, match=r"reward model 'kind': orders 0\.\d+ of 70 held-out pairs .* min_accuracy=0.9") as error:
-        preference.train_from_scratch(place(tmp_path), data, source(training=lazy))
+        preference.train_from_scratch(place(tmp_path), data, source(training=lazy), LIMIT)
     assert "\n" not in str(error.value)
 
 
 def test_unknown_preferences_are_refused(data, tmp_path):
     with pytest.raises(UserError, match="the task's data has no preferences 'kin', only kind"):
-        preference.train_from_scratch(place(tmp_path), data, source(preferences="kin"))
+        preference.train_from_scratch(place(tmp_path), data, source(preferences="kin"), LIMIT)
 
 
 def test_the_stage_hands_its_folders_on(data, tmp_path, monkeypatch):
     here = place(tmp_path)
     seen = {}
-    monkeypatch.setattr("rlfamily.stages.placing.place", lambda context: here)
     monkeypatch.setattr(preference, "train_from_scratch",
                         lambda *arguments: seen.update(arguments=arguments) or {"held_out_accuracy": 1.0})
 
-    class Context:
-        config, inputs = source(), {"data": data}
-
-    assert preference_model.run(Context()) == {"held_out_accuracy": 1.0}
-    assert seen["arguments"] == (here, data, Context.config)
+    config = preference_model.Config(source=source(), max_tokens=LIMIT)
+    assert preference_model.run(here, config, preference_model.Inputs(data)) == {"held_out_accuracy": 1.0}
+    assert seen["arguments"] == (here, data, config.source, LIMIT)
 
 
 def test_a_fresh_model_keeps_the_backbone_and_draws_a_head():

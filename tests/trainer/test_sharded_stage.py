@@ -3,41 +3,33 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
-from building import finetuning_of, settings_of, train
+from building import run_of, settings_of, train
 from sharded import SHAPE, SHARDED, rows_of, same
-from small import SMALL, place
+from small import SMALL, place, stage
 
 from rlfamily.errors import UserError
-from rlfamily.stages.kinds import train as train_stage
-from rlfamily.stages.worker import StageContext
 
 
 @pytest.mark.slow
 def test_a_train_stage_shards(world, tmp_path):
     """As a stage starts it: through torchrun."""
     settings = settings_of("sft", **SHAPE)
-    whole, here = tmp_path / "whole", place(tmp_path / "sharded", **SHARDED)
+    whole, inputs = tmp_path / "whole", {"data": world.data, "policy": world.base.parent}
     train(place(whole), world, settings, "sft")
-    config = {"algorithm": "sft", "settings": settings.model_dump(mode="json"), "seed": 0, "rollout": None,
-              "finetuning": finetuning_of(world).model_dump(), "task": world.limits}
-    context = StageContext("key", "label", config, {"data": world.data, "policy": world.base.parent}, here.work, here.out,
-                           here.hardware)
-    totals = train_stage.run(context)
+    out, totals = stage(tmp_path / "results", "train", run_of(world, settings, "sft"), inputs, **SHARDED)
+    shutil.copytree(out, tmp_path / "sharded" / "out")
     assert totals["processes"] == 2 and totals["steps"] == len(rows_of(whole))
     same(tmp_path / "sharded", whole)
 
 
 @pytest.mark.slow
 def test_what_a_process_refuses_is_one_line(world, tmp_path):
-    here = place(tmp_path, **SHARDED)
-    config = {"algorithm": "sft", "settings": settings_of("sft", prompts=1000000).model_dump(mode="json"), "seed": 0,
-              "rollout": None, "finetuning": finetuning_of(world).model_dump(), "task": world.limits}
-    context = StageContext("key", "label", config, {"data": world.data, "policy": world.base.parent}, here.work, here.out,
-                           here.hardware)
+    config = run_of(world, settings_of("sft", prompts=1000000), "sft")
     with pytest.raises(UserError, match=r"data: algorithm.prompts .* asks for 20000 rows, demonstrations_train has 24"):
-        train_stage.run(context)
+        stage(tmp_path, "train", config, {"data": world.data, "policy": world.base.parent}, **SHARDED)
 
 
 @pytest.mark.vllm

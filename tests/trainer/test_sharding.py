@@ -65,12 +65,7 @@ RUNS = {
 @pytest.fixture(autouse=True)
 def rollouts_given(monkeypatch):
     """Methods that draw get made-up responses: the torch engine does not draw from sharded weights."""
-    real = jobs._source
-
-    def source(here, inputs, learner, kind, *rest):
-        return Given(learner) if kind == "rollouts" else real(here, inputs, learner, kind, *rest)
-
-    monkeypatch.setattr(jobs, "_source", source)
+    monkeypatch.setattr(jobs, "_rollouts", lambda here, inputs, learner, *rest: Given(learner))
 
 
 def options_of(run, folders):
@@ -247,7 +242,7 @@ def test_a_run_goes_on_in_another_arrangement(world, tmp_path, finetune, first):
             if step == 2:
                 os._exit(9)
 
-        train(jobs.Place(**vars(here) | {"progress": progress}), world, settings, "sft", finetune=finetune)
+        train(replace(here, progress=progress), world, settings, "sft", finetune=finetune)
 
     hardware = {"whole": {}, "sharded": SHARDED}
     processes = {"whole": 1, "sharded": 2}

@@ -8,14 +8,14 @@ import signal
 from pathlib import Path
 
 import pytest
-from building import VARIED, finetuning_of, job, settings_of, trainer_of
+from building import VARIED, finetuning_of, job, run_of, settings_of, trainer_of
 from safetensors.torch import load_file
-from small import build_world, place
+from small import build_world, place, stage
 
-from rlfamily.stages.kinds import score as score_stage
-from rlfamily.stages.kinds import train as train_stage
-from rlfamily.stages.worker import StageContext
-from rlfamily.trainer import evaluation
+from rlfamily.evaluation.generate import write_responses
+from rlfamily.evaluation.pairs import write_pairs
+from rlfamily.evaluation.score import write_scores
+from rlfamily.rollout.settings import Generation
 
 pytestmark = pytest.mark.vllm
 
@@ -58,15 +58,10 @@ def test_without_a_hand_over_they_part(world, tmp_path, monkeypatch):
 def trained(world, folder, finetune="full", algorithm="rloo", **hardware):
     """The train stage on this hardware; its folder."""
     vllm = {key: hardware.pop(key) for key in ("tensor_parallel",) if key in hardware}
-    here = place(folder, **hardware)
-    here.hardware["vllm"] |= vllm
+    vllm = place(folder / "unused").hardware.vllm.model_copy(update=vllm).model_dump()
     settings = settings_of(algorithm, prompts=500, batch_prompts=3, warm_start="base", epochs=1, optimizer={"lr": 1e-3}, **VARIED)
-    config = {"algorithm": algorithm, "settings": settings.model_dump(mode="json"), "seed": 0, "task": world.limits,
-              "finetuning": finetuning_of(world, finetune).model_dump(),
-              "rollout": {"engine": "vllm", "importance_cap": None}}
-    train_stage.run(StageContext("key", "label", config, {"data": world.data, "policy": world.base.parent}, here.work,
-                                 here.out, here.hardware))
-    return here.out
+    return stage(folder, "train", run_of(world, settings, algorithm, finetune, engine="vllm"),
+                 {"data": world.data, "policy": world.base.parent}, vllm=vllm, **hardware)[0]
 
 
 @pytest.mark.parametrize("finetune", ["full", "lora"])
@@ -117,10 +112,11 @@ def test_held_out_scores_of_both_engines(world, tmp_path):
     """Greedy responses are the same; sampled ones are draws of the same policy by other streams."""
     found = {}
     for engine in ("torch", "vllm"):
-        here = place(tmp_path / engine)
-        config = {"finetuning": finetuning_of(world).model_dump(), "task": world.limits, "engine": engine}
-        score_stage.run(StageContext("key", "label", config, {"data": world.data, "policy": world.base.parent}, here.work,
-                                     here.out, here.hardware))
+        here, task = place(tmp_path / engine), world.config.task
+        settings = Generation(prompts=task.eval_prompts, draws=task.eval_draws, limits=task.evaluation, engine=engine,
+                              distribution=task.distribution, decoding=world.config.decoding)
+        write_responses(here, world.data, world.base.parent, finetuning_of(world), settings, "1")
+        write_scores(here, world.data, here.out, {}, "countdown", task.reward)
         found[engine] = rows_of(here.out / "scores.jsonl")
     ours, theirs = found["vllm"], found["torch"]
     assert len(ours) == len(theirs)
@@ -132,8 +128,6 @@ def test_held_out_scores_of_both_engines(world, tmp_path):
 
 def test_pairs_come_from_vllm_too(world, tmp_path):
     here = place(tmp_path)
-    config = {"prompts": 3000, "temperature": 1.0, "finetuning": finetuning_of(world).model_dump(), "task": world.limits,
-              "engine": "vllm", "seed": 0}
-    summary = evaluation.write_pairs(here, world.data, world.base, {}, config)
+    summary = write_pairs(here, world.data, world.base, {}, world.lesson(3000), 1.0, finetuning_of(world), "vllm", 0)
     assert summary["pairs"] + summary["ties"] == 60
     assert summary["pairs"] == len(rows_of(here.out / "pairs.jsonl")) > 0
