@@ -21,6 +21,7 @@ from bench.measure import machine, peak_mib
 from bench.work import Case, Gate
 from rlfamily import algorithms
 from rlfamily.config import algorithm_settings, build
+from rlfamily.curricula import Prompts, in_order
 from rlfamily.examples import Example
 from rlfamily.hardware import Hardware
 from rlfamily.models import Finetuning, ScratchShape, policy, scratch
@@ -118,7 +119,9 @@ def _rollouts(case: Case, learner: policy.Policy, folder: Path, settings: Any, r
         return groups
 
     examples = [Example(f"train-{index}", text, {}) for index, text in enumerate(case.prompt_texts())]
-    return RolloutSource(examples, draw, case.prompts, case.group, case.steps, True, 0)
+    prompts = Prompts(len(examples), case.prompts, 0)
+    rule = in_order.start(in_order.Config(kind="in_order"), prompts)
+    return RolloutSource(examples, draw, prompts, rule, case.group, case.steps, True)
 
 
 def _pairs(case: Case, learner: policy.Policy) -> Source:

@@ -103,6 +103,12 @@ def _placeable(config: RunConfig) -> None:
     """Refuse what no machine can do. Raises UserError."""
     hardware, vllm = config.hardware, config.hardware.vllm
     drawing = config.trained and algorithms.get(config.names["algorithm"]).SOURCE == "rollouts"
+    settings = config.algorithm
+    if isinstance(settings, AlgorithmSettings) and not drawing:
+        for name, used in (("shaping", settings.shaping), ("curriculum", settings.curriculum.kind != "in_order")):
+            if used:
+                raise UserError(f"algorithm.{name}: {config.names['algorithm']} draws no responses, so nothing is "
+                                "shaped or selected: use shaping=[] and curriculum={kind: in_order}")
     if hardware.sharding == "fsdp" and hardware.processes == 1:
         raise UserError("hardware.sharding=fsdp shards over several processes: set hardware.processes, or use "
                         "hardware.sharding=none")
@@ -190,13 +196,17 @@ def _compose(overrides: list[str]) -> tuple[dict[str, Any], Mapping[str, str]]:
 
 
 def _set(content: dict[str, Any], path: list[str], value: Any) -> None:
-    """Replace the value at a path; a mapping is merged into one of its kind. Raises KeyError or TypeError when there is no such key."""
+    """Replace the value at a path; a mapping is merged into one of its kind.
+
+    Raises KeyError or TypeError when there is no such key.
+    """
     *parents, last = path
     for name in parents:
         content = content[name]
     there = content[last]
     # A mapping of another kind takes the place of what is there: its keys are others.
-    if isinstance(there, dict) and isinstance(value, dict) and value.get("kind", there.get("kind")) == there.get("kind"):
+    mappings = isinstance(there, dict) and isinstance(value, dict)
+    if mappings and value.get("kind", there.get("kind")) == there.get("kind"):
         for name, inner in value.items():
             _set(content[last], [str(name)], inner)
     else:

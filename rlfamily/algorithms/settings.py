@@ -6,7 +6,9 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from rlfamily.curricula import AnyCurriculum
 from rlfamily.settings import Optimizer, Strict
+from rlfamily.shaping import AnyShaping
 
 
 class Sampling(Strict):
@@ -61,6 +63,8 @@ class AlgorithmSettings(Start):
     kl_ref_every: int = Field(ge=0)
     optimizer: Optimizer
     sampling: Sampling
+    shaping: list[AnyShaping]
+    curriculum: AnyCurriculum
 
 
 class LeaveOneOutGuard(AlgorithmSettings):

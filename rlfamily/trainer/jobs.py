@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from rlfamily import algorithms
+from rlfamily import algorithms, curricula
 from rlfamily.algorithms.settings import AlgorithmSettings
+from rlfamily.curricula import Prompts
 from rlfamily.errors import UserError
 from rlfamily.examples import Demonstration, Example, read_demonstrations, select_prompts
 from rlfamily.models import Finetuning, ScratchModel, policy, reward_model, scratch, sharding
@@ -161,8 +162,10 @@ def _rollouts(
         return _gather(groups, accelerator.num_processes, shared, len(examples))
 
     examples = select_prompts(inputs.data, lesson.prompts, seed, lesson.reuse_prompts)
-    return RolloutSource(examples, draw, settings.batch_prompts, settings.group_size, settings.epochs,
-                         settings.resample_each_epoch, seed)
+    prompts = Prompts(len(examples), settings.batch_prompts, seed)
+    rule = curricula.get(settings.curriculum.kind).start(settings.curriculum, prompts)
+    return RolloutSource(examples, draw, prompts, rule, settings.group_size, settings.epochs,
+                         settings.resample_each_epoch)
 
 
 def _training_reward(

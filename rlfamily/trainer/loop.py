@@ -26,9 +26,10 @@ from rlfamily.rewards.bradley_terry import ScoreBatch
 from rlfamily.rollout.clock import Clock
 from rlfamily.rollout.settings import Drawing
 from rlfamily.rollout.steps import step_ends
+from rlfamily.shaping import shaped
 from rlfamily.streams import loss_seed
 from rlfamily.trainer.learner import Learner
-from rlfamily.trainer.metrics import engine_gap, reference_metrics, samples, step_metrics
+from rlfamily.trainer.metrics import engine_gap, reference_metrics, samples, selection_metrics, step_metrics
 from rlfamily.trainer.optimization import build_optimizer, build_schedule
 from rlfamily.trainer.passes import Met, Passes
 from rlfamily.trainer.recipe import Recipe
@@ -117,6 +118,7 @@ class Trainer:
                                       self.rollout)
         clock.lap("seconds_update")
         metrics = step_metrics(batch, forward, output, norm) | found | reference_metrics(first, forward, references[0])
+        metrics |= selection_metrics(batch, first, self.recipe)
         metrics |= {"step": self.step, "epoch": self.step // self.source.steps_per_epoch, "progress": self.progress,
                     "lr": lr}
         if old_logp_NT is not None:
@@ -153,7 +155,7 @@ class Trainer:
         if self.recipe.mask_truncated and batch.truncated:
             mask_NT = mask_NT * ~torch.tensor(batch.truncated, device=mask_NT.device).unsqueeze(1)
         ref_logp_NT, other_ref_logp_NT = references if "ref" in needs else (None, None)
-        rewards_N = torch.tensor(batch.rewards or [0.0] * len(batch.rows), device=mask_NT.device)
+        rewards_N = self._shaped(batch, torch.tensor(batch.rewards or [0.0] * len(batch.rows), device=mask_NT.device))
         return LossBatch(
             logp_NT=forward.logp_NT.detach(), mask_NT=mask_NT, rewards_N=rewards_N, group_size=batch.group_size,
             prompt_index_N=batch.prompt_index_N, old_logp_NT=old_logp_NT if "old" in needs else None,
@@ -161,6 +163,14 @@ class Trainer:
             progress=self.progress, running_reward=self.reward_sum / max(1, self.reward_count),
             mismatched_mask_NT=None if other_N is None else mask_NT[other_N], mismatched_ref_logp_NT=other_ref_logp_NT,
         )
+
+    def _shaped(self, batch: TrainBatch, rewards_N: Tensor) -> Tensor:
+        """The rewards that the loss sees; records, samples and the running mean keep those that were given."""
+        if not self.recipe.shaping:
+            return rewards_N
+        parts = {name: rewards_N.new_tensor([one[name] for one in batch.parts]) for name in batch.parts[0]}
+        lengths_N = torch.tensor([len(ids) for ids in batch.rows.completions], device=rewards_N.device)
+        return shaped(self.recipe.shaping, rewards_N, parts, lengths_N, batch.group_size, self.progress)
 
     def _generator(self, update: int) -> torch.Generator:
         """A stream for this update alone, so that a resumed run draws what an unbroken one does; on the CPU."""

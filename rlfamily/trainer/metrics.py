@@ -14,6 +14,7 @@ from rlfamily.algorithms import LossBatch, LossOutput
 from rlfamily.models.batching import Forward
 from rlfamily.rewards.bradley_terry import ScoreBatch
 from rlfamily.rollout.settings import Drawing
+from rlfamily.trainer.recipe import Recipe
 from rlfamily.trainer.sources import TrainBatch
 
 
@@ -31,6 +32,12 @@ def step_metrics(batch: TrainBatch, forward: Forward, output: LossOutput, norm: 
             **{f"mean_{name}": fmean(parts[name] for parts in batch.parts) for name in batch.parts[0]},
         }
     return metrics
+
+
+def selection_metrics(batch: TrainBatch, seen: LossBatch | ScoreBatch, recipe: Recipe) -> dict[str, float]:
+    """What shaping made of the rewards, and the share of the groups drawn that were kept; only where either is used."""
+    shaped = {"shaped_reward": float(seen.rewards_N.mean())} if recipe.shaping and isinstance(seen, LossBatch) else {}
+    return shaped | ({"kept": batch.kept} if recipe.selects else {})
 
 
 def engine_gap(

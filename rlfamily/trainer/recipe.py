@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,6 +11,7 @@ from rlfamily.algorithms import Algorithm, LossOutput, needs
 from rlfamily.algorithms.settings import AlgorithmSettings
 from rlfamily.rewards import bradley_terry
 from rlfamily.settings import Optimizer, PairTraining
+from rlfamily.shaping import ShapingConfig
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,7 @@ class Recipe:
 
     `needs` names the forwards and inputs that the loss uses. `inner_updates` are made of a batch; with `mask_truncated`
     the loss sees nothing of truncated rows; with `kl_ref_every` n > 0 every n-th step measures the KL to the reference.
+    `shaping` transforms the rewards that the loss sees; `selects`: a curriculum may drop groups, so that is recorded.
     """
 
     loss: Callable[[Any], LossOutput]
@@ -28,12 +30,15 @@ class Recipe:
     inner_updates: int = 1
     mask_truncated: bool = False
     kl_ref_every: int = 0
+    shaping: Sequence[ShapingConfig] = ()
+    selects: bool = False
 
     @classmethod
     def of(cls, algorithm: Algorithm, settings: AlgorithmSettings, lr_multiplier: float) -> Recipe:
         """A training-time method with its settings."""
         return cls(partial(algorithm.loss, config=settings), settings.optimizer, lr_multiplier,
-                   needs(algorithm, settings), settings.inner_updates, settings.mask_truncated, settings.kl_ref_every)
+                   needs(algorithm, settings), settings.inner_updates, settings.mask_truncated, settings.kl_ref_every,
+                   settings.shaping, settings.curriculum.kind != "in_order")
 
     @classmethod
     def of_pairs(cls, training: PairTraining, lr_multiplier: float) -> Recipe:

@@ -1,17 +1,20 @@
 """Where a step's rows come from: demonstrations, preference pairs, or rollouts of the policy itself.
 
 Data order and random streams are functions of (seed, epoch, prompt), so the position in the data is the step number;
-only logged rollouts are state.
+only logged rollouts, and what a curriculum remembers, are state.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, Protocol
 
 from torch import Tensor
 
+from rlfamily.curricula import Curriculum, Prompts
 from rlfamily.examples import Example
 from rlfamily.models.batching import Rows
 from rlfamily.rollout.clock import Clock
@@ -24,6 +27,7 @@ class TrainBatch:
     """N rows; groups of `group_size` are contiguous. `old_logp` holds logged behaviour log-probs, row by row.
 
     Where groups are ragged, `group_size` is 0 and `prompt_index_N` tells them apart: 0, 1, 2, ... in the rows' order.
+    `kept` is the share of the groups drawn that a curriculum kept.
     """
 
     rows: Rows
@@ -37,6 +41,7 @@ class TrainBatch:
     prompt_texts: list[str] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
     prompt_index_N: Tensor | None = None
+    kept: float = 1.0
 
 
 class Source(Protocol):
@@ -96,17 +101,18 @@ class FixedSource:
 class RolloutSource:
     """Rollouts of the policy as it is at the step; with `resample` false, epochs after the first replay the log.
 
-    A replayed epoch takes the logged batches whole, in a new order, with their behaviour log-probs.
+    A replayed epoch takes the logged batches whole, in a new order, with their behaviour log-probs. `curriculum` says
+    which prompts are drawn and which groups are kept; a step of which it keeps none takes its first draw whole.
     """
 
     def __init__(
         self, examples: Sequence[Example], collect: Callable[[list[Example], int, Clock], list[Group]],
-        batch_prompts: int, group_size: int, epochs: int, resample: bool, seed: int,
+        prompts: Prompts, curriculum: Curriculum, group_size: int, epochs: int, resample: bool,
     ) -> None:
         self.examples, self.collect, self.group_size = list(examples), collect, group_size
-        self.batch_prompts, self.seed = batch_prompts, seed
+        self.prompts, self.curriculum = prompts, curriculum
         self.replays = epochs > 1 and not resample
-        self.steps_per_epoch = -(-len(self.examples) // batch_prompts)
+        self.steps_per_epoch = prompts.steps_per_epoch
         self.total_steps = self.steps_per_epoch * epochs
         self.log: dict[int, TrainBatch] = {}
 
@@ -114,9 +120,24 @@ class RolloutSource:
         """Fresh rollouts, or logged ones."""
         epoch, place = divmod(step, self.steps_per_epoch)
         if self.replays and epoch > 0:
-            return self.log[epoch_order(self.steps_per_epoch, epoch, self.seed)[place]]
-        indices = epoch_slice(len(self.examples), self.batch_prompts, step, self.steps_per_epoch, self.seed)
-        return as_batch(self.collect([self.examples[index] for index in indices], epoch, clock), self.group_size)
+            return self.log[epoch_order(self.steps_per_epoch, epoch, self.prompts.seed)[place]]
+        drawn: list[list[Group]] = []
+        kept: list[Group] = []
+        while chosen := self.curriculum.select(step, len(drawn), len(drawn[0]) - len(kept) if drawn else 0):
+            drawn.append(self._draw(chosen, clock))
+            kept += self._kept(drawn[-1])
+            if len(kept) == len(drawn[0]):
+                break
+        return replace(as_batch(kept or drawn[0], self.group_size), kept=len(kept) / sum(map(len, drawn)))
+
+    def _draw(self, chosen: list[tuple[int, int]], clock: Clock) -> list[Group]:
+        """Those prompts' groups, one call of the engine for each pass over the data that they belong to."""
+        return [group for turned, part in groupby(chosen, key=itemgetter(0))
+                for group in self.collect([self.examples[place] for _, place in part], turned, clock)]
+
+    def _kept(self, groups: list[Group]) -> list[Group]:
+        flags = self.curriculum.keep([[part.reward for part in group.parts] for group in groups])
+        return [group for group, flag in zip(groups, flags, strict=True) if flag]
 
     def log_behaviour(self, step: int, batch: TrainBatch, logp_NT: Tensor) -> None:
         """Keep a first-epoch batch with the log-probs of the policy that drew it."""
@@ -125,11 +146,12 @@ class RolloutSource:
             self.log[step] = replace(batch, old_logp=logp)
 
     def state(self) -> dict[str, Any]:
-        """The logged batches as plain data."""
-        return {"log": {step: asdict(batch) for step, batch in self.log.items()}}
+        """The logged batches and the rule's state, as plain data."""
+        return {"log": {step: asdict(batch) for step, batch in self.log.items()}, "curriculum": self.curriculum.state()}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take the logged batches back."""
+        """Take both back."""
+        self.curriculum.restore(state["curriculum"])
         self.log = {step: TrainBatch(**{**batch, "rows": Rows(**batch["rows"])})
                     for step, batch in state["log"].items()}
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator
 
-from rlfamily import algorithms, rewards, tasks
+from rlfamily import algorithms, curricula, rewards, shaping, tasks
 from rlfamily.algorithms.settings import AlgorithmSettings
 from rlfamily.hardware import StageHardware
 from rlfamily.models import Finetuning
@@ -54,11 +54,13 @@ class Inputs:
 
 
 def uses(config: Config) -> Iterator[Versioned]:
-    """The method; where it draws responses also the reward and the task's check."""
+    """The method; where it draws responses also the reward, the task's check, and what becomes of both."""
     yield algorithms.get(config.algorithm)
     if config.lesson.reward is not None:
         yield rewards.get(config.lesson.reward.kind)
         yield tasks.get(config.lesson.task)
+        yield curricula.get(config.settings.curriculum.kind)
+        yield from (shaping.get(one.kind) for one in config.settings.shaping)
 
 
 def cost(config: Config, hardware: StageHardware) -> Work:
