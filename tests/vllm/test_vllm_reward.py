@@ -84,12 +84,13 @@ def test_a_stage_tells_it_in_its_log_and_in_its_summary(tmp_path, capsys) -> Non
     from small import place
 
     from rlfamily.config import build
-    from rlfamily.trainer.jobs import task_reward
+    from rlfamily.rollout.rewarding import task_reward
 
     here = place(tmp_path / "stage")
-    task = build(["task=tldr_tiny"]).task.model_dump(mode="json")
-    reward = {name: value for name, value in task["reward"].items() if name != "models"}
+    reward = build(["task=tldr_tiny"]).task.reward.unsourced().model_dump()
     reward["components"] = {"detector": {"weight": 1.0, "convention": "pair", "logit": 1, "engine": "vllm"}}
-    task_reward(here, task | {"reward": reward}, {"detector": save_bart(tmp_path / "bart")}, tiny.CPU)
+    config = rewards.get("preference").Config.model_validate(reward)
+    save_bart(tmp_path / "bart" / "model")
+    task_reward(here, "tldr", config, {"detector": tmp_path / "bart"}, tiny.CPU)
     assert "run by transformers, not by vllm: " in here.notes["reward_detector"]
     assert f"reward detector: {here.notes['reward_detector']}\n" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ def machine(work: Path, *overrides: str, **vllm: Any) -> Any:
 
     work.mkdir(parents=True, exist_ok=True)
     hardware = build(overrides).hardware
-    return replace(alone(work, hardware, vllm=hardware.vllm.model_dump() | vllm), work=work)
+    return replace(alone(Path(tempfile.mkdtemp()), hardware, vllm=hardware.vllm.model_dump() | vllm), work=work)
 
 
 def perturb(policy: Any, scale: float) -> None:
