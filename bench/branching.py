@@ -12,8 +12,9 @@ from torch import Tensor
 from bench.drawing import SMALL, TINY, draws, random_policy
 from bench.measure import alternate, spread
 from rlfamily.errors import UserError
+from rlfamily.models.layouts.session import Session
 from rlfamily.models.policy import Policy
-from rlfamily.models.sessions import Session, start
+from rlfamily.models.sessions import start
 
 FORKS = 8
 

@@ -10,27 +10,12 @@ A fork copies keys and values; nothing that was passed is passed again.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import torch
-from torch import Tensor
 
 from rlfamily.models.batching import Rows, pad
+from rlfamily.models.layouts.session import Session
 from rlfamily.models.policy import Policy
-
-
-class Session(Protocol):
-    """R rows being decoded; `logits_RV` is what the next token of each is drawn from."""
-
-    logits_RV: Tensor
-
-    def step(self, token_R: Tensor) -> Tensor:
-        """Append a token to every row; the new `logits_RV`."""
-        ...
-
-    def select(self, index_R: Tensor) -> None:
-        """Make row r what row `index_R[r]` was; `logits_RV` too. Cheap for rows that stay in place."""
-        ...
 
 
 def start(policy: Policy, prompts: Sequence[Sequence[int]], copies: Sequence[int]) -> Session:

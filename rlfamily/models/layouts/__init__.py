@@ -11,8 +11,8 @@ from rlfamily.models.batching import RowTensors
 from rlfamily.models.layouts import packed, padded, shared_prefix
 
 if TYPE_CHECKING:
+    from rlfamily.models.layouts.session import Session
     from rlfamily.models.loaded import Loaded
-    from rlfamily.models.sessions import Session
 
 
 class Layout(Protocol):
