@@ -10,7 +10,7 @@ import copy
 import difflib
 import os
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
+from functools import lru_cache, reduce
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -93,22 +93,25 @@ def check(composed: DictConfig | dict[str, Any], choices: Mapping[str, str]) -> 
     except ValidationError as error:
         raise UserError(f"conf/config.yaml or command line: {describe(error, RunConfig)}") from error
     executors.require(config.executor)
+    _drawn(names["algorithm"], config.algorithm)
     _placeable(config)
     if config.wandb == "online" and not os.environ.get("WANDB_API_KEY"):
         raise UserError("wandb=online needs WANDB_API_KEY in the environment: set it, or use wandb=offline")
     return config
 
 
+def _drawn(name: str, settings: Start) -> None:
+    """Refuse to shape or to select where a method draws no responses. Raises UserError."""
+    if isinstance(settings, AlgorithmSettings) and algorithms.get(name).SOURCE != "rollouts":
+        for key, used in (("shaping", settings.shaping), ("curriculum", settings.curriculum.kind != "in_order")):
+            if used:
+                raise UserError(f"algorithm.{key}: {name} draws no responses: use shaping=[] curriculum.kind=in_order")
+
+
 def _placeable(config: RunConfig) -> None:
     """Refuse what no machine can do. Raises UserError."""
     hardware, vllm = config.hardware, config.hardware.vllm
     drawing = config.trained and algorithms.get(config.names["algorithm"]).SOURCE == "rollouts"
-    settings = config.algorithm
-    if isinstance(settings, AlgorithmSettings) and not drawing:
-        for name, used in (("shaping", settings.shaping), ("curriculum", settings.curriculum.kind != "in_order")):
-            if used:
-                raise UserError(f"algorithm.{name}: {config.names['algorithm']} draws no responses, so nothing is "
-                                "shaped or selected: use shaping=[] and curriculum={kind: in_order}")
     if hardware.sharding == "fsdp" and hardware.processes == 1:
         raise UserError("hardware.sharding=fsdp shards over several processes: set hardware.processes, or use "
                         "hardware.sharding=none")
@@ -196,21 +199,20 @@ def _compose(overrides: list[str]) -> tuple[dict[str, Any], Mapping[str, str]]:
 
 
 def _set(content: dict[str, Any], path: list[str], value: Any) -> None:
-    """Replace the value at a path; a mapping is merged into one of its kind.
+    """Replace the value at a path; a mapping is merged into one of its kind, and replaces one of another.
 
-    Raises KeyError or TypeError when there is no such key.
+    Raises KeyError or TypeError when there is no such key, UserError for one inside a mapping.
     """
     *parents, last = path
-    for name in parents:
-        content = content[name]
-    there = content[last]
-    # A mapping of another kind takes the place of what is there: its keys are others.
-    mappings = isinstance(there, dict) and isinstance(value, dict)
-    if mappings and value.get("kind", there.get("kind")) == there.get("kind"):
-        for name, inner in value.items():
-            _set(content[last], [str(name)], inner)
-    else:
-        content[last] = value
+    section = reduce(lambda inner, name: inner[name], parents, content)
+    there = section[last]
+    if not isinstance(there, dict) or not isinstance(value, dict) or (there | value).get("kind") != there.get("kind"):
+        section[last] = value
+        return
+    for name, inner in value.items():
+        if name not in there:
+            raise UserError(f"command line: unknown key '{'.'.join([*path, str(name)])}'{nearest(name, there)}")
+        _set(content, [*path, name], inner)
 
 
 @lru_cache(maxsize=256)

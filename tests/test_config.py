@@ -119,6 +119,12 @@ REFUSED = {
     "unknown nested key": (
         "task.source.sed=1", "command line: unknown key 'task.source.sed' (see conf/task/) (did you mean 'task.source.seed'?)"),
     "unknown top key": ("sed=1", "command line: unknown key 'sed' (see conf/config.yaml) (did you mean 'seed'?)"),
+    "unknown key of a mapping": ("algorithm.optimizer={lrr:1e-3}",
+                                 "command line: unknown key 'algorithm.optimizer.lrr' (did you mean 'lr'?)"),
+    "unknown key of a rule": ("algorithm.curriculum={kind:varied,round:1}",
+                              f"algorithm: unknown key 'curriculum.round' (did you mean 'rounds'?) {TOPR}"),
+    "unknown rule": ("algorithm.curriculum.kind=vari", "algorithm.curriculum: no rule 'vari' in rlfamily/curricula "
+                     "(did you mean 'varied'?)"),
     "unknown group": ("algorithms=topr",
                       "command line: unknown key 'algorithms' (see conf/config.yaml) (did you mean 'algorithm'?)"),
     "another method's key": ("algorithm=sft algorithm.beta=0.1",
