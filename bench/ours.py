@@ -112,7 +112,6 @@ def _rollouts(case: Case, learner: policy.Policy, folder: Path, settings: Any, r
                        params.max_total_tokens)
 
     def draw(examples: list[Example], epoch: int, phases: clock.Clock) -> list[Group]:
-        engine.refresh()
         groups = collect(engine, learner.tokenizer, clock.TimedReward(EvenWords(), phases), examples, case.group,
                          params, lambda example: rollout_seed(0, epoch, example.id))
         gate.facts["drawn"] = {group.example.prompt: [row.ids for row in group.completions] for group in groups}
@@ -121,7 +120,7 @@ def _rollouts(case: Case, learner: policy.Policy, folder: Path, settings: Any, r
     examples = [Example(f"train-{index}", text, {}) for index, text in enumerate(case.prompt_texts())]
     prompts = Prompts(len(examples), case.prompts, 0)
     rule = in_order.start(in_order.Config(kind="in_order"), prompts)
-    return RolloutSource(examples, draw, prompts, rule, case.group, case.steps, True)
+    return RolloutSource(examples, engine.refresh, draw, prompts, rule, case.group, case.steps, True)
 
 
 def _pairs(case: Case, learner: policy.Policy) -> Source:

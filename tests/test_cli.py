@@ -8,6 +8,7 @@ import pytest
 from small import SMALL
 
 from rlfamily.records import Layout, read_jsonl
+from rlfamily.stages.kind import get_kind
 from rlfamily.train import NOTHING_TRAINED
 
 CELL = [*SMALL, "algorithm.prompts=400", "wandb=off", "hardware.slots=2", "results=out"]
@@ -38,6 +39,9 @@ def test_a_cell_then_nothing_then_a_sweep(run_cli, tmp_path):
     assert names == [f"{name} on countdown_tiny · seed {seed}" for name in ("topr", "rloo") for seed in (0, 1)]
     kinds = [manifest_of(tmp_path, key)["kind"] for key in objects(tmp_path)]
     assert {kind: kinds.count(kind) for kind in kinds} == {"data": 1, "base": 1, "train": 6, "generate": 4, "score": 4}
+    for manifest in (manifest_of(tmp_path, key) for key in objects(tmp_path)):
+        written = {name.partition("/")[0] + "/" * ("/" in name) for name in manifest["files"]}
+        assert written <= set(get_kind(manifest["kind"]).WRITES), manifest["kind"]
 
 
 @pytest.mark.slow

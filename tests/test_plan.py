@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
@@ -205,6 +206,27 @@ def test_the_reward_models_own_settings():
     assert changed(["task.reward_model.epochs=3"], base) == {"reward_model", *RUN}
     assert changed(["task.reward_model.temperature=0.5"], base) == {"pairs", "reward_model", *RUN}
     assert changed(["seed=1"], base) == {"warm start", "pairs", "reward_model", *RUN}
+
+
+@pytest.mark.parametrize(("plugin", "base", "names"), [
+    ("algorithms.topr", [], {"train", "generate", "score", "logprobs"}),
+    ("algorithms.rloo", [], set()),
+    ("algorithms.sft", [], EVERYTHING - {"data"}),
+    ("rewards.verifiable", [], {"train", "generate", "score", "logprobs"}),
+    ("rewards.verifiable", ["algorithm=dpo"], {"pairs", *RUN}),
+    ("tasks.countdown", [], EVERYTHING),
+    ("tasks.math", [], set()),
+    ("decoding.plain", [], {"generate", "score"}),
+    ("curricula.in_order", [], RUN),
+    ("curricula.varied", [], set()),
+    ("shaping.overlong", ["algorithm.shaping=[{kind: overlong, max_length: 40, buffer: 8, weight: 1.0}]"], RUN),
+    ("rewards.bradley_terry", ["algorithm=rloo", "algorithm.reward=reward_model"], {"reward_model", *RUN}),
+])
+def test_a_new_version_of_a_plug_in_changes_the_keys_of_what_uses_it(monkeypatch, plugin, base, names):
+    before = keys(*base)
+    monkeypatch.setattr(importlib.import_module(f"rlfamily.{plugin}"), "VERSION", "next")
+    after = keys(*base)
+    assert {name for name in after if after[name] != before[name]} == names
 
 
 def test_labels_change_no_key():

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from rlfamily import curricula
 from rlfamily.curricula import AnyCurriculum
 from rlfamily.settings import Optimizer, Strict
 from rlfamily.shaping import AnyShaping
@@ -65,6 +66,13 @@ class AlgorithmSettings(Start):
     sampling: Sampling
     shaping: list[AnyShaping]
     curriculum: AnyCurriculum
+
+    @model_validator(mode="after")
+    def _check_curriculum(self) -> Self:
+        if curricula.get(self.curriculum.kind).COMPARES and (self.group_size == 1 or self.sampling.mode == "greedy"):
+            raise ValueError(f"curriculum.kind={self.curriculum.kind} compares the responses of a group: set "
+                             "algorithm.group_size>=2 and algorithm.sampling.mode=sample")
+        return self
 
 
 class LeaveOneOutGuard(AlgorithmSettings):

@@ -62,9 +62,13 @@ class Curriculum(Protocol):
 
 
 class CurriculumModule(Protocol):
-    """What a module in this folder offers. VERSION is changed by hand when its numbers change."""
+    """What a module in this folder offers. VERSION is changed by hand when its numbers change.
+
+    COMPARES: whether it looks at how the rewards of a group differ, so that groups need responses that may differ.
+    """
 
     VERSION: str
+    COMPARES: bool
     Config: type[CurriculumConfig]
 
     def start(self, config: Any, prompts: Prompts) -> Curriculum:

@@ -10,6 +10,7 @@ from rlfamily.curricula import CurriculumConfig, Prompts
 from rlfamily.streams import epoch_slice
 
 VERSION = "1"
+COMPARES = False
 
 
 class Config(CurriculumConfig):

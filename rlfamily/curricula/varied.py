@@ -16,6 +16,7 @@ from rlfamily.curricula import CurriculumConfig, Prompts
 from rlfamily.streams import epoch_order, epoch_slice
 
 VERSION = "1"
+COMPARES = True
 
 
 class Config(CurriculumConfig):

@@ -156,7 +156,6 @@ def _rollouts(
     mine, shares = accelerator.process_index // shared, accelerator.num_processes // shared
 
     def draw(examples: list[Example], epoch: int, clock: Clock) -> list[Group]:
-        engine.refresh()
         groups = collect(engine, learner.tokenizer, TimedReward(reward, clock), examples[mine::shares],
                          settings.group_size, params, lambda example: rollout_seed(seed, epoch, example.id))
         return _gather(groups, accelerator.num_processes, shared, len(examples))
@@ -164,7 +163,7 @@ def _rollouts(
     examples = select_prompts(inputs.data, lesson.prompts, seed, lesson.reuse_prompts)
     prompts = Prompts(len(examples), settings.batch_prompts, seed)
     rule = curricula.get(settings.curriculum.kind).start(settings.curriculum, prompts)
-    return RolloutSource(examples, draw, prompts, rule, settings.group_size, settings.epochs,
+    return RolloutSource(examples, engine.refresh, draw, prompts, rule, settings.group_size, settings.epochs,
                          settings.resample_each_epoch)
 
 

@@ -103,13 +103,15 @@ class RolloutSource:
 
     A replayed epoch takes the logged batches whole, in a new order, with their behaviour log-probs. `curriculum` says
     which prompts are drawn and which groups are kept; a step of which it keeps none takes its first draw whole.
+    `refresh` is called once a step, before the first draw.
     """
 
     def __init__(
-        self, examples: Sequence[Example], collect: Callable[[list[Example], int, Clock], list[Group]],
-        prompts: Prompts, curriculum: Curriculum, group_size: int, epochs: int, resample: bool,
+        self, examples: Sequence[Example], refresh: Callable[[], None],
+        collect: Callable[[list[Example], int, Clock], list[Group]], prompts: Prompts, curriculum: Curriculum,
+        group_size: int, epochs: int, resample: bool,
     ) -> None:
-        self.examples, self.collect, self.group_size = list(examples), collect, group_size
+        self.examples, self.refresh, self.collect, self.group_size = list(examples), refresh, collect, group_size
         self.prompts, self.curriculum = prompts, curriculum
         self.replays = epochs > 1 and not resample
         self.steps_per_epoch = prompts.steps_per_epoch
@@ -121,6 +123,7 @@ class RolloutSource:
         epoch, place = divmod(step, self.steps_per_epoch)
         if self.replays and epoch > 0:
             return self.log[epoch_order(self.steps_per_epoch, epoch, self.prompts.seed)[place]]
+        self.refresh()
         drawn: list[list[Group]] = []
         kept: list[Group] = []
         while chosen := self.curriculum.select(step, len(drawn), len(drawn[0]) - len(kept) if drawn else 0):

@@ -15,7 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlfamily import curricula
+from rlfamily.config import build
 from rlfamily.curricula import Prompts, in_order, varied
+from rlfamily.errors import UserError
 from rlfamily.examples import Example
 from rlfamily.records import read_jsonl
 from rlfamily.rewards import RewardParts
@@ -30,6 +32,12 @@ def test_every_rule_says_what_it_is(kind: str) -> None:
     module = importlib.import_module(f"rlfamily.curricula.{kind}")
     assert module.__doc__ and isinstance(module.VERSION, str)
     assert typing.get_args(module.Config.model_fields["kind"].annotation) == (kind,)
+
+
+@pytest.mark.parametrize("change", ["group_size=1", "sampling.mode=greedy"])
+def test_a_rule_that_compares_needs_responses_that_may_differ(change: str) -> None:
+    with pytest.raises(UserError, match="curriculum.kind=varied compares the responses of a group"):
+        build(["algorithm=topr", "algorithm.baseline=none", "algorithm.curriculum={kind: varied, rounds: 1}", f"algorithm.{change}"])
 
 
 @given(st.integers(1, 30), st.integers(1, 9), st.integers(0, 3), st.integers(0, 40))
@@ -50,7 +58,8 @@ def source_of(count: int, batch: int, rounds: int, dull: set[int], drawn: list[A
 
     prompts = Prompts(count, batch, 0)
     rule = varied.start(varied.Config(kind="varied", rounds=rounds), prompts)
-    return RolloutSource([Example(str(n), f"prompt {n}", {}) for n in range(count)], collect, prompts, rule, 2, 1, True)
+    return RolloutSource([Example(str(n), f"prompt {n}", {}) for n in range(count)], lambda: None, collect, prompts,
+                         rule, 2, 1, True)
 
 
 @given(st.integers(1, 20), st.integers(1, 6), st.integers(0, 3), st.data())
