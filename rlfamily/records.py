@@ -2,7 +2,7 @@
 
 Layout (R = results root):
     R/artifacts/objects/<k[:2]>/<k>/    committed artifacts: manifest.json and the stage's files, immutable
-    R/artifacts/work/<k>/               a stage in progress: task.json, progress.json, log.txt, checkpoints
+    R/artifacts/work/<k>/               a stage in progress: order.json, progress.json, log.txt, checkpoints
     R/artifacts/failed/<k>.json         last failure of a stage (advisory, never blocks a retry)
     R/index/<experiment>.json           which artifacts make up an experiment's cells
     R/tables, R/figures, R/report       regenerated from the above

@@ -1,11 +1,13 @@
 """The stage graph: content-addressed keys, the artifact store, the ready loop and its executors.
 
-graph.py      a stage as a value: `Node`, its key, and the kinds of stage by file name
+kind.py       what a kind of stage declares; kinds by file name
+kinds/        one file each
+graph.py      a stage as a value: `Node` and its key
 store.py      where artifacts live: commit by one rename, verify, failures, collection of stale work
-slots.py      kernel locks: one per key, one per CPU or GPU slot of this machine
-reaper.py     ends what a dead worker left behind
-worker.py     one stage, in a process of its own
-executors/    where workers run: local now, anything that can start `worker.run_task(root, key)` later
+worker.py     one stage: lock its key, perform it, say why when it fails
+perform.py    give the kind its place, config and inputs; commit what it leaves
+launched.py   the same over several processes
+executors/    where workers run: anything that can start `worker.run_task(root, key)`
 scheduler.py  the ready loop: a generator of events
 forecast.py   how long stages will take, from those that are finished
 progress.py   live table or plain lines
