@@ -199,14 +199,14 @@ def _compose(overrides: list[str]) -> tuple[dict[str, Any], Mapping[str, str]]:
 
 
 def _set(content: dict[str, Any], path: list[str], value: Any) -> None:
-    """Replace the value at a path; a mapping is merged into one of its kind, and replaces one of another.
+    """Replace the value at a path; a mapping is merged, but one that names its kind takes the place of what is there.
 
     Raises KeyError or TypeError when there is no such key, UserError for one inside a mapping.
     """
     *parents, last = path
     section = reduce(lambda inner, name: inner[name], parents, content)
     there = section[last]
-    if not isinstance(there, dict) or not isinstance(value, dict) or (there | value).get("kind") != there.get("kind"):
+    if not isinstance(there, dict) or not isinstance(value, dict) or "kind" in value:
         section[last] = value
         return
     for name, inner in value.items():

@@ -6,6 +6,7 @@ so what is already there is not computed again. A cell that fails does not stop 
 
 from __future__ import annotations
 
+import re
 import sys
 
 import hydra
@@ -21,6 +22,7 @@ from rlfamily.stages.scheduler import Interrupted
 
 _SHOW = ("--help", "-h", "--hydra-help", "--info", "--cfg", "-c")  # Hydra prints something and starts nothing
 _FLAGS = ("--multirun", "-m", *_SHOW)
+_OF_A_KIND = re.compile(r"([\w.]+)=\{.*\bkind\s*:")
 NOTHING_TRAINED = {"base": "none: the scores are the base model's", "sft": "none: the scores are the SFT warm start's"}
 
 
@@ -68,6 +70,12 @@ def _check(arguments: list[str]) -> str:
     return configs[0].results
 
 
+def _emptied(arguments: list[str]) -> list[str]:
+    """Set to null first what a mapping with its kind takes the place of: Hydra would merge it, and refuse new keys."""
+    found = [(_OF_A_KIND.match(argument), argument) for argument in arguments]
+    return [part for match, argument in found for part in ([f"{match[1]}=null"] if match else []) + [argument]]
+
+
 def _main() -> int:
     codes: list[int] = []
 
@@ -80,6 +88,7 @@ def _main() -> int:
             raise SystemExit(INTERRUPTED) from interrupted
 
     results = _check(sys.argv[1:])
+    sys.argv[1:] = _emptied(sys.argv[1:])
     if results and not any(argument.startswith("hydra.sweep.dir=") for argument in sys.argv):
         folder = f"{results}/multirun".replace("'", "\\'")
         sys.argv.append(f"hydra.sweep.dir='{folder}'")  # beside everything else a sweep writes
