@@ -8,21 +8,17 @@ S reasoning steps.
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from rlfamily.algorithms.settings import AlgorithmSettings
-from rlfamily.errors import UserError, nearest
+from rlfamily.plugins import Plugins
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
 DataSource = Literal["demonstrations", "pairs", "rollouts"]
 NONE = "none"  # the choice of no method: nothing is trained, so it has a yaml and no loss
-_NOT_METHODS = {"__init__", "settings"}
-
 
 @dataclass(frozen=True)
 class LossBatch:
@@ -90,16 +86,8 @@ class Algorithm(Protocol):
         ...
 
 
-def names() -> list[str]:
-    """Every method that has a file here, sorted."""
-    return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in _NOT_METHODS)
-
-
-def get(name: str) -> Algorithm:
-    """Return the module of method `name`. Raises UserError naming the nearest method when there is none."""
-    if name not in names():
-        raise UserError(f"algorithm: no method '{name}' in rlfamily/algorithms{nearest(name, names())}")
-    return cast(Algorithm, importlib.import_module(f"rlfamily.algorithms.{name}"))
+METHODS = Plugins[Algorithm]("algorithms", "algorithm", "method", ("settings",))
+names, get = METHODS.names, METHODS.get
 
 
 def needs(algorithm: Algorithm, config: AlgorithmSettings) -> frozenset[str]:

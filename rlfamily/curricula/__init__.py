@@ -6,15 +6,13 @@ in the training split and groups as their rewards, nothing else.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any, Protocol, cast
+from typing import Annotated, Any, Protocol
 
 from pydantic import SerializeAsAny
 
-from rlfamily.errors import UserError, nearest
+from rlfamily.plugins import Plugins
 from rlfamily.settings import Strict, by_kind
 
 
@@ -76,16 +74,8 @@ class CurriculumModule(Protocol):
         ...
 
 
-def names() -> list[str]:
-    """Every rule that has a file here, sorted."""
-    return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem != "__init__")
-
-
-def get(kind: str) -> CurriculumModule:
-    """Return the module of rule `kind`. Raises UserError naming the nearest when there is none."""
-    if kind not in names():
-        raise UserError(f"algorithm.curriculum: no rule '{kind}' in rlfamily/curricula{nearest(kind, names())}")
-    return cast(CurriculumModule, importlib.import_module(f"rlfamily.curricula.{kind}"))
+RULES = Plugins[CurriculumModule]("curricula", "algorithm.curriculum", "rule")
+names, get = RULES.names, RULES.get
 
 
 AnyCurriculum = Annotated[SerializeAsAny[CurriculumConfig], by_kind(lambda kind: get(kind).Config)]

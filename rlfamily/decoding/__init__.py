@@ -7,15 +7,13 @@ meets any decoder.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol, cast
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 from pydantic import SerializeAsAny
 
-from rlfamily.errors import UserError, nearest
+from rlfamily.plugins import Plugins
 from rlfamily.settings import Strict, by_kind
 
 if TYPE_CHECKING:
@@ -66,16 +64,8 @@ class Decoder(Protocol):
         ...
 
 
-def names() -> list[str]:
-    """Every decoder that has a file here, sorted."""
-    return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem != "__init__")
-
-
-def get(kind: str) -> Decoder:
-    """Return the module of decoder `kind`. Raises UserError naming the nearest decoder when there is none."""
-    if kind not in names():
-        raise UserError(f"decoding.kind: no decoder '{kind}' in rlfamily/decoding{nearest(kind, names())}")
-    return cast(Decoder, importlib.import_module(f"rlfamily.decoding.{kind}"))
+DECODERS = Plugins[Decoder]("decoding", "decoding.kind", "decoder")
+names, get = DECODERS.names, DECODERS.get
 
 
 AnyDecoding = Annotated[SerializeAsAny[DecodingConfig], by_kind(lambda kind: get(kind).Config)]

@@ -6,21 +6,18 @@ here imports torch or a client library before a judge is loaded.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 from pydantic import Field
 
-from rlfamily.errors import UserError, nearest
+from rlfamily.plugins import Plugins
 from rlfamily.settings import Strict
 
 if TYPE_CHECKING:
     import torch
-
-_NOT_JUDGES = {"__init__", "pairwise", "prompts", "cache"}
 
 Answer = Literal["first", "second", "tie", "unreadable"]
 
@@ -160,13 +157,5 @@ class JudgeModule(Protocol):
         ...
 
 
-def names() -> list[str]:
-    """Every judge that has a file here, sorted."""
-    return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in _NOT_JUDGES)
-
-
-def get(kind: str) -> JudgeModule:
-    """Return the module of judge `kind`. Raises UserError naming the nearest judge when there is none."""
-    if kind not in names():
-        raise UserError(f"task.judge.kind: no judge '{kind}' in rlfamily/judges{nearest(kind, names())}")
-    return cast(JudgeModule, importlib.import_module(f"rlfamily.judges.{kind}"))
+JUDGES = Plugins[JudgeModule]("judges", "task.judge.kind", "judge", ("pairwise", "prompts", "cache"))
+names, get = JUDGES.names, JUDGES.get

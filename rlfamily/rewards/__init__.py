@@ -6,24 +6,21 @@ and a `load`. Nothing here imports torch before a reward is loaded.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, Self, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, Self
 
 from pydantic import Field, SerializeAsAny
 
-from rlfamily.errors import UserError, nearest
 from rlfamily.models import ScratchShape
+from rlfamily.plugins import Plugins
 from rlfamily.settings import Optimizer, PairTraining, Strict, by_kind
 
 if TYPE_CHECKING:
     import torch
 
     from rlfamily.examples import Example
-
-_NOT_REWARDS = {"__init__", "bradley_terry", "noise"}
 
 
 Check = Callable[[str, Mapping[str, Any]], dict[str, float]]
@@ -142,16 +139,8 @@ class RewardModule(Protocol):
         ...
 
 
-def names() -> list[str]:
-    """Every reward that has a file here, sorted."""
-    return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in _NOT_REWARDS)
-
-
-def get(kind: str) -> RewardModule:
-    """Return the module of reward `kind`. Raises UserError naming the nearest reward when there is none."""
-    if kind not in names():
-        raise UserError(f"task.reward.kind: no reward '{kind}' in rlfamily/rewards{nearest(kind, names())}")
-    return cast(RewardModule, importlib.import_module(f"rlfamily.rewards.{kind}"))
+REWARDS = Plugins[RewardModule]("rewards", "task.reward.kind", "reward", ("bradley_terry", "noise"))
+names, get = REWARDS.names, REWARDS.get
 
 
 def load(

@@ -6,14 +6,12 @@ are used, in order; what is recorded as `reward` stays the reward as it was give
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol, cast
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 from pydantic import SerializeAsAny
 
-from rlfamily.errors import UserError, nearest
+from rlfamily.plugins import Plugins
 from rlfamily.settings import Strict, by_kind
 
 if TYPE_CHECKING:
@@ -45,16 +43,8 @@ class Shaping(Protocol):
         ...
 
 
-def names() -> list[str]:
-    """Every shaping that has a file here, sorted."""
-    return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem != "__init__")
-
-
-def get(kind: str) -> Shaping:
-    """Return the module of shaping `kind`. Raises UserError naming the nearest when there is none."""
-    if kind not in names():
-        raise UserError(f"algorithm.shaping: no shaping '{kind}' in rlfamily/shaping{nearest(kind, names())}")
-    return cast(Shaping, importlib.import_module(f"rlfamily.shaping.{kind}"))
+SHAPINGS = Plugins[Shaping]("shaping", "algorithm.shaping", "shaping")
+names, get = SHAPINGS.names, SHAPINGS.get
 
 
 def shaped(

@@ -5,16 +5,15 @@ The file system is the registry: `get("countdown")` imports `rlfamily/tasks/coun
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Protocol, Self, cast
+from typing import Annotated, Any, Protocol, Self
 
 from pydantic import Field, SerializeAsAny, model_validator
 
 from rlfamily import rewards
-from rlfamily.errors import UserError, nearest
 from rlfamily.judges import JudgeConfig
+from rlfamily.plugins import Plugins
 from rlfamily.rewards import AnyReward
 from rlfamily.settings import Distribution, Limits, RewardModelSettings, Strict, by_kind
 
@@ -157,16 +156,8 @@ class Task(Protocol):
         ...
 
 
-def names() -> list[str]:
-    """Every task that has a file here, sorted."""
-    return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem != "__init__")
-
-
-def get(kind: str) -> Task:
-    """Return the module of task `kind`. Raises UserError naming the nearest task when there is none."""
-    if kind not in names():
-        raise UserError(f"task.kind: no task '{kind}' in rlfamily/tasks{nearest(kind, names())}")
-    return cast(Task, importlib.import_module(f"rlfamily.tasks.{kind}"))
+TASKS = Plugins[Task]("tasks", "task.kind", "task")
+names, get = TASKS.names, TASKS.get
 
 
 AnyData = Annotated[SerializeAsAny[Data], by_kind(lambda kind: get(kind).Data)]

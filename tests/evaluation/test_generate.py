@@ -44,7 +44,7 @@ def twice(monkeypatch: pytest.MonkeyPatch) -> str:
 
     module.__dict__.update(Config=Config, decode=decode, VERSION="1")
     monkeypatch.setitem(sys.modules, "rlfamily.decoding.twice", module)
-    monkeypatch.setattr(decoding, "names", lambda: ["plain", "twice"])
+    monkeypatch.setattr(decoding.DECODERS, "names", lambda: ["plain", "twice"])
     return "twice"
 
 

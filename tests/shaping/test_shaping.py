@@ -76,8 +76,8 @@ def test_what_is_wrong_is_refused_in_one_line(override: str, line: str) -> None:
 
 @pytest.mark.parametrize("change", ["shaping=[{kind: overlong, max_length: 40, buffer: 8, weight: 1.0}]", "curriculum={kind: varied, rounds: 1}"])
 def test_methods_that_draw_nothing_have_nothing_to_shape_or_select(change: str) -> None:
-    with pytest.raises(UserError, match=f"algorithm.{change.partition('=')[0]}: sft draws no responses"):
-        build(["algorithm=sft", f"algorithm.{change}"])
+    with pytest.raises(UserError, match=f"algorithm.{change.partition('=')[0]}: dpo draws no responses"):
+        build(["algorithm=dpo", f"algorithm.{change}"])
 
 
 def test_a_run_learns_from_the_shaped_reward_and_records_the_given_one(tmp_path: Path, world: Any) -> None:
