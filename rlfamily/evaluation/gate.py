@@ -22,7 +22,7 @@ def gate_value(place: Place, data: Path, model: Path, finetuning: Finetuning, ta
     Raises UserError when the task's score has no such part.
     """
     examples = read_examples(data / "validation.jsonl")[:settings.prompts]
-    sampler, check = Sampler.of(place, model, finetuning, settings), tasks.get(task).score
+    sampler, check = Sampler(place, model, finetuning, settings), tasks.get(task).score
     scores: list[dict[str, float]] = []
     for start in range(0, len(examples), CHUNK):
         place.progress(start, len(examples), "gate")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def write_responses(
     """
     begun = time.monotonic()
     examples = read_examples(data / "test.jsonl")[:settings.prompts]
-    sampler = Sampler.of(place, policy / "model", finetuning, settings)
+    sampler = Sampler(place, policy / "model", finetuning, settings)
     pool = Pool.at(place.shared, {
         "policy": policy.name, "data": data.name, "version": version, "dtype": finetuning.dtype,
         **settings.model_dump(mode="json", exclude={"prompts", "draws"})}, decoding.get(settings.decoding.kind).VERSION)
@@ -57,19 +58,19 @@ def params_of(settings: Generation, mode: str) -> SamplingParams:
 
 @dataclass(frozen=True)
 class Sampler:
-    """A finished policy that draws: its engine and its tokenizer."""
+    """The finished policy in folder `model`, which draws. It is loaded when the first response is asked for."""
 
     place: Place
-    engine: Engine
-    tokenizer: PreTrainedTokenizerBase
+    model: Path
+    finetuning: Finetuning
     settings: Generation
 
-    @classmethod
-    def of(cls, place: Place, model: Path, finetuning: Finetuning, settings: Generation) -> Sampler:
-        """The policy in folder `model`. Raises UserError when the engine cannot be had."""
-        device = sharding.accelerator(place.hardware).device
-        engine, tokenizer = frozen(model, finetuning, device, settings.engine, place, settings.limits.max_tokens)
-        return cls(place, engine, tokenizer, settings)
+    @cached_property
+    def _opened(self) -> tuple[Engine, PreTrainedTokenizerBase]:
+        """Engine and tokenizer. Raises UserError when the engine cannot be had."""
+        device = sharding.accelerator(self.place.hardware).device
+        return frozen(self.model, self.finetuning, device, self.settings.engine, self.place,
+                      self.settings.limits.max_tokens)
 
     def rows(self, examples: Sequence[Example], mode: str, draws: int, pool: Pool) -> Iterator[dict[str, Any]]:
         """`draws` responses to each example as rows, with progress; drawn as far as the pool lacks them."""
@@ -90,13 +91,13 @@ class Sampler:
         self, examples: Sequence[Example], params: SamplingParams, seeds: Sequence[int], copies: int
     ) -> list[Decoded]:
         """`copies` responses to each example, an example's together."""
-        decoder = decoding.get(self.settings.decoding.kind)
-        prompts = [encode_example(self.tokenizer, example) for example in examples]
-        return decoder.decode(self.settings.decoding, self.engine, prompts, params, seeds, copies)
+        decoder, (engine, tokenizer) = decoding.get(self.settings.decoding.kind), self._opened
+        prompts = [encode_example(tokenizer, example) for example in examples]
+        return decoder.decode(self.settings.decoding, engine, prompts, params, seeds, copies)
 
     def texts(self, drawn: Sequence[Decoded]) -> list[str]:
         """What was said."""
-        return decode(self.tokenizer, [one.completion.ids for one in drawn])
+        return decode(self._opened[1], [one.completion.ids for one in drawn])
 
     def _row(self, mode: str, item: int, draw: int, one: Decoded) -> dict[str, Any]:
         return {"mode": mode, "item": item, "draw": draw, "response": self.texts([one])[0], "ids": one.completion.ids,

@@ -49,9 +49,10 @@ class Pool:
         rows = list(rows)
         text = "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        torn = self.path.exists() and self.path.stat().st_size and self.path.read_bytes()[-1:] != b"\n"
-        descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-        with os.fdopen(descriptor, "wb", buffering=0) as file:
+        with self.path.open("a+b") as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+            torn = file.read(1) not in (b"", b"\n")
             file.write(("\n" if torn else "").encode() + text.encode())
         self._keep(rows)
         self.added += len(rows)

@@ -54,6 +54,12 @@ def test_asking_for_more_draws_only_what_is_missing(world: World, tmp_path: Path
     assert rows == drawn(world, tmp_path / "at once", 5)[0]
 
 
+def test_what_is_there_needs_no_policy(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, _ = drawn(world, tmp_path, 3)
+    monkeypatch.setattr(generate, "frozen", None)
+    assert drawn(world, tmp_path, 2)[0] == [row for row in rows if row["draw"] < 2]
+
+
 def spy(asked: list[tuple[list[int], int]]) -> Any:
     decode = plain.decode
 
