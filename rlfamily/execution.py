@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlfamily.errors import UserError
@@ -18,16 +22,33 @@ PRELOAD = ("torch", "transformers.models.qwen2.modeling_qwen2", "accelerate", "r
 PRELOAD_VLLM = ("rlfamily.rollout.vllm_engine",)  # on CPUs only: on GPUs a fork must not find CUDA in use
 GRACE_SECONDS = 30.0  # between asking a worker to end and ending it
 
+_DISK = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG, errno.ENOTDIR)
 OK, FAILED, USAGE, INCOMPLETE, INTERRUPTED = 0, 1, 2, 3, 130
 
 
 def guarded(main: Callable[[], int]) -> int:
-    """Call `main`; a UserError becomes its one line on stderr and exit code 2."""
+    """Call `main`; a UserError, or a disk that takes no more, becomes one line on stderr and exit code 2."""
     try:
         return main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return USAGE
+    except OSError as error:
+        if error.errno not in _DISK:
+            raise
+        print(f"error: {error.filename or 'results'}: {os.strerror(error.errno)}: mend that, or give another folder "
+              "with results=FOLDER", file=sys.stderr)
+    return USAGE
+
+
+def require_writable(results: str) -> None:
+    """Make the results folder. Raises UserError when it cannot be made or written to."""
+    try:
+        Path(results).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=results):
+            pass
+    except OSError as error:
+        raise UserError(f"results: cannot write to {results} ({os.strerror(error.errno or 0)}): give another folder "
+                        "with results=FOLDER") from error
 
 
 def execute(nodes: Iterable[Node], results: str, hardware: Hardware, executor: str) -> dict[str, Any]:
@@ -44,6 +65,7 @@ def execute(nodes: Iterable[Node], results: str, hardware: Hardware, executor: s
     wanted = needed(targets, store)
     if not wanted:
         return outcomes(targets, store)
+    require_writable(results)
     started = executors.get(executor).start(results, hardware, _preload(wanted, hardware), GRACE_SECONDS)
     with started as workers, view(targets, results, workers.capacity) as watcher:
         return run_graph(targets, results, workers, watcher)

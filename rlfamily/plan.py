@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from rlfamily.config import RunConfig, build, expand
+from rlfamily.composing import expand
+from rlfamily.config import RunConfig, build
 from rlfamily.errors import UserError, nearest
 from rlfamily.experiment import UNTRAINED, Contender, Experiment
 from rlfamily.nodes import Planner

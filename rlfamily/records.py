@@ -19,6 +19,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from rlfamily.errors import UserError
+
 Status = Literal["done", "failed", "blocked", "missing"]
 
 
@@ -150,8 +152,15 @@ class Layout:
         return (self.object(key) / "manifest.json").is_file()
 
     def manifest(self, key: str) -> Manifest:
-        """Read the manifest of a committed artifact. Raises FileNotFoundError when there is none."""
-        return Manifest.model_validate_json((self.object(key) / "manifest.json").read_text())
+        """Read the manifest of a committed artifact.
+
+        Raises FileNotFoundError when there is none, UserError for one that cannot be read.
+        """
+        path = self.object(key) / "manifest.json"
+        try:
+            return Manifest.model_validate_json(path.read_bytes())
+        except ValueError as error:
+            raise UserError(f"{path}: cannot be read; delete its folder and run the command again") from error
 
 
 def write_atomic(path: Path, text: str, durable: bool = True) -> None:

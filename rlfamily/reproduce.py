@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from rlfamily import experiment as experiments
 from rlfamily.errors import UserError, nearest
-from rlfamily.execution import INCOMPLETE, INTERRUPTED, OK, execute, failure_of, guarded
+from rlfamily.execution import INCOMPLETE, INTERRUPTED, OK, execute, failure_of, guarded, require_writable
 from rlfamily.records import CellEntry, Index, Layout, Status, write_atomic
 from rlfamily.stages import executors
 
@@ -84,7 +85,9 @@ def choose_rows(specs: dict[str, experiments.Experiment], text: str) -> dict[str
     while parts:
         ends = [end for end in range(len(parts), 0, -1) if ",".join(parts[:end]).strip() in known]
         if not ends:
-            raise UserError(f"rows: no row '{parts[0].strip()}' here{nearest(parts[0].strip(), known)}")
+            there = ", ".join(dict.fromkeys(row for spec in specs.values() for row in spec.rows))
+            asked = parts[0].strip()
+            raise UserError(f"rows: no row '{asked}' here{nearest(asked, known)}; there is {there}")
         found.append(",".join(parts[:ends[0]]).strip())
         parts = parts[ends[0]:]
     return {name: [row for row in spec.rows if row in found] for name, spec in specs.items()}
@@ -93,7 +96,9 @@ def choose_rows(specs: dict[str, experiments.Experiment], text: str) -> dict[str
 def _kept(name: str, scale: str, spec: experiments.Experiment, results: str) -> set[str]:
     """Rows that stay in a table whatever is asked for: those not optional, and the optional ones it has by now."""
     path = Layout(results).index / f"{name}.json"
-    there = json.loads(path.read_text()) if path.is_file() else {}
+    there: dict[str, Any] = {}
+    with suppress(FileNotFoundError, ValueError):  # a damaged index is written anew
+        there = json.loads(path.read_bytes())
     known = {cell["row"] for cell in there.get("cells", [])} if there.get("scale") == scale else set()
     return {row for row, one in spec.rows.items() if not one.optional or row in known}
 
@@ -102,7 +107,7 @@ def _seeds(text: str | None) -> list[int] | None:
     if text is None:
         return None
     parts = text.strip("[]").split(",")
-    if not all(part.strip().isdigit() for part in parts):
+    if not all(part.strip().isascii() and part.strip().isdigit() for part in parts):
         raise UserError(f"seeds: '{text}' is not a list of numbers: write seeds=0,1,2")
     return list(dict.fromkeys(int(part) for part in parts))
 
@@ -116,6 +121,7 @@ def main(request: Request) -> int:
     config = next(cell.config for group in cells.values() for cell in group)
     if request.plan:
         return _print_plan(asked, nodes, config.results)
+    require_writable(config.results)
     code, outcomes = _execute(nodes, config, request.executor)
     layout = Layout(config.results)
     for name, spec in specs.items():

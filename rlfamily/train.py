@@ -13,7 +13,8 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from rlfamily.config import CONF, RunConfig, build, check, expand
+from rlfamily.composing import CONF, expand
+from rlfamily.config import RunConfig, build, check
 from rlfamily.errors import UserError, nearest
 from rlfamily.execution import FAILED, INTERRUPTED, OK, check_places, execute, failure_of, guarded
 from rlfamily.plan import stages
@@ -21,6 +22,7 @@ from rlfamily.records import Layout
 from rlfamily.stages.scheduler import Interrupted
 
 _SHOW = ("--help", "-h", "--hydra-help", "--info", "--cfg", "-c")  # Hydra prints something and starts nothing
+_SHOWN = ("job", "hydra", "all", "config", "defaults", "defaults-tree", "plugins", "searchpath")  # what of it
 _FLAGS = ("--multirun", "-m", *_SHOW)
 _OF_A_KIND = re.compile(r"([\w.]+)=\{.*\bkind\s*:")
 NOTHING_TRAINED = {"base": "none: the scores are the base model's", "sft": "none: the scores are the SFT warm start's"}
@@ -53,13 +55,15 @@ def _report(config: RunConfig, label: str, keys: dict[str, str]) -> None:
 
 def _check(arguments: list[str]) -> str:
     """Refuse what cannot run, all of it, before Hydra starts anything; return the results folder ("" if unused)."""
-    overrides = [argument for argument in arguments if not argument.startswith("-")]
+    showing = set(_SHOW) & set(arguments)
+    overrides = [argument for argument in arguments if not argument.startswith("-")
+                 and not (showing and argument in _SHOWN)]
     for flag in set(arguments) - set(overrides) - set(_FLAGS):
         raise UserError(f"command line: unknown flag '{flag}'{nearest(flag, _FLAGS)}")
-    showing = set(_SHOW) & set(arguments)
     if showing and {"-m", "--multirun"} & set(arguments):
         raise UserError(f"command line: {min(showing)} shows one configuration and -m runs several: leave one out")
     if showing:
+        build(overrides)
         return ""
     combinations = expand(overrides)
     if len(combinations) > 1 and not {"-m", "--multirun"} & set(arguments):

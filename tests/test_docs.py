@@ -33,7 +33,8 @@ from documents import (
 
 from bench import report
 from rlfamily import __version__, algorithms, execution, experiment, judges, tasks
-from rlfamily.config import RunConfig, build, expand
+from rlfamily.composing import expand
+from rlfamily.config import RunConfig, build
 from rlfamily.plan import cells, stages
 from rlfamily.reproduce import choose_rows
 

@@ -24,7 +24,7 @@ from rlfamily.algorithms.settings import AlgorithmSettings, Kl
 
 NEEDS: frozenset[str] = frozenset({"old", "ref", "value"})
 SOURCE: DataSource = "rollouts"
-VERSION = "1"
+VERSION = "2"
 
 
 class Config(AlgorithmSettings):

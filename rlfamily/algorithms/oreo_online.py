@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 NEEDS: frozenset[str] = frozenset({"old", "ref", "value", "steps"})
 SOURCE: DataSource = "rollouts"
-VERSION = "1"
+VERSION = "2"
 
 
 class Config(AlgorithmSettings):

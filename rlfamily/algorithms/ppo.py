@@ -13,6 +13,8 @@ instead of the group's other rewards.
 
 from __future__ import annotations
 
+import math
+
 from pydantic import Field
 
 from rlfamily import core
@@ -21,14 +23,14 @@ from rlfamily.algorithms.settings import AlgorithmSettings, Kl
 
 NEEDS: frozenset[str] = frozenset({"old", "ref", "value"})
 SOURCE: DataSource = "rollouts"
-VERSION = "1"
+VERSION = "2"
 
 
 class Config(AlgorithmSettings):
-    """`value_clip` .inf is the plain squared error; `inner_updates` are PPO's epochs over a batch."""
+    """`value_clip` null is the plain squared error; `inner_updates` are PPO's epochs over a batch."""
 
     clip: float = Field(gt=0, lt=1)
-    value_clip: float = Field(gt=0)
+    value_clip: float | None = Field(gt=0)
     vf_coef: float = Field(ge=0)
     gamma: float = Field(ge=0, le=1)
     lam: float = Field(ge=0, le=1)
@@ -53,7 +55,8 @@ def loss(batch: LossBatch, config: Config) -> LossOutput:
     rewards_NT = core.at_last_token(batch.rewards_N.detach(), mask_NT) - kl_NT
     advantages_NT = core.generalized_advantages(rewards_NT, old_values_NT, mask_NT, config.gamma, config.lam)
     returns_NT = advantages_NT + old_values_NT
-    value_error_NT = core.clipped_value_error(values_NT, old_values_NT, returns_NT, config.value_clip)
+    clip = math.inf if config.value_clip is None else config.value_clip
+    value_error_NT = core.clipped_value_error(values_NT, old_values_NT, returns_NT, clip)
     value_loss = core.token_mean(value_error_NT, mask_NT, weight_N)
     log_ratio_NT = core.log_ratios(batch.logp_NT, core.require(batch.old_logp_NT, "old_logp_NT"), mask_NT)
     pg_loss, clip_fraction = core.surrogate_loss(

@@ -13,10 +13,9 @@ from rlfamily.core.shapes import check
 def group_center(rewards_N: Tensor, group_size: int) -> Tensor:
     """R_i - mean over the group, itself included, (N,).
 
-    Its expected gradient is (K-1)/K of the policy gradient.
+    Its expected gradient is (K-1)/K of the policy gradient. Equal rewards give exactly 0.
     """
-    rewards_BK = _grouped(rewards_N, group_size)
-    return (rewards_BK - rewards_BK.mean(1, keepdim=True)).flatten()
+    return _centred(rewards_N, group_size).flatten()
 
 
 def group_leave_one_out(rewards_N: Tensor, group_size: int) -> Tensor:
@@ -26,9 +25,7 @@ def group_leave_one_out(rewards_N: Tensor, group_size: int) -> Tensor:
     """
     if group_size == 1:
         raise ValueError("group_size=1: a leave-one-out baseline needs at least two responses per prompt")
-    rewards_BK = _grouped(rewards_N, group_size)
-    # differences from the first reward: no rounding is left over where rewards are equal
-    shifted_BK = rewards_BK - rewards_BK[:, :1]
+    shifted_BK = _shifted(rewards_N, group_size)
     others_BK = (shifted_BK.sum(1, keepdim=True) - shifted_BK) / (group_size - 1)
     return (shifted_BK - others_BK).flatten()
 
@@ -36,13 +33,12 @@ def group_leave_one_out(rewards_N: Tensor, group_size: int) -> Tensor:
 def group_zscore(rewards_N: Tensor, group_size: int) -> Tensor:
     """(R_i - mean) / (std + 1e-4) with the K-1 standard deviation, (N,): GRPO, epsilon of TRL.
 
-    Raises ValueError when K=1.
+    Equal rewards give exactly 0. Raises ValueError when K=1.
     """
     if group_size == 1:
         raise ValueError("group_size=1: a standard deviation needs at least two responses per prompt")
-    rewards_BK = _grouped(rewards_N, group_size)
-    centred_BK = rewards_BK - rewards_BK.mean(1, keepdim=True)
-    return (centred_BK / (rewards_BK.std(1, keepdim=True) + 1e-4)).flatten()
+    centred_BK = _centred(rewards_N, group_size)
+    return (centred_BK / (centred_BK.std(1, keepdim=True) + 1e-4)).flatten()
 
 
 def log_mean_of_other_groups(log_weight_BK: Tensor, group_weight_B: Tensor | None, alone: float) -> Tensor:
@@ -68,6 +64,18 @@ def weight_metrics(log_weight_BK: Tensor, group_weight_B: Tensor | None) -> dict
         "weight_max": expectation_over_rows(share_BK.amax(1), group_weight_B),
         "weight_scale_log_range": log_scale_B.max() - log_scale_B.min(),
     }
+
+
+def _centred(rewards_N: Tensor, group_size: int) -> Tensor:
+    """R_i - mean of its group, (B, K)."""
+    shifted_BK = _shifted(rewards_N, group_size)
+    return shifted_BK - shifted_BK.mean(1, keepdim=True)
+
+
+def _shifted(rewards_N: Tensor, group_size: int) -> Tensor:
+    """Differences from the group's first reward, (B, K): no rounding is left over where rewards are equal."""
+    rewards_BK = _grouped(rewards_N, group_size)
+    return rewards_BK - rewards_BK[:, :1]
 
 
 def _grouped(rewards_N: Tensor, group_size: int) -> Tensor:

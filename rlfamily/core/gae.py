@@ -66,11 +66,13 @@ def whiten(x_NT: Tensor, mask_NT: Tensor, row_weight_N: Tensor | None) -> Tensor
     """(x - mean) / std over all real tokens of the batch, (N, T); 0 on pads.
 
     The variance is that of the population, not TRL's n/(n-1) times it, so that row weights mean
-    what they mean everywhere.
+    what they mean everywhere. Equal advantages give exactly 0.
     """
-    centred_NT = masked(x_NT, mask_NT) - token_mean(x_NT, mask_NT, row_weight_N)
+    # differences from one real token: no rounding is left over where all are equal
+    shifted_NT = masked(x_NT - x_NT.flatten()[mask_NT.flatten().argmax()], mask_NT)
+    centred_NT = masked(shifted_NT - token_mean(shifted_NT, mask_NT, row_weight_N), mask_NT)
     variance = token_mean(centred_NT.square(), mask_NT, row_weight_N)
-    return masked(centred_NT * (variance + EPSILON).rsqrt(), mask_NT)
+    return centred_NT * (variance + EPSILON).rsqrt()
 
 
 def step_starts(step_ends_NS: Tensor, mask_NT: Tensor) -> tuple[Tensor, Tensor]:

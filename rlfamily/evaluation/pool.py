@@ -24,7 +24,7 @@ class Pool:
         self.path, self.added = path, 0
         self._rows: dict[tuple[str, int, int], dict[str, Any]] = {}
         if path.exists():
-            self._keep(_whole(path.read_text().splitlines()))
+            self._keep(_whole(path.read_bytes().splitlines()))
 
     @classmethod
     def at(cls, shared: Path, content: dict[str, Any], decoder: str) -> Pool:
@@ -62,8 +62,8 @@ class Pool:
             self._rows.setdefault((row["mode"], row["item"], row["draw"]), row)
 
 
-def _whole(lines: Iterable[str]) -> Iterable[dict[str, Any]]:
-    """The rows that can be read: a line that was cut by a crash is drawn again."""
+def _whole(lines: Iterable[bytes]) -> Iterable[dict[str, Any]]:
+    """The rows that can be read: a line that a crash cut or a disk spoiled is drawn again."""
     for line in lines:
         try:
             row = json.loads(line)

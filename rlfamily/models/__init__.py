@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from rlfamily.settings import Optimizer, Strict
 
@@ -48,6 +48,15 @@ class ScratchShape(Strict):
     max_positions: int = Field(gt=0)
     initializer_range: float = Field(gt=0)
     seed: int = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _check_heads(self) -> Self:
+        if self.hidden_size % (2 * self.heads):
+            raise ValueError(f"heads={self.heads} does not cut hidden_size={self.hidden_size} into parts of an even "
+                             "size: change one of them")
+        if self.heads % self.kv_heads:
+            raise ValueError(f"kv_heads={self.kv_heads} does not divide heads={self.heads}: change one of them")
+        return self
 
 
 class ScratchModel(Finetuning, ScratchShape):

@@ -108,6 +108,8 @@ def _fresh_out(work: Path) -> Path:
 
 def _count_attempt(work: Path) -> int:
     path = work / "attempts"
-    attempts = int(path.read_text()) + 1 if path.exists() else 1
+    attempts = 1
+    with suppress(FileNotFoundError, ValueError):
+        attempts = int(path.read_text()) + 1
     write_atomic(path, str(attempts), durable=False)
     return attempts

@@ -66,11 +66,14 @@ class Interrupt:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Turn Ctrl-C into one request and SIGTERM into two while inside; outside the main thread do nothing."""
+        """Turn Ctrl-C into one request, SIGTERM and a lost terminal into two; outside the main thread do nothing."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.signal(number, self._count) for number in (signal.SIGINT, signal.SIGTERM)}
+        # what nohup has told us not to hear stays unheard
+        heard = [number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+                 if signal.getsignal(number) != signal.SIG_IGN]
+        before = {number: signal.signal(number, self._count) for number in heard}
         try:
             yield
         finally:
@@ -78,7 +81,7 @@ class Interrupt:
                 signal.signal(number, handler)
 
     def _count(self, number: int, frame: FrameType | None) -> None:
-        self.requests += 2 if number == signal.SIGTERM else 1
+        self.requests += 1 if number == signal.SIGINT else 2
 
 
 def needed(targets: Iterable[Node], store: Store) -> list[Node]:

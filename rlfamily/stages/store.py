@@ -109,10 +109,10 @@ class Store:
         write_atomic(self.layout.failure(failure.key), failure.model_dump_json(indent=1))
 
     def failure(self, key: str) -> Failure | None:
-        """The last failure of a stage, or None."""
+        """The last failure of a stage; None when there is none, or its file is damaged."""
         try:
             return Failure.model_validate_json(self.layout.failure(key).read_text())
-        except FileNotFoundError:
+        except (FileNotFoundError, ValueError):
             return None
 
     def clear_failure(self, key: str) -> None:

@@ -14,6 +14,8 @@ from rlfamily.models import sharding
 from rlfamily.models.sharded import kept
 from rlfamily.trainer.loop import Trainer
 
+KEYS = {"model", "optimizer", "schedule", "source", "step", "rewards", "torch", "cuda", "python", "numpy", "extra"}
+
 
 def save(path: Path, trainer: Trainer, extra: dict[str, Any]) -> None:
     """Write weights, optimiser, schedule, data state and every random stream; the old file stays until it is done.
@@ -45,10 +47,41 @@ def save(path: Path, trainer: Trainer, extra: dict[str, Any]) -> None:
     os.replace(temporary, path)
 
 
-def restore(path: Path, trainer: Trainer) -> dict[str, Any]:
-    """Bring the trainer to the state of the file; returns what was saved as `extra`. Loads tensors and plain data."""
-    # Mapped: of a large file, a process reads no more than it takes.
-    content = torch.load(path, map_location="cpu", weights_only=True, mmap=trainer.sharded)
+def read(path: Path, trainer: Trainer) -> dict[str, Any] | None:
+    """What `save` wrote, tensors and plain data; None when there is no file, or one that cannot be read.
+
+    Such a file (cut short, empty, garbage) is set aside as <name>.unreadable and named in the log: what it held is
+    lost, the run is not. Collective: every process comes here.
+    """
+    try:
+        # Mapped: of a large file, a process reads no more than it takes.
+        content: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=trainer.sharded)
+    except FileNotFoundError:
+        return None
+    except OSError:
+        raise
+    except Exception as error:  # torch raises a dozen types over a broken file
+        content, problem = None, f"{type(error).__name__}: {error}".splitlines()[0]
+    else:
+        problem = "it is no checkpoint"
+    if isinstance(content, dict) and content.keys() >= KEYS:
+        return content
+    trainer.accelerator.wait_for_everyone()
+    set_aside(path, problem, trainer)
+    return None
+
+
+def set_aside(path: Path, problem: str, trainer: Trainer) -> None:
+    """Rename a checkpoint that is of no use, and say so in the log; the first process does."""
+    if trainer.accelerator.is_main_process:
+        aside = path.with_name(path.name + ".unreadable")
+        os.replace(path, aside)
+        trainer.accelerator.print(f"warning: {path} cannot be used ({problem}): set aside as {aside.name}, "
+                                  "the run begins again")
+
+
+def restore(content: dict[str, Any], trainer: Trainer) -> dict[str, Any]:
+    """Bring the trainer to the state that `read` gave; returns what was saved as `extra`."""
     weights = trainer.learner.trainable()
     with torch.no_grad():
         for name, value in content["model"].items():

@@ -42,7 +42,7 @@ def record(
         work.mkdir(parents=True, exist_ok=True)
     trainer.accelerator.wait_for_everyone()
     path = work / "checkpoint.pt"
-    offsets = checkpoint.restore(path, trainer) if path.exists() else dict.fromkeys(LOGS, 0)
+    offsets = _resumed(trainer, path)
     if not main:
         _follow(trainer, path, out)
         return {}
@@ -61,6 +61,23 @@ def record(
         file.close()
     trainer.accelerator.wait_for_everyone()
     return _finish(trainer, work, out, tracker)
+
+
+def _resumed(trainer: Trainer, path: Path) -> dict[str, int]:
+    """Bring the trainer to its checkpoint, if there is one that can be used; returns where each log ends there."""
+    content = checkpoint.read(path, trainer)
+    offsets: dict[str, int] = content["extra"] if content else {}
+    short = [name for name, offset in offsets.items() if _bytes(path.with_name(name)) < offset]
+    trainer.accelerator.wait_for_everyone()
+    if short:
+        checkpoint.set_aside(path, f"{short[0]} is shorter than when it was written", trainer)
+    elif content:
+        return checkpoint.restore(content, trainer)
+    return dict.fromkeys(LOGS, 0)
+
+
+def _bytes(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def _follow(trainer: Trainer, path: Path, out: Path) -> None:

@@ -24,7 +24,7 @@ from rlfamily import core
 from rlfamily.algorithms import ppo
 
 WORLD = build(vocab=3, length=3, eos=True)
-PLAIN: dict[str, Any] = {"whiten": False, "kl": NO_KL, "gamma": 1.0, "lam": 1.0, "value_clip": float("inf")}
+PLAIN: dict[str, Any] = {"whiten": False, "kl": NO_KL, "gamma": 1.0, "lam": 1.0, "value_clip": None}
 
 
 def nil() -> Tensor:

@@ -11,7 +11,7 @@ import yaml
 from published import save_bart, save_gpt2
 from pydantic import ValidationError
 
-from rlfamily import config, rewards
+from rlfamily import composing, rewards
 from rlfamily.errors import UserError
 from rlfamily.examples import Example
 from rlfamily.models import classifier, reward_model
@@ -88,7 +88,7 @@ def test_a_logit_that_the_model_lacks_is_refused(tmp_path):
 
 
 def test_models_and_components_have_the_same_names():
-    content = yaml.safe_load((config.CONF / "task" / "helpful.yaml").read_text())["reward"]
+    content = yaml.safe_load((composing.CONF / "task" / "helpful.yaml").read_text())["reward"]
     preference.Config.model_validate(content)
     content["components"]["kind_of"] = content["components"].pop("helpful")
     with pytest.raises(ValidationError, match="components are harmless, kind_of but models are harmless, helpful"):

@@ -131,7 +131,7 @@ def test_hardware_is_refused_before_anything_starts(lab, executor):
 
 
 @pytest.mark.parametrize(("signals", "forced"), [([signal.SIGINT], []), ([signal.SIGINT] * 2, [True]),
-                                                 ([signal.SIGTERM], [True])])
+                                                 ([signal.SIGTERM], [True]), ([signal.SIGHUP], [True])])
 def test_first_request_drains_and_second_ends(lab, executor, signals, forced):
     executor.capacity = 1
     poll, handler = executor.poll, signal.getsignal(signal.SIGINT)

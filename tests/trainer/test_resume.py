@@ -119,5 +119,30 @@ def test_every_random_stream_comes_back(world, tmp_path):
     torch.manual_seed(99)
     random.seed(99)
     numpy.random.seed(99)
-    assert checkpoint.restore(tmp_path / "c.pt", trainer) == {"metrics.jsonl": 7}
+    assert checkpoint.restore(checkpoint.read(tmp_path / "c.pt", trainer), trainer) == {"metrics.jsonl": 7}
     assert draw() == expected
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut short", "garbage", "another file", "a log that lost its end"])
+def test_a_checkpoint_that_cannot_be_used_is_set_aside_and_the_run_begins_anew(world, tmp_path, damage, capfd):
+    """It failed the stage before, run after run."""
+    settings, whole, broken = settings_of("topr"), place(tmp_path / "whole"), place(tmp_path / "broken")
+    train(whole, world, settings, "topr")
+    train(broken, world, settings, "topr")
+    path, log = broken.work / "checkpoint.pt", broken.work / "metrics.jsonl"
+    spoil = {
+        "empty": lambda: path.write_bytes(b""),
+        "cut short": lambda: path.write_bytes(path.read_bytes()[:path.stat().st_size // 2]),
+        "garbage": lambda: path.write_bytes(random.Random(0).randbytes(5000)),
+        "another file": lambda: torch.save({"step": 1}, path),
+        "a log that lost its end": lambda: log.write_bytes(log.read_bytes()[:-9]),
+    }
+    spoil[damage]()
+    for file in broken.out.iterdir():
+        if file.is_file():
+            file.unlink()
+    capfd.readouterr()
+    train(broken, world, settings, "topr")
+    assert content(broken.out) == content(whole.out)
+    assert [file.name for file in broken.work.glob("*.unreadable")] == ["checkpoint.pt.unreadable"]
+    assert f"warning: {path} cannot be used (" in capfd.readouterr().out
