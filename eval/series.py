@@ -15,6 +15,7 @@ import numpy as np
 from eval import statistics
 from eval.artifacts import ROWS_FILE, Archive
 from eval.statistics import Floats, Ints
+from eval.values import BAD, number_of
 from eval.verdicts import FAILED, NOT_APPLICABLE, NOT_RUN
 from rlfamily.experiment import READ, Metric, Where
 from rlfamily.records import CellEntry
@@ -65,17 +66,20 @@ def read_rows(archive: Archive, cell: CellEntry, metric: Metric) -> tuple[str, l
         raise Unusable(f"has no {metric.stage} stage", NOT_APPLICABLE)
     if not key or archive.manifest(key) is None:
         raise _absent(cell)
-    chosen = archive.select(key, ROWS_FILE[metric.stage], metric.where)
-    rows = [row for row in chosen if row.get(metric.field) is not None]
+    file = ROWS_FILE[metric.stage]
+    unreadable = sum(BAD in row for row in archive.rows(key, file))
+    if unreadable:
+        raise Unusable(f"has {unreadable} unreadable lines in {file}")
+    rows = [row for row in archive.select(key, file, metric.where) if metric.field in row]
     if not rows:
         where = "".join(f" where {name} is {value}" for name, value in metric.where.items())
-        raise Unusable(f"has no {metric.field}{where} in {ROWS_FILE[metric.stage]}", NOT_APPLICABLE)
+        raise Unusable(f"has no {metric.field}{where} in {file}", NOT_APPLICABLE)
     rows = rows[len(rows) - max(1, round(metric.window * len(rows))):]
     if len(rows) < statistics.LEAST_ITEMS[metric.reduce]:
         raise Unusable(f"has {len(rows)} rows, too few for a {metric.reduce}")
-    wild = sum(not math.isfinite(row[metric.field]) for row in rows)
+    wild = sum(not math.isfinite(number_of(row[metric.field])) for row in rows)
     if wild:
-        raise Unusable(f"has {wild} of {len(rows)} values that are not finite")
+        raise Unusable(f"has {wild} of {len(rows)} values that are not finite numbers")
     return key, rows
 
 
@@ -88,8 +92,10 @@ def read_series(archive: Archive, cell: CellEntry, metric: Metric) -> Series:
         return Series(cell.seed, key, tuple(range(len(rows))), values, times, len(rows))
     by_item: dict[Any, list[float]] = {}
     for position, row in enumerate(rows):
-        by_item.setdefault((row.get("split", ""), row.get("item", position)), []).append(row[metric.field])
-    items = tuple(sorted(by_item))
+        item = row.get("item", position)
+        named = item if isinstance(item, int) else str(item)
+        by_item.setdefault((str(row.get("split", "")), named), []).append(row[metric.field])
+    items = tuple(sorted(by_item, key=lambda one: (one[0], isinstance(one[1], str), one[1])))
     values = metric.times * _per_item([by_item[item] for item in items], metric)
     return Series(cell.seed, key, items, values, np.arange(len(items), dtype=float), len(rows))
 
