@@ -22,7 +22,7 @@ from eval import figures
 from eval.artifacts import Archive
 from eval.figures import Curve, Histogram
 from eval.tables import TableFrame, to_csv
-from eval.values import one_line
+from eval.values import one_line, printed
 from rlfamily.records import write_atomic
 
 if TYPE_CHECKING:
@@ -209,7 +209,7 @@ def plot_intervals(axis: Axes, rows: list[dict[str, str]], labels: list[str], wh
     for row in rows:
         y = height[row["method"]]
         if "published" in what and row["published"]:
-            axis.plot(float(row["published"]), y, "D", markerfacecolor="white", color=COLOURS[1], markersize=5)
+            axis.plot(printed(row["published"]), y, "D", markerfacecolor="white", color=COLOURS[1], markersize=5)
         if "reproduced" in what and row["reproduced"]:
             axis.plot([float(row["ci_low"]), float(row["ci_high"])], [y, y], color=COLOURS[0], linewidth=2, alpha=0.6)
             axis.plot(float(row["reproduced"]), y, "o", color=COLOURS[0], markersize=4.5)
