@@ -38,7 +38,7 @@ def cell(root, rows, kind="score", seed=0, file="scores.jsonl", row="Ours"):
 def test_the_interval_of_a_rate_is_near_wilsons(right, low, high):
     value, draws = hits(right)
     assert value == right / 30
-    assert statistics.interval(draws) == pytest.approx((low, high), abs=0.025)
+    assert statistics.interval(draws) == pytest.approx((low, high), abs=0.045)
 
 
 def test_no_hit_does_not_contradict_a_printed_hit():

@@ -7,7 +7,10 @@ import csv
 import hashlib
 import io
 import json
+import os
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 from urllib.parse import unquote
 
@@ -183,3 +186,21 @@ def test_every_page_has_a_policy_that_it_keeps(root, named):
         assert not page.tags & {"script", "iframe", "object", "link", "base", "form", "@style", "@onload", "@onclick"}
         (style,) = re.findall("<style>(.*?)</style>", text, re.S)
         assert base64.b64encode(hashlib.sha256(style.encode()).digest()).decode() in page.policy
+
+
+def test_files_that_begin_with_a_byte_order_mark_are_read(named, tmp_path):
+    for folder in ("tables", "index"):
+        (tmp_path / folder).mkdir()
+        for path in [*(named / folder).glob("*.csv"), *(named / folder).glob("*.json")]:
+            (tmp_path / folder / path.name).write_text(f"\ufeff{path.read_text()}")
+    assert {"table_id", "method"} <= set(load(tmp_path).tables)
+    assert Archive(tmp_path).index("named")[0].experiment == "named"
+
+
+def test_a_locale_that_is_not_utf_8_makes_the_same_report(named):
+    code = "import sys; from eval.report import build_report; build_report(sys.argv[1])"
+    before = (named / "tables" / "named.csv").read_bytes()
+    environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run([sys.executable, "-c", code, str(named)], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-500:]
+    assert (named / "tables" / "named.csv").read_bytes() == before
