@@ -133,7 +133,8 @@ def widened(rng: np.random.Generator, draws_D: Floats, items: int, one: float) -
     """Draws of a rate over `items` outcomes of 0 or `one`, with the doubt that few of them leave.
 
     Every draw counts PSEUDO further outcomes, each by chance right or wrong: the interval is about Wilson's, or a
-    little wider, also at rates of 0 and 1, and the difference of two rows is as unsure as the exact paired (sign) test of few items is.
+    little wider, also at rates of 0 and 1, and the difference of two rows is as unsure as the exact paired (sign)
+    test of few items is.
     """
     right_D = PSEUDO / COINS * rng.binomial(COINS, 0.5, size=len(draws_D))
     return np.asarray((draws_D * items + one * right_D) / (items + PSEUDO))
