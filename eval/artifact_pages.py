@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,7 @@ from markupsafe import Markup
 from eval.artifacts import Archive
 from eval.html import render
 from eval.sparklines import sparkline
+from eval.values import BAD, number_of
 from rlfamily.records import CellEntry, Failure, Manifest
 
 CURVES = ["pg_loss", "loss", "mean_valid", "reward", "mean_format", "entropy", "weight_mean", "clip_fraction", "kl_old",
@@ -84,7 +86,7 @@ def _failures(archive: Archive, cells: dict[str, list[tuple[str, CellEntry]]]) -
     if not any(cell.status in ("failed", "blocked") for named in cells.values() for _, cell in named):
         return {}
     paths = sorted((archive.layout.artifacts / "failed").glob("*.json"))
-    return {path.stem: Failure.model_validate_json(path.read_text())
+    return {path.stem: Failure.model_validate_json(path.read_text("utf-8"))
             for path in paths if archive.manifest(path.stem) is None}
 
 
@@ -120,7 +122,7 @@ def _curves(archive: Archive, key: str) -> list[Markup]:
     rows = archive.rows(key, "metrics.jsonl")
     charts = []
     for name in CURVES:
-        points = [(row["step"], row[name]) for row in rows if name in row]
+        points = [(number_of(row["step"]), number_of(row[name])) for row in rows if name in row and "step" in row]
         if points:
             steps, values = np.array(points, dtype=float).T
             charts.append(sparkline(name, steps, values))
@@ -131,28 +133,33 @@ def _costs(archive: Archive, key: str) -> dict[str, float]:
     """Tokens and seconds by phase, summed over the steps of a run."""
     totals: dict[str, float] = defaultdict(float)
     for row in archive.rows(key, "metrics.jsonl"):
-        totals["tokens"] += row.get("tokens", 0)
+        totals["tokens"] += number_of(row.get("tokens", 0))
     for row in archive.rows(key, "timings.jsonl"):
         for name, value in row.items():
             if name.startswith("seconds_"):
-                totals[name] += value
-    return dict(totals)
+                totals[name] += number_of(value)
+    return {name: total for name, total in totals.items() if math.isfinite(total)}
 
 
 def _scores(archive: Archive, key: str) -> list[dict[str, Any]]:
     """Mean reward, its parts and length, a row a decoding mode."""
     modes: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in archive.rows(key, "scores.jsonl"):
-        modes[row["mode"]].append(row)
+        modes[_mode(row)].append(row)
     return [{"mode": mode, "n": len(rows)} | {
-        name: float(np.mean([row[name] for row in rows])) for name in score_fields(rows)}
+        name: float(np.mean([number_of(row[name]) for row in rows])) for name in score_fields(rows)}
         for mode, rows in sorted(modes.items())]
+
+
+def _mode(row: dict[str, Any]) -> str:
+    """How a response was decoded; of a line that is no row that it is none."""
+    return BAD if BAD in row else str(row.get("mode", "no mode"))
 
 
 def score_fields(rows: list[dict[str, Any]]) -> list[str]:
     """What was measured of every response: its reward first, then the parts of it, then its length."""
-    there = [name for name, value in rows[0].items() if name not in ("item", "draw", "step", "truncated")
-             and isinstance(value, int | float) and all(name in row for row in rows)]
+    there = [name for name in rows[0] if name not in ("item", "draw", "step", "truncated", BAD)
+             and any(isinstance(row.get(name), int | float) for row in rows) and all(name in row for row in rows)]
     return sorted(there, key=lambda name: (name != "reward", name == "length", name))
 
 
@@ -163,7 +170,7 @@ def _samples(archive: Archive, key: str) -> list[dict[str, Any]]:
         return trained if len(trained) <= FIRST + LAST else trained[:FIRST] + trained[-LAST:]
     modes: dict[str, list[int]] = defaultdict(list)
     for position, row in enumerate(archive.rows(key, "scores.jsonl")):
-        if len(modes[row["mode"]]) < PER_MODE:
-            modes[row["mode"]].append(position)
+        if len(modes[_mode(row)]) < PER_MODE:
+            modes[_mode(row)].append(position)
     chosen = [position for mode in sorted(modes) for position in modes[mode]]
     return archive.texts_at(key, "scores.jsonl", chosen) if chosen else []

@@ -12,9 +12,10 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from eval.values import BAD
 from rlfamily.errors import UserError, describe, nearest
 from rlfamily.experiment import EXPERIMENTS, UNTRAINED, Experiment
-from rlfamily.records import Index, Layout, Manifest, read_jsonl
+from rlfamily.records import Index, Layout, Manifest
 
 ROWS_FILE = {"train": "metrics.jsonl", "score": "scores.jsonl", "logprobs": "logprobs.jsonl",
              "judge": "judgements.jsonl", "theory": "theory.jsonl"}
@@ -28,8 +29,8 @@ def read_items(folder: Path, kind: type[Item]) -> list[Item]:
     items: list[Item] = []
     for path in sorted(folder.glob("*.yaml")):
         try:
-            items += [kind.model_validate(item) for item in yaml.load(path.read_text(), yaml.CSafeLoader)]
-        except yaml.YAMLError as error:
+            items += [kind.model_validate(item) for item in yaml.load(path.read_text("utf-8-sig"), yaml.CSafeLoader)]
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise UserError(f"{path}: not readable as yaml: {' '.join(str(error).split())}") from error
         except ValidationError as error:
             raise UserError(f"{path}: {describe(error, kind)}") from error
@@ -43,6 +44,31 @@ def _translated(spec: Any) -> Any:
     said = spec.get("untrained")  # a flag; a row, a model or a column may have that name
     kept = {key: _translated(value) for key, value in spec.items() if key != "untrained" or not isinstance(said, bool)}
     return kept | {"overrides": [UNTRAINED]} if said is True else kept
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of a jsonl file; bytes that are no text become U+FFFD."""
+    return [line for line in path.read_text("utf-8-sig", errors="replace").split("\n") if line.strip()]
+
+
+def _parsed(lines: list[str]) -> list[dict[str, Any]]:
+    """A row a line, in order. Sound files are read at once, in half the time of line by line."""
+    try:
+        rows = json.loads(f"[{','.join(lines)}]")
+    except (ValueError, RecursionError):
+        rows = None
+    if rows is None or len(rows) != len(lines) or not all(isinstance(row, dict) for row in rows):
+        return [_row(line) for line in lines]
+    return list(rows)
+
+
+def _row(line: str) -> dict[str, Any]:
+    """The row of one line; of a line that holds none (cut, or no object) a row that says so, under `BAD`."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        row = None
+    return row if isinstance(row, dict) else {BAD: line[:200]}
 
 
 @dataclass(frozen=True)
@@ -87,7 +113,7 @@ class Archive:
             raise UserError(f"{name}: no results under {self.layout.index}{nearest(name, self.names())}: "
                             f"run make reproduce TABLE={name} first")
         try:
-            index = Index.model_validate_json(path.read_text())
+            index = Index.model_validate_json(path.read_text("utf-8-sig"))
             return index, Experiment.model_validate(_translated(index.spec))
         except ValidationError as error:
             raise UserError(f"{path}: not a readable index: {describe(error, Index)}: "
@@ -105,8 +131,7 @@ class Archive:
         """Rows of a committed artifact's jsonl file, without the long texts (see `texts`)."""
         if (key, file) not in self._rows:
             path = self.layout.object(key) / file
-            lines = path.read_text().split("\n") if path.is_file() else []
-            rows = json.loads(f"[{','.join(filter(None, lines))}]")  # at once: half the time of line by line
+            rows = _parsed(_lines(path)) if path.is_file() else []
             for row in rows:
                 row.pop("prompt", None)
                 row.pop("response", None)
@@ -124,12 +149,12 @@ class Archive:
     def texts(self, key: str, file: str) -> Iterator[dict[str, Any]]:
         """Rows of an artifact's jsonl file as written; nothing when it has no such file."""
         path = self.layout.object(key) / file
-        return read_jsonl(path) if path.is_file() else iter(())
+        return map(_row, _lines(path)) if path.is_file() else iter(())
 
     def texts_at(self, key: str, file: str, positions: Iterable[int]) -> list[dict[str, Any]]:
         """Some rows of an artifact's jsonl file as written, by their position in it."""
-        lines = [line for line in (self.layout.object(key) / file).read_text().split("\n") if line]
-        return [json.loads(lines[position]) for position in positions]
+        lines = _lines(self.layout.object(key) / file)
+        return [_row(lines[position]) for position in positions]
 
     def published_rows(self, file: str) -> list[dict[str, str]]:
         """Rows of experiments/published/<file>; none when `file` is empty. Raises UserError when it is missing."""
@@ -137,7 +162,7 @@ class Archive:
             path = self.experiments / "published" / file
             if not path.is_file():
                 raise UserError(f"published: {path} is missing: correct `published` in the experiment's yaml")
-            with path.open(newline="") as handle:
+            with path.open(newline="", encoding="utf-8-sig") as handle:
                 self._published[file] = list(csv.DictReader(handle))
         return self._published.get(file, [])
 

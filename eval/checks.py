@@ -25,8 +25,10 @@ around the term, then from the claim's `read`), or mappings:
 `each` binds coordinates: inside, they fill what a term leaves out, and "$row" stands for the row at hand (so do $model,
 $column, $metric and $table). `except` leaves out the combinations that have all the values of one of its entries.
 
-Every term is an array over bootstrap draws [D] (length 1 where nothing is random), so a check is the share of draws
-in which it holds: at least 0.95 supported, at most 0.05 contradicted, else inconclusive.
+Every term is an array over bootstrap draws [D] (length 1 where nothing is random), and a check one of truth values: 1
+where it holds, 0 where it does not, 1/2 where a tie speaks for neither side, NaN where a term is no number (0/0). It is
+supported when it holds in at least 0.95 of the draws, contradicted when it fails in as many, not checkable when no draw
+tells anything, else inconclusive.
 """
 
 from __future__ import annotations
@@ -37,14 +39,14 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from eval import verdicts
 from eval.derived import signed_geometric_mean
 from eval.statistics import Floats, probability
 from rlfamily.errors import UserError, nearest
 
-Holds = NDArray[np.bool_]
+Holds = Floats
+TIE = 0.5
 At = dict[str, str]
 SURE = 0.95
 COORDINATES = ("table", "model", "row", "column", "metric")
@@ -92,12 +94,15 @@ class Evaluator:
         if check is None or isinstance(check, str):
             return Verdict(verdicts.NOT_CHECKABLE, check or "")
         try:
-            share = probability(self.check(check))
+            held = self.check(check)
         except Unavailable as missing:
             return Verdict(missing.word, str(missing))
-        if share >= SURE:
-            return Verdict(verdicts.SUPPORTED, share=share)
-        return Verdict(verdicts.CONTRADICTED if share <= 1 - SURE else verdicts.INCONCLUSIVE, share=share)
+        if np.isnan(held).all():
+            return Verdict(verdicts.NOT_CHECKABLE, "it asks for a quotient by zero, or another that is no number")
+        share = probability(held == 1)
+        failed = probability(held == 0) >= SURE
+        return Verdict(verdicts.SUPPORTED if share >= SURE else
+                       verdicts.CONTRADICTED if failed else verdicts.INCONCLUSIVE, share=share)
 
     def term(self, term: Any) -> Floats:
         """Array of one term. Raises Unavailable when a number is missing, UserError when the term makes no sense."""
@@ -122,20 +127,21 @@ class Evaluator:
         if isinstance(check, dict) and "each" in check:
             return _every([one.check(check["check"]) for one in self._each(check, "check")])
         if isinstance(check, dict) and set(check) == {"count", "more_than"}:
-            return np.asarray(self._count(check["count"]) > self.term(check["more_than"]))
+            held, least = self._held(check["count"]), self.term(check["more_than"])
+            return _truth((held == 1).sum(axis=0) > least, (held != 0).sum(axis=0) <= least)
         if not isinstance(check, dict) or len(check) != 1:
             raise self._error(f"a check has one operation, got {sorted(check) if isinstance(check, dict) else check!r}")
         (name, inner), = check.items()
         if name == "all":
             return _every([self.check(part) for part in inner])
         if name == "any":
-            return np.logical_or.reduce(np.broadcast_arrays(*(self.check(part) for part in inner)))
+            return 1 - _every([1 - self.check(part) for part in inner])
         if name == "not":
-            return ~self.check(inner)
+            return 1 - self.check(inner)
         if name == "reports":
-            return np.array([any(inner["like"] in metric for metric in self.side.metrics(inner["table"]))])
+            return np.array([float(any(inner["like"] in one for one in self.side.metrics(inner["table"])))])
         if name == "second_underlined":
-            return np.array([self.side.second_underlined(inner["table"])])
+            return np.array([float(self.side.second_underlined(inner["table"]))])
         if name not in CHECKS:
             known = [*CHECKS, "all", "any", "not", "reports", "second_underlined", "each", "count"]
             raise self._error(f"no operation '{name}'{nearest(name, known)}")
@@ -149,10 +155,13 @@ class Evaluator:
         return [self.term(part) for part in (inner if isinstance(inner, list) else [inner])]
 
     def _count(self, inner: Any) -> Floats:
+        return np.asarray((self._held(inner) == 1).sum(axis=0), dtype=float)
+
+    def _held(self, inner: Any) -> Holds:
+        """Truth values [combinations, D] of a counted check."""
         if not isinstance(inner, dict):
             raise self._error(f"count needs each and check, got {inner!r}")
-        held = [one.check(inner["check"]) for one in self._each(inner, "check")]
-        return np.asarray(np.sum(np.broadcast_arrays(*held), axis=0), dtype=float)
+        return np.stack(np.broadcast_arrays(*(one.check(inner["check"]) for one in self._each(inner, "check"))))
 
     def _each(self, quantified: dict[str, Any], body: str) -> Iterator[Evaluator]:
         """An evaluator for each combination. Raises UserError for wrong keys and when no combination is left."""
@@ -189,7 +198,30 @@ class Evaluator:
 
 
 def _every(held: list[Holds]) -> Holds:
-    return np.asarray(np.logical_and.reduce(np.broadcast_arrays(*held)))
+    return np.asarray(np.minimum.reduce(np.broadcast_arrays(*held)))
+
+
+def _truth(holds: Any, fails: Any, *terms: Floats) -> Holds:
+    """1 where it holds, 0 where it fails, else a tie; NaN where a term is no number."""
+    truth = np.where(holds, 1.0, np.where(fails, 0.0, TIE))
+    return np.asarray(truth + sum((0.0 * np.where(np.isnan(term), np.nan, 0.0) for term in terms), 0.0))
+
+
+def _above(a: Floats, b: Floats) -> Holds:
+    return _truth(a > b, a < b, a, b)
+
+
+def _ratio(a: Floats, b: Floats) -> Floats:
+    return np.divide(a, b, out=np.full(np.broadcast_shapes(a.shape, b.shape), np.nan), where=b != 0)
+
+
+def _equal(a: Floats, b: Floats) -> Holds:
+    same = np.isclose(a, b, rtol=1e-12)
+    return _truth(same, ~same, a, b)
+
+
+def _near(distance: Floats, within: Floats) -> Holds:
+    return _truth(distance <= within, distance > within, distance, within)
 
 
 def _over(operation: Callable[..., Any]) -> Callable[..., Floats]:
@@ -199,9 +231,9 @@ def _over(operation: Callable[..., Any]) -> Callable[..., Floats]:
 
 ARITHMETIC: dict[str, Callable[..., Floats]] = {
     "exp": np.exp,
-    "log": np.log,
+    "log": lambda a: np.log(a, out=np.full_like(a, np.nan), where=a > 0),
     "difference": lambda a, b: a - b,
-    "ratio": lambda a, b: a / b,
+    "ratio": _ratio,
     "product": _over(np.prod),
     "sum": _over(np.sum),
     "mean": _over(np.mean),
@@ -210,12 +242,11 @@ ARITHMETIC: dict[str, Callable[..., Floats]] = {
     "signed_geometric_mean": lambda *parts: signed_geometric_mean(np.stack(np.broadcast_arrays(*parts))),
 }
 CHECKS: dict[str, Callable[..., Holds]] = {
-    "greatest": lambda first, *others: _every([first > other for other in others]),
-    "least": lambda first, *others: _every([first < other for other in others]),
-    "greater": lambda a, b: a > b,
-    "close": lambda of, to, within: np.abs(of - to) <= within,
-    "integer": lambda of, within: np.abs(of - np.round(of)) <= within,
-    "member": lambda first, *others: np.logical_or.reduce(
-        np.broadcast_arrays(*(np.isclose(first, other, rtol=1e-12) for other in others))),
-    "same_sign": lambda a, b: np.sign(a) == np.sign(b),
+    "greatest": lambda first, *others: _every([_above(first, other) for other in others]),
+    "least": lambda first, *others: _every([_above(other, first) for other in others]),
+    "greater": _above,
+    "close": lambda of, to, within: _near(np.abs(of - to), within),
+    "integer": lambda of, within: _near(np.abs(of - np.round(of)), within),
+    "member": lambda first, *others: 1 - _every([1 - _equal(first, other) for other in others]),
+    "same_sign": lambda a, b: _equal(np.sign(a), np.sign(b)),
 }

@@ -18,6 +18,7 @@ from eval.artifacts import Archive, read_items
 from eval.checks import At, Evaluator, Side, Unavailable, Verdict
 from eval.entries import Entry
 from eval.statistics import Floats
+from eval.values import printed
 from rlfamily.errors import UserError
 
 
@@ -81,7 +82,7 @@ def published_side(archive: Archive) -> Side:
         found = archive.published(path.name, **where) if path.is_file() else None
         if found is None:
             raise Unavailable(verdicts.NOT_CHECKABLE, f"the paper prints no {at['metric']} of {at['row']}")
-        return np.array([float(found.value)])
+        return np.array([printed(found.value)])
 
     def metrics(table: str) -> list[str]:
         return [row["metric"] for row in archive.published_rows(f"{table}.csv")]
@@ -95,8 +96,8 @@ def second_underlined(rows: list[dict[str, str]]) -> bool:
     for row in rows:
         columns.setdefault((row["model"], row["task_or_benchmark"], row["metric"]), []).append(row)
     for column in columns.values():
-        values = sorted({float(row["value"]) for row in column}, reverse=True)
-        if any((row["mark"] == "underline") != (float(row["value"]) == values[1]) for row in column):
+        values = sorted({printed(row["value"]) for row in column}, reverse=True)
+        if any((row["mark"] == "underline") != (printed(row["value"]) == values[1]) for row in column):
             return False
     return True
 

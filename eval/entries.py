@@ -16,6 +16,7 @@ from eval import statistics
 from eval.artifacts import Archive, Published
 from eval.series import Series, Unusable, common, draw, narrowed, read_rows, read_series
 from eval.statistics import Floats
+from eval.values import printed
 from eval.verdicts import FAILED, NOT_APPLICABLE, NOT_RUN, verdict
 from rlfamily.experiment import Experiment, Metric, Quantity
 from rlfamily.records import CellEntry, Index
@@ -108,10 +109,13 @@ def _note(used: list[int], problems: dict[int, str], dropped: int) -> str:
 
 def measured(archive: Archive, cells: list[CellEntry], metric: Metric, site: Site) -> Entry:
     """The entry of a metric that is read from artifacts, over all seeds of one site."""
-    series, problems, holes = [], {}, set()
+    series: list[Series] = []
+    problems, holes = {}, set()
     for cell in cells:
         try:
-            series.append(read_series(archive, cell, metric))
+            one = read_series(archive, cell, metric)
+            if one.key not in {other.key for other in series}:  # one run is one run, however often it is named
+                series.append(one)
         except Unusable as error:
             problems[cell.seed] = str(error)
             holes.add(error.hole)
@@ -196,15 +200,8 @@ def sites(
 
 def _spread(published: list[Published | None]) -> float:
     """Range of a metric's published values over the rows: what an interval must resolve to tell the rows apart."""
-    values = [float(one.value) for one in published if one is not None and _is_number(one.value)]
+    values = [printed(one.value) for one in published if one is not None and not math.isnan(printed(one.value))]
     return max(values) - min(values) if len(values) > 1 else math.inf
-
-
-def _is_number(text: str) -> bool:
-    try:
-        return math.isfinite(float(text))
-    except ValueError:
-        return False
 
 
 def entries(archive: Archive, index: Index, experiment: Experiment) -> list[Entry]:

@@ -12,6 +12,7 @@ from eval.artifacts import Archive
 from eval.series import Unusable, read_rows
 from eval.statistics import Floats
 from eval.tables import TableFrame, exact
+from eval.values import number_of
 from rlfamily.experiment import Metric
 from rlfamily.records import CellEntry
 
@@ -107,8 +108,8 @@ def histograms(archive: Archive, frame: TableFrame) -> list[Histogram]:
         for name in fields:
             splits: dict[str, list[float]] = {}
             for example in logprobs:
-                if math.isfinite(example[name]):
-                    splits.setdefault(example["split"], []).append(example[name])
+                if math.isfinite(number_of(example.get(name))):
+                    splits.setdefault(str(example.get("split", "")), []).append(number_of(example[name]))
             tokens = TOKENS.get(name, name)
             made += _binned(f"log-probability, {tokens}", row, {s: np.array(v) for s, v in splits.items()})
             made += _binned(f"perplexity, {tokens}", row, {s: np.exp(-np.array(v)) for s, v in splits.items()})

@@ -131,7 +131,7 @@ class Sheet:
 
 def number(value: float | str | None, digits: int) -> str:
     """A value rounded for people; text as it is."""
-    return f"{value:.{digits}f}" if isinstance(value, float) else str(value or "")
+    return f"{value:z.{digits}f}" if isinstance(value, float) else str(value or "")
 
 
 def sheet(frame: TableFrame) -> Sheet:

@@ -9,6 +9,7 @@ import hashlib
 import math
 import os
 import textwrap
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -21,6 +22,7 @@ from eval import figures
 from eval.artifacts import Archive
 from eval.figures import Curve, Histogram
 from eval.tables import TableFrame, to_csv
+from eval.values import one_line, printed
 from rlfamily.records import write_atomic
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ COLOURS = ["#2f6db5", "#d1662f", "#3a8f5c", "#8a5fa8", "#b8912b", "#c24d72", "#4
            "#9bbf3b", "#e39ac0"]
 FEW = 3  # methods that share a panel without hiding each other's runs
 STYLE = {
+    "text.parse_math": False,  # a name may hold dollars
     "svg.hashsalt": "rlfamily", "svg.fonttype": "path", "font.size": 9.0, "axes.titlesize": 9.5,
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#e6e6e6",
     "grid.linewidth": 0.6, "axes.axisbelow": True, "axes.edgecolor": "#888888", "legend.frameon": False,
@@ -63,12 +66,13 @@ def write(archive: Archive, frame: TableFrame, folder: Path) -> list[Path]:
         return []
     text = to_csv(kind.rows(data), kind.columns)
     fingerprint = _fingerprint(text, _title(frame))
-    if all(path.is_file() for path in paths) and fingerprint in svg.read_text():
+    if all(path.is_file() for path in paths) and fingerprint in svg.read_text("utf-8", errors="replace"):
         return paths
     import matplotlib
 
     folder.mkdir(parents=True, exist_ok=True)
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a box stands for it
         figure = kind.draw(frame, data)
         figure.draw_without_rendering()
         figure.set_layout_engine("none")  # laid out once, for both files
@@ -79,7 +83,7 @@ def write(archive: Archive, frame: TableFrame, folder: Path) -> list[Path]:
 
 
 def _fingerprint(*drawn: str) -> str:
-    code = Path(__file__).read_text()
+    code = Path(__file__).read_text("utf-8")
     return hashlib.blake2b("\0".join([*drawn, code, version("matplotlib")]).encode(), digest_size=16).hexdigest()
 
 
@@ -87,6 +91,12 @@ def _save(figure: Figure, path: Path, metadata: dict[str, str | None]) -> None:
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
     figure.savefig(temporary, dpi=150, metadata=metadata)
     os.replace(temporary, path)
+
+
+def name(text: str) -> str:
+    """A name as pictures can show it: one line, and a blank before an underscore, which would hide it from legends."""
+    shown = one_line(text)
+    return f" {shown}" if shown.startswith("_") else shown
 
 
 def _grid(panels: int, across: int, height: float, share_y: bool) -> tuple[Figure, list[Axes]]:
@@ -114,7 +124,7 @@ def draw_curves(frame: TableFrame, made: list[Curve]) -> Figure:
     for axis, panel in zip(axes, panels, strict=True):
         for row, colour in colours.items():
             plot_curves(axis, [one for one in made if one.panel == panel and one.row == row], row, colour, raw)
-        axis.set(title=panel, xlabel="training step")
+        axis.set(title=name(panel), xlabel="training step")
         axis.margins(x=0.01)
         if raw:
             axis.legend()
@@ -131,7 +141,7 @@ def _colours(names: list[str]) -> dict[str, str]:
 
 def _title(frame: TableFrame, inches: float = 7.2) -> str:
     """The title, broken into lines that a figure of this width holds."""
-    lines = textwrap.wrap(frame.experiment.title, int(12 * inches))
+    lines = textwrap.wrap(name(frame.experiment.title), int(12 * inches))
     return "\n".join([*lines, "stand-in models and data"] if frame.banner else lines)
 
 
@@ -147,7 +157,7 @@ def plot_curves(axis: Axes, made: list[Curve], label: str, colour: str, raw: boo
         if len(made) > 1:
             axis.fill_between(shortest.steps, mean - spread, mean + spread, color=colour, alpha=0.15, linewidth=0)
         seeds = f"{len(made)} seeds" if len(made) > 1 else f"seed {made[0].seed}"
-        axis.plot(shortest.steps, mean, color=colour, linewidth=1.9, label=f"{label} ({seeds})")
+        axis.plot(shortest.steps, mean, color=colour, linewidth=1.9, label=f"{name(label)} ({seeds})")
 
 
 def draw_histograms(frame: TableFrame, made: list[Histogram]) -> Figure:
@@ -159,7 +169,7 @@ def draw_histograms(frame: TableFrame, made: list[Histogram]) -> Figure:
         chosen = [one for one in made if (one.panel, one.row) == (panel, row)]
         for one, colour in zip(chosen, COLOURS, strict=False):
             plot_histogram(axis, one, colour)
-        axis.set(title=f"{row}: {panel}" if len(rows) > 1 else panel, ylabel="density")
+        axis.set(title=name(f"{row}: {panel}" if len(rows) > 1 else panel), ylabel="density")
         axis.set_ylim(top=1.35 * axis.get_ylim()[1])  # room for the legend above the bars
         axis.legend()
     figure.suptitle(_title(frame, figure.get_figwidth()), fontsize=10)
@@ -168,7 +178,7 @@ def draw_histograms(frame: TableFrame, made: list[Histogram]) -> Figure:
 
 def plot_histogram(axis: Axes, one: Histogram, colour: str) -> None:
     """Draw one split as a filled outline."""
-    label = f"{one.split} (n={int(one.counts.sum())})"
+    label = f"{name(one.split)} (n={int(one.counts.sum())})"
     axis.stairs(one.density, one.edges, color=colour, fill=True, alpha=0.28)
     axis.stairs(one.density, one.edges, color=colour, linewidth=1.2, label=label)
 
@@ -178,17 +188,17 @@ def draw_intervals(frame: TableFrame, rows: list[dict[str, str]]) -> Figure:
     it is comparable; beside stand-ins it gets a panel, and a scale, of its own."""
     apart = frame.scale == "tiny"
     panels: list[tuple[str, list[dict[str, str]], tuple[str, ...]]] = []
-    for name in dict.fromkeys(row["panel"] for row in rows):
-        chosen = [row for row in rows if row["panel"] == name]
+    for title in dict.fromkeys(row["panel"] for row in rows):
+        chosen = [row for row in rows if row["panel"] == title]
         if apart and any(row["published"] for row in chosen):
-            panels.append((f"{name} (paper)", chosen, ("published",)))
-        panels.append((f"{name} (here)" if apart else name, chosen,
+            panels.append((f"{title} (paper)", chosen, ("published",)))
+        panels.append((f"{title} (here)" if apart else title, chosen,
                        ("reproduced",) if apart else ("reproduced", "published")))
     labels = frame.rows
     figure, axes = _grid(len(panels), min(3, len(panels)), 0.9 + 0.27 * len(labels), share_y=True)
-    for axis, (name, chosen, what) in zip(axes, panels, strict=True):
+    for axis, (title, chosen, what) in zip(axes, panels, strict=True):
         plot_intervals(axis, chosen, labels, what)
-        axis.set_title(name)
+        axis.set_title(name(title))
     figure.suptitle(_title(frame, figure.get_figwidth()), fontsize=10)
     return figure
 
@@ -199,12 +209,12 @@ def plot_intervals(axis: Axes, rows: list[dict[str, str]], labels: list[str], wh
     for row in rows:
         y = height[row["method"]]
         if "published" in what and row["published"]:
-            axis.plot(float(row["published"]), y, "D", markerfacecolor="white", color=COLOURS[1], markersize=5)
+            axis.plot(printed(row["published"]), y, "D", markerfacecolor="white", color=COLOURS[1], markersize=5)
         if "reproduced" in what and row["reproduced"]:
             axis.plot([float(row["ci_low"]), float(row["ci_high"])], [y, y], color=COLOURS[0], linewidth=2, alpha=0.6)
             axis.plot(float(row["reproduced"]), y, "o", color=COLOURS[0], markersize=4.5)
     axis.locator_params(axis="x", nbins=4)
-    axis.set_yticks(list(height.values()), labels)
+    axis.set_yticks(list(height.values()), [name(label) for label in labels])
     axis.set_ylim(0.4, len(labels) + 0.6)
 
 

@@ -15,13 +15,13 @@ from eval import verdicts
 from eval.artifact_pages import Lineage, artifact_page
 from eval.artifacts import Archive
 from eval.claims import ClaimResult
-from eval.html import linker, render
+from eval.html import linker, render, table_page
 from eval.produce import produce
 from eval.samples import sample_pages
 from eval.tables import Book, TableFrame
 from rlfamily.errors import UserError
 from rlfamily.experiment import EXPERIMENTS
-from rlfamily.records import Layout, write_atomic
+from rlfamily.records import write_atomic
 
 FIGURE_SUFFIXES = ("svg", "png", "csv")
 TABLE_SUFFIXES = ("csv", "md", "tex", "html")
@@ -44,7 +44,7 @@ def publish(results_root: Path | str, experiments: Path = EXPERIMENTS) -> tuple[
     book = Book(archive)
     frames = sorted((produce(book, name) for name in archive.names()), key=place_order)
     lineage = Lineage.of(archive)
-    _copy(archive.layout, frames)
+    _copy(archive, frames)
     _write_runs(archive, lineage)
     browsable = {frame.name for frame in frames if _write_samples(archive, frame)}
     report = archive.layout.report
@@ -89,7 +89,8 @@ def _tally(frames: list[TableFrame]) -> dict[str, Counter[str]]:
     }
 
 
-def _copy(layout: Layout, frames: list[TableFrame]) -> None:
+def _copy(archive: Archive, frames: list[TableFrame]) -> None:
+    layout = archive.layout
     for folder, source, suffixes in (("figures", layout.figures, FIGURE_SUFFIXES),
                                      ("tables", layout.tables, TABLE_SUFFIXES)):
         target = layout.report / folder
@@ -97,7 +98,9 @@ def _copy(layout: Layout, frames: list[TableFrame]) -> None:
         for frame in frames:
             for suffix in suffixes:
                 path = source / f"{frame.name}.{suffix}"
-                if path.is_file():
+                if suffix == "html":  # its links lead elsewhere from there
+                    write_atomic(target / path.name, table_page(archive, frame, "../"))
+                elif path.is_file():
                     shutil.copyfile(path, target / path.name)
                 else:
                     (target / path.name).unlink(missing_ok=True)
@@ -124,5 +127,6 @@ def _write_pages(folder: Path, pages: dict[str, str]) -> None:
         stale.unlink()
     for name, text in pages.items():
         path = folder / name
-        if not path.is_file() or path.read_text() != text:  # writing takes longer than reading: it waits for the disk
+        # Writing takes longer than reading: it waits for the disk.
+        if not path.is_file() or path.read_text("utf-8", errors="replace") != text:
             write_atomic(path, text)

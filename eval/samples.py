@@ -25,7 +25,7 @@ class Answer:
 
     row: str
     response: str
-    reward: float
+    reward: Any
     parts: dict[str, float]
     verdicts: tuple[str, ...]
 
@@ -66,7 +66,7 @@ def _stretches(
         prompts = []
         for item in stretch:
             there = {row: found[item] for row, found in answers.items() if item in found}
-            prompts.append((item, next(iter(there.values()))["prompt"], tuple(
+            prompts.append((item, next(iter(there.values())).get("prompt", "(no prompt)"), tuple(
                 _answer(row, one, tuple(verdicts.get((row, item), ()))) for row, one in there.items())))
         pages.append(Page(model, column, f"{name}-{start // PER_PAGE}.html",
                           f"{start + 1} to {start + len(stretch)}", tuple(prompts)))
@@ -85,14 +85,14 @@ def _score_keys(archive: Archive, frame: TableFrame, model: str, column: str) ->
 
 def _answers(archive: Archive, frame: TableFrame, column: str, key: str) -> dict[int, dict[str, Any]]:
     where = {"mode": "greedy", **frame.experiment.columns[column].where}
-    return {row["item"]: row for row in archive.texts(key, ROWS_FILE["score"])
-            if all(row.get(name) == value for name, value in where.items())}
+    return {row["item"]: row for row in archive.texts(key, ROWS_FILE["score"]) if isinstance(row.get("item"), int)
+            and all(row.get(name) == value for name, value in where.items())}
 
 
 def _answer(row: str, one: dict[str, Any], verdicts: tuple[str, ...]) -> Answer:
     parts = {name: value for name, value in one.items()
              if name not in NOT_PARTS and isinstance(value, int | float)}
-    return Answer(row, one["response"], one["reward"], parts, verdicts)
+    return Answer(row, one.get("response", "(no response)"), one.get("reward"), parts, verdicts)
 
 
 def _judgements(archive: Archive) -> dict[tuple[str, str], str]:
@@ -120,5 +120,5 @@ def _verdicts(
             key = judged.get((our_key, their_key), "")
             for row in archive.rows(key, ROWS_FILE["judge"]) if key else []:
                 word = next((word for word in WORDS if row.get(word)), "")
-                said.setdefault((ours, row["item"]), []).append(f"{word} against {theirs}")
+                said.setdefault((ours, row.get("item", -1)), []).append(f"{word} against {theirs}")
     return said

@@ -6,7 +6,9 @@ Suffixes: D bootstrap draws, S seeds, I items (held-out puzzles, examples or tra
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any
 
@@ -15,6 +17,7 @@ import numpy as np
 from eval import statistics
 from eval.artifacts import ROWS_FILE, Archive
 from eval.statistics import Floats, Ints
+from eval.values import BAD, number_of
 from eval.verdicts import FAILED, NOT_APPLICABLE, NOT_RUN
 from rlfamily.experiment import READ, Metric, Where
 from rlfamily.records import CellEntry
@@ -23,7 +26,7 @@ from rlfamily.records import CellEntry
 @dataclass(frozen=True)
 class Series:
     """What one seed contributes: values [I] (of `trial_std` [I, T]) and times [I] (item positions, or training
-    progress), aligned with `items`."""
+    progress), aligned with `items`. Steps weigh as many `weights` as they had rows; `binary`: every row says 0 or 1."""
 
     seed: int
     key: str
@@ -31,6 +34,8 @@ class Series:
     values: Floats
     times: Floats
     rows: int
+    weights: Floats | None = None
+    binary: bool = False
 
 
 class Unusable(Exception):
@@ -65,18 +70,40 @@ def read_rows(archive: Archive, cell: CellEntry, metric: Metric) -> tuple[str, l
         raise Unusable(f"has no {metric.stage} stage", NOT_APPLICABLE)
     if not key or archive.manifest(key) is None:
         raise _absent(cell)
-    chosen = archive.select(key, ROWS_FILE[metric.stage], metric.where)
-    rows = [row for row in chosen if row.get(metric.field) is not None]
+    file = ROWS_FILE[metric.stage]
+    unreadable = sum(BAD in row for row in archive.rows(key, file))
+    if unreadable:
+        raise Unusable(f"has {unreadable} unreadable lines in {file}")
+    rows = [row for row in archive.select(key, file, metric.where) if metric.field in row]
     if not rows:
         where = "".join(f" where {name} is {value}" for name, value in metric.where.items())
-        raise Unusable(f"has no {metric.field}{where} in {ROWS_FILE[metric.stage]}", NOT_APPLICABLE)
+        near = _misspelt(archive.rows(key, file), metric)
+        raise Unusable(f"has no {metric.field}{where} in {file}{near}", FAILED if near else NOT_APPLICABLE)
     rows = rows[len(rows) - max(1, round(metric.window * len(rows))):]
     if len(rows) < statistics.LEAST_ITEMS[metric.reduce]:
         raise Unusable(f"has {len(rows)} rows, too few for a {metric.reduce}")
-    wild = sum(not math.isfinite(row[metric.field]) for row in rows)
+    wild = sum(not math.isfinite(number_of(row[metric.field])) for row in rows)
     if wild:
-        raise Unusable(f"has {wild} of {len(rows)} values that are not finite")
+        raise Unusable(f"has {wild} of {len(rows)} values that are not finite numbers")
     return key, rows
+
+
+def _misspelt(rows: list[dict[str, Any]], metric: Metric) -> str:
+    """What a metric that finds nothing may have meant: the nearest field, or value of one; "" when none is near."""
+    fields = {name: None for row in rows for name in row}
+    if metric.field not in fields:
+        return _near(metric.field, fields)
+    for name, value in metric.where.items():
+        there = {str(row[name]): None for row in rows if name in row}
+        if str(value) not in there and there and isinstance(value, str):
+            return _near(value, there)
+    return ""
+
+
+def _near(name: str, there: Iterable[str]) -> str:
+    """A misprint's likely meaning; stricter than `nearest`, since many metrics do not apply to every method."""
+    found = get_close_matches(name, list(there), 1, 0.8)
+    return f" (did you mean '{found[0]}'?)" if found else ""
 
 
 def read_series(archive: Archive, cell: CellEntry, metric: Metric) -> Series:
@@ -85,21 +112,32 @@ def read_series(archive: Archive, cell: CellEntry, metric: Metric) -> Series:
     if metric.stage == "train":
         times = np.array([row.get("progress", row["step"]) for row in rows], dtype=float)
         values = metric.times * np.array([row[metric.field] for row in rows], dtype=float)
-        return Series(cell.seed, key, tuple(range(len(rows))), values, times, len(rows))
+        weights = np.array([number_of(row.get("rows", 1)) for row in rows])
+        sound = bool(np.isfinite(weights).all() and weights.sum() > 0 and (weights >= 0).all())
+        return Series(cell.seed, key, tuple(range(len(rows))), values, times, len(rows), weights if sound else None)
     by_item: dict[Any, list[float]] = {}
     for position, row in enumerate(rows):
-        by_item.setdefault((row.get("split", ""), row.get("item", position)), []).append(row[metric.field])
-    items = tuple(sorted(by_item))
+        item = row.get("item", position)
+        named = item if isinstance(item, int) else str(item)
+        by_item.setdefault((str(row.get("split", "")), named), []).append(row[metric.field])
+    items = tuple(sorted(by_item, key=lambda one: (one[0], isinstance(one[1], str), one[1])))
     values = metric.times * _per_item([by_item[item] for item in items], metric)
-    return Series(cell.seed, key, items, values, np.arange(len(items), dtype=float), len(rows))
+    binary = metric.reduce == "mean" and all(row[metric.field] in (0, 1) for row in rows)
+    return Series(cell.seed, key, items, values, np.arange(len(items), dtype=float), len(rows), None, binary)
 
 
 def _per_item(draws: list[list[float]], metric: Metric) -> Floats:
+    trials = {len(one) for one in draws}
+    if metric.reduce == "trial_std" and (len(trials) > 1 or trials == {1}):
+        raise Unusable(f"has {min(trials)} to {max(trials)} draws an item: trials need the same number, 2 or more")
+    if min(trials) < metric.draws:
+        raise Unusable(f"has {min(trials)} draws of an item: {metric.name} needs {metric.draws}")
     if metric.reduce == "trial_std":
-        trials = {len(one) for one in draws}
-        if len(trials) > 1 or trials == {1}:
-            raise Unusable(f"has {min(trials)} to {max(trials)} draws an item: trials need the same number, 2 or more")
         return np.array(draws, dtype=float)
+    if metric.per_item == "any" and metric.draws and all(value in (0, 1) for one in draws for value in one):
+        return np.array([statistics.pass_at(metric.draws, sum(one), len(one)) for one in draws])
+    if metric.per_item == "any" and metric.draws and max(map(len, draws)) > metric.draws:
+        raise Unusable(f"has {max(map(len, draws))} draws an item and values besides 0 and 1: draw {metric.draws}")
     return np.array([max(one) if metric.per_item == "any" else sum(one) / len(one) for one in draws], dtype=float)
 
 
@@ -139,7 +177,7 @@ def draw(series: list[Series], metric: Metric, place: tuple[object, ...], apart:
             rng = statistics.stream("steps", *place, one.seed, len(one.items))
             block = statistics.block_length(len(one.items))
             if metric.reduce == "mean":
-                drawn.append(statistics.block_means(rng, one.values, statistics.DRAWS, block))
+                drawn.append(_weighted(one, ("steps", *place, one.seed, len(one.items)), block))
                 continue
             indices = statistics.item_draws(rng, len(one.items), statistics.DRAWS, block)
             drawn.append(statistics.seed_statistics(one.values, one.times, indices, statistic))
@@ -152,8 +190,27 @@ def draw(series: list[Series], metric: Metric, place: tuple[object, ...], apart:
             drawn.append(statistics.spread(counts @ one.values / len(one.items)))
         else:
             drawn.append(statistics.seed_statistics(one.values, one.times, indices, statistic))
-    values = np.array([statistic(one.values, one.times) for one in series])
-    return _over_seeds(values, np.stack(drawn, axis=1), tuple(one.seed for one in series), metric)
+    values = np.array([statistic(one.values, one.times) if one.weights is None or metric.reduce != "mean"
+                       else np.average(one.values, weights=one.weights) for one in series])
+    binary = all(one.binary for one in series)
+    if binary and metric.over_seeds == "best":
+        drawn = [statistics.widened(statistics.stream("pseudo", one.key), drawn_D, len(one.items), metric.times)
+                 for one, drawn_D in zip(series, drawn, strict=True)]
+    value, draws_D = _over_seeds(values, np.stack(drawn, axis=1), tuple(one.seed for one in series), metric)
+    if binary and metric.over_seeds != "best":
+        rng = statistics.stream("pseudo", *(one.key for one in series))
+        draws_D = statistics.widened(rng, draws_D, sum(len(one.items) for one in series), metric.times)
+    return value, draws_D
+
+
+def _weighted(one: Series, names: tuple[object, ...], block: int) -> Floats:
+    """Draws [D] of the mean over steps, each weighing as many rows as it had."""
+    if one.weights is None or len(set(one.weights.tolist())) == 1:
+        return statistics.block_means(statistics.stream(*names), one.values, statistics.DRAWS, block)
+    above_D = statistics.block_means(statistics.stream(*names), one.values * one.weights, statistics.DRAWS, block)
+    below_D = statistics.block_means(statistics.stream(*names), one.weights, statistics.DRAWS, block)
+    mean = np.average(one.values, weights=one.weights)
+    return np.divide(above_D, below_D, out=np.full_like(above_D, mean), where=below_D > 0)
 
 
 def _over_seeds(values_S: Floats, drawn_DS: Floats, seeds: tuple[int, ...], metric: Metric) -> tuple[float, Floats]:

@@ -16,7 +16,7 @@ POINTS = 300
 
 def sparkline(title: str, steps: Floats, values: Floats) -> Markup:
     """A chart of finite `values` over `steps`: raw faint, running mean strong; "" when there are fewer than two."""
-    keep = np.isfinite(values)
+    keep = np.isfinite(values) & np.isfinite(steps)
     steps, values = steps[keep], values[keep]
     if len(values) < 2:
         return Markup("")

@@ -17,6 +17,7 @@ somewhat below the best seed to little above it. It says how lucky the best was,
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -28,6 +29,8 @@ Statistic = Callable[[Floats, Floats], Floats]
 
 DRAWS = 2000
 LEVEL = 0.95
+PSEUDO = 4  # 1.96 squared, rounded: Agresti and Coull 1998
+COINS = 2  # they fall in pairs: one right of n still admits a rate near 0, and four to none decide nothing
 
 
 def stream(*names: object) -> np.random.Generator:
@@ -124,6 +127,22 @@ def combine(statistics_DS: Floats, weights_DS: Floats) -> Floats:
 def best(statistics_DS: Floats, chosen_DS: Ints) -> Floats:
     """Draws [D] of the greatest over seeds, among each draw's resampled seeds."""
     return np.asarray(np.take_along_axis(statistics_DS, chosen_DS, axis=1).max(axis=1))
+
+
+def widened(rng: np.random.Generator, draws_D: Floats, items: int, one: float) -> Floats:
+    """Draws of a rate over `items` outcomes of 0 or `one`, with the doubt that few of them leave.
+
+    Every draw counts PSEUDO further outcomes, each by chance right or wrong: the interval is about Wilson's, or a
+    little wider, also at rates of 0 and 1, and the difference of two rows is as unsure as the exact paired (sign)
+    test of few items is.
+    """
+    right_D = PSEUDO / COINS * rng.binomial(COINS, 0.5, size=len(draws_D))
+    return np.asarray((draws_D * items + one * right_D) / (items + PSEUDO))
+
+
+def pass_at(k: int, right: float, draws: int) -> float:
+    """Chance that k of `draws` responses, taken without replacement, hold one of the `right` ones (unbiased)."""
+    return 1.0 - math.comb(draws - round(right), k) / math.comb(draws, k)
 
 
 def interval(draws_D: Floats, level: float = LEVEL) -> tuple[float, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -17,11 +18,13 @@ from eval.derived import derived, watched
 from eval.deviations import Deviation
 from eval.entries import Entry, entries
 from eval.statistics import probability
+from eval.values import one_line, printed
 from rlfamily.experiment import Experiment, Quantity
 
 COLUMNS = ["table_id", "model", "method", "task_or_benchmark", "metric", "published", "published_std", "reproduced",
            "ci_low", "ci_high", "n", "seeds", "scale", "verdict", "run_ids", "note"]
 BEST = 0.95
+FORMULA = "=+-@\uff1d\uff0b\uff0d\uff20"  # what spreadsheets take for the start of one, wide forms as well
 FIRST, SECOND = "best", "second"
 BANNER = ("Stand-in models and data (scale=tiny): absolute values are not comparable with the paper's; "
           "orderings and claims are.")
@@ -172,7 +175,7 @@ def exact(value: float | str | None) -> str:
     """A number for the csv: eight significant digits, more than anything here resolves; text as it is; "" for none."""
     if value is None or (isinstance(value, float) and np.isnan(value)):
         return ""
-    return format(value, ".8g") if isinstance(value, float) else value
+    return format(value + 0.0, ".8g") if isinstance(value, float) else value  # + 0.0: no minus before a zero
 
 
 def records(frame: TableFrame) -> list[dict[str, str]]:
@@ -205,9 +208,15 @@ def _record(frame: TableFrame, entry: Entry) -> dict[str, str]:
 
 
 def to_csv(rows: list[dict[str, str]], columns: list[str]) -> str:
-    """Comma-separated text with a header and unix line ends."""
+    """Comma-separated text with a header and unix line ends, one line a row; no cell is a formula to a spreadsheet."""
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: defused(one_line(value)) for name, value in row.items()} for row in rows)
     return text.getvalue()
+
+
+def defused(cell: str) -> str:
+    """A cell that spreadsheets show as it is: an apostrophe stands before what they would run; numbers stay numbers."""
+    start = cell.lstrip(" '\u200b\ufeff\u00a0")[:1]
+    return f"'{cell}" if start and start in FORMULA and math.isnan(printed(cell)) else cell

@@ -7,11 +7,14 @@ from itertools import accumulate
 
 from eval.layout import Line, Sheet, Shown, sheet, verdict_text
 from eval.tables import SECOND, TableFrame
+from eval.values import one_line
 
 LATEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{",
          "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "<": r"\textless{}",
-         ">": r"\textgreater{}"}
-MARKDOWN = {"\\": "\\\\", "|": "\\|", "*": "\\*", "_": "\\_", "`": "\\`", "<": "&lt;", ">": "&gt;", "\n": " "}
+         ">": r"\textgreater{}", "−": "$-$", "–": "--", "\ufffd": "?", '"': r"\textquotedbl{}",
+         "[": "{[}", "*": "{*}"}  # after the end of a row both would be an argument of it
+MARKDOWN = {"\\": "\\\\", "|": "\\|", "*": "\\*", "_": "\\_", "`": "\\`", "<": "&lt;", ">": "&gt;", "&": "&amp;",
+            "$": "\\$", "~": "\\~", "#": "\\#", "[": "\\[", "]": "\\]"}
 
 MOST = 6  # panels side by side in markdown
 WIDE = 12  # columns of numbers that fit a page in LaTeX
@@ -21,7 +24,7 @@ READING = ("Each place: published | reproduced ± half of its 95 % interval (row
 
 def escape(text: str, table: dict[str, str]) -> str:
     """Replace every character that means something in the target language."""
-    return "".join(table.get(character, character) for character in text)
+    return "".join(table.get(character, character) for character in one_line(text))
 
 
 def tex(text: str) -> str:
@@ -110,7 +113,7 @@ def to_latex(frame: TableFrame) -> str:
     total = sum(1 + printed for printed in double)
     wide = total > WIDE
     lines = [f"% needs \\usepackage{{booktabs{',graphicx' if wide else ''}}}", "\\begin{table}", "\\centering",
-             f"\\caption{{{tex(frame.experiment.title)}}}", f"\\label{{tab:{frame.name}}}",
+             f"\\caption{{{tex(frame.experiment.title)}}}", f"\\label{{tab:{_label_of(frame.name)}}}",
              *(["\\resizebox{\\textwidth}{!}{%"] if wide else []),
              f"\\begin{{tabular}}{{l{'r' * total}}}", "\\toprule", *_latex_head(page)]
     for block in page.blocks:
@@ -122,6 +125,11 @@ def to_latex(frame: TableFrame) -> str:
     lines += ["\\bottomrule", "\\end{tabular}" + ("}" if wide else ""),
               "\\par\\smallskip\\footnotesize\\raggedright"]
     return "\n".join([*lines, *_latex_notes(frame, page.notes), "\\end{table}"]) + "\n"
+
+
+def _label_of(name: str) -> str:
+    """A name that references can use: letters, digits, and what means nothing to LaTeX."""
+    return "".join(one if one.isascii() and (one.isalnum() or one in "_-.:") else "-" for one in name)
 
 
 def _latex_head(page: Sheet) -> list[str]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 
 from eval.artifacts import Published
+from eval.values import half_unit, printed
 
 SUPPORTED = "supported"
 CONTRADICTED = "contradicted"
@@ -28,18 +29,15 @@ FAILED = "failed"
 NOT_APPLICABLE = "not applicable"
 
 
-def half_unit(text: str) -> float:
-    """Half a unit of the last printed digit: 0.0740 -> 0.00005, 500 -> 0.5."""
-    decimals = len(text.partition(".")[2])
-    return 0.5 * 10.0**-decimals
-
-
 def same_setting(published: str, value: float | str) -> bool:
     """True when a setting equals the printed one: as numbers when both are, else as text."""
     try:
-        return math.isclose(float(published), float(value), rel_tol=1e-12)
+        number = printed(published)
+        if math.isfinite(number):
+            return math.isclose(number, float(value), rel_tol=1e-12)
     except ValueError:
-        return published.strip() == str(value).strip()
+        pass
+    return published.strip() == str(value).strip()
 
 
 def verdict(
@@ -53,8 +51,11 @@ def verdict(
         return MATCHES if same_setting(published.value, value) else DIFFERS
     if scale == "tiny":
         return STAND_IN
-    slack = half_unit(published.value) + (1.96 * float(published.std) if published.std else 0.0)
-    inside = low - slack <= float(published.value) <= high + slack
+    theirs, std = printed(published.value), printed(published.std) if published.std else 0.0
+    if not math.isfinite(theirs):
+        return NOT_CHECKABLE
+    slack = half_unit(published.value) + (1.96 * std if math.isfinite(std) else 0.0)
+    inside = low - slack <= theirs <= high + slack
     if inside:
         return INCONCLUSIVE if high - low > spread else SUPPORTED
     return CONTRADICTED if seeds > 1 else INCONCLUSIVE

@@ -6,6 +6,7 @@ and the command line, in that order, so what comes later wins.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -117,7 +118,8 @@ class Metric(Quantity):
     reduce   mean | std (over the rows) | slope (least squares, per unit of training progress) | last |
              trial_std (over the draws, of the mean over the items)
     window   only the final fraction of the rows
-    per_item what several draws of one item count: mean, or any (the greatest: 1 when any draw has it)
+    per_item what several draws of one item count: mean, or any (the greatest: 1 when any draw has it; of Pass@k the
+             unbiased chance that one of k draws has it)
     over_seeds  mean, or best (the paper's best of its seeds)
     """
 
@@ -129,6 +131,12 @@ class Metric(Quantity):
     window: float = Field(default=1.0, gt=0, le=1)
     per_item: Literal["mean", "any"] = "mean"
     over_seeds: Literal["mean", "best"] = "mean"
+
+    @property
+    def draws(self) -> int:
+        """How many responses to an item a score needs: the k of a name such as Pass@k or Avg@k; 0 when it has none."""
+        match = re.search(r"@(\d+)", self.name) if self.stage == "score" else None
+        return int(match[1]) if match else 0
 
     @model_validator(mode="after")
     def _check_best(self) -> Metric:
@@ -219,6 +227,14 @@ class Experiment(Closed):
         """Whom a judged row is compared with; None when nobody."""
         against = self.rows[row].against
         return self.rows[against] if isinstance(against, str) else against
+
+    def check_draws(self, sampled: int) -> None:
+        """Raises UserError when a score's name asks for more responses to a prompt than are sampled."""
+        for metric in self.metrics:
+            there = 1 if metric.where.get("mode") == "greedy" else sampled
+            if metric.draws > there:
+                raise UserError(f"metric '{metric.name}' needs {metric.draws} responses to a prompt, {there} drawn: "
+                                f"set task.eval_draws={metric.draws} or more, or rename it")
 
     def named_metrics(self) -> dict[str, Metric]:
         """Metrics by name."""

@@ -60,6 +60,7 @@ class _Table:
     def cells(self, model: str, row: str, column: str, seeds: Iterable[int]) -> list[Cell]:
         """One place at every seed."""
         overrides, config = self._resolved(model, row, column, self.experiment.rows[row])
+        self.experiment.check_draws(config.task.eval_draws)
         opponent = self.experiment.opponent(row)
         against = self._resolved(model, row, column, opponent) if opponent else None
         made = []

@@ -170,7 +170,7 @@ def write_atomic(path: Path, text: str, durable: bool = True) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    with temporary.open("w") as file:
+    with temporary.open("w", encoding="utf-8") as file:
         file.write(text)
         if durable:
             file.flush()
@@ -180,7 +180,7 @@ def write_atomic(path: Path, text: str, durable: bool = True) -> None:
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the objects of a JSON-lines file, one at a time."""
-    with path.open() as file:
+    with path.open(encoding="utf-8") as file:
         for line in file:
             if line.strip():
                 yield json.loads(line)
@@ -188,6 +188,6 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
 
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Write JSON lines with sorted keys, so that equal rows give equal bytes."""
-    with path.open("w") as file:
+    with path.open("w", encoding="utf-8") as file:
         for row in rows:
             file.write(json.dumps(row, sort_keys=True) + "\n")

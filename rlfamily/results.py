@@ -16,7 +16,20 @@ from rlfamily.records import CellEntry, Index, Layout, read_jsonl
 if TYPE_CHECKING:
     import pandas as pd
 
+MEASURED = ["published_std", "reproduced", "ci_low", "ci_high", "n"]
 LABELS = ["experiment", "model", "row", "column", "seed"]
+
+
+def _typed(frame: pd.DataFrame) -> pd.DataFrame:
+    """Numbers as numbers, NaN where a place is empty; text as it was before the csv marked it as no formula."""
+    import pandas as pd
+
+    measured = {name: pd.to_numeric(frame[name], errors="coerce") for name in MEASURED if name in frame}
+    frame = frame.apply(lambda column: column.str.replace(r"^'(?=[\s']*[=+\-@])", "", regex=True))
+    for name, values in measured.items():
+        text = values.isna() & (frame[name] != "")  # a setting may be text
+        frame[name] = frame[name].where(text, values) if text.any() else values
+    return frame.where(frame != "", float("nan"))
 
 
 class Results:
@@ -33,7 +46,7 @@ class Results:
         paths = sorted(self.layout.tables.glob("*.csv"))
         if not paths:
             raise UserError(f"results: no tables under {self.layout.tables}: run make report first")
-        frames = [pd.read_csv(path, dtype={"published": str, "seeds": str, "run_ids": str}) for path in paths]
+        frames = [_typed(pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")) for path in paths]
         return pd.concat([frame for frame in frames if len(frame)], ignore_index=True)
 
     @cached_property
@@ -60,7 +73,7 @@ class Results:
 
     def _cells(self) -> Iterator[tuple[str, Index, CellEntry]]:
         for path in sorted(self.layout.index.glob("*.json")):
-            index = Index.model_validate_json(path.read_text())
+            index = Index.model_validate_json(path.read_text("utf-8-sig"))
             for cell in index.cells:
                 yield path.stem, index, cell
 

@@ -68,7 +68,7 @@ def test_count(more_than, expected):
     # a > b at M x, N x, N y always, at M y in the first draw only
     assert check({"count": {"each": ALL, "check": {"greater": ["a", "b"]}}, "more_than": more_than}) == expected
     term = {"greater": [{"count": {"each": ALL, "check": {"greater": ["a", "b"]}}}, more_than]}
-    assert check(term) == expected
+    assert check(term) == [1.0 if count > more_than else 0.5 * (count == more_than) for count in (4, 3)]  # it can tie
 
 
 @pytest.mark.parametrize(("term", "value"), [

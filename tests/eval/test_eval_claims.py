@@ -86,7 +86,11 @@ def evaluate(check):
 @pytest.mark.parametrize(("check", "expected"), [
     ({"greatest": ["c", "a", "b"]}, [True, True]),
     ({"greatest": ["a", "b"]}, [False, True]),
-    ({"greatest": ["a", "a"]}, [False, False]),  # a tie is not the greatest
+    ({"greatest": ["a", "a"]}, [0.5, 0.5]),  # a tie speaks for neither side
+    ({"not": {"greater": ["a", "a"]}}, [0.5, 0.5]),
+    ({"any": [{"greater": ["a", "a"]}, {"greater": ["c", "a"]}]}, [1, 1]),
+    ({"all": [{"greater": ["a", "a"]}, {"greater": ["a", "c"]}]}, [0, 0]),
+    ({"least": ["a", "a", "c"]}, [0.5, 0.5]),
     ({"least": ["a", "b", "c"]}, [True, False]),
     ({"greater": ["b", "a"]}, [True, False]),
     ({"close": {"of": "a", "to": 1.5, "within": 0.5}}, [True, True]),
@@ -103,6 +107,24 @@ def evaluate(check):
 ])
 def test_operations_by_hand(check, expected):
     assert evaluate(check) == expected
+
+
+@pytest.mark.parametrize("check", [
+    {"greater": [{"ratio": [0, 0]}, 1]}, {"not": {"greater": [{"ratio": [0, 0]}, 1]}}, {"greater": [{"ratio": [1, 0]}, 1]},
+    {"close": {"of": {"log": -1}, "to": 1, "within": 1}}, {"same_sign": [{"ratio": [0, 0]}, 1]},
+    {"member": [{"ratio": [0, 0]}, 1]}, {"any": [{"greater": [{"log": 0}, 1]}]},
+])
+def test_what_is_no_number_is_not_checkable(check):
+    side = Side(lambda at: NUMBERS[at["row"]], lambda table: [], lambda table: True)
+    assert Evaluator("x", side, {"table": "t", "metric": "m"}, {}).verdict(check).word == "not checkable"
+
+
+@pytest.mark.parametrize(("held", "word"), [(95, "supported"), (94, "inconclusive"), (92, "inconclusive"),
+                                            (6, "inconclusive"), (5, "contradicted")])
+def test_sure_is_95_of_100_draws(held, word):
+    draws = np.array([1.0] * held + [-1.0] * (100 - held))
+    side = Side(lambda at: draws, lambda table: [], lambda table: True)
+    assert Evaluator("x", side, {"table": "t"}, {}).verdict({"greater": ["a", 0]}).word == word
 
 
 @pytest.mark.parametrize(("check", "message"), [

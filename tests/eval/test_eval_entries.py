@@ -111,7 +111,7 @@ def test_numbers_that_are_not_finite_are_not_averaged(tmp_path):
     write_index(tmp_path, "topr_fig5", spec_of("topr_fig5"), cells, "tiny")
     frame = Book(Archive(tmp_path)).frame("topr_fig5")
     diverged = frame.at("Experiment 2", COLUMN, "PG loss")[0]
-    assert (diverged.hole, diverged.note) == ("failed", "seed 0 has 1 of 4 values that are not finite")
+    assert (diverged.hole, diverged.note) == ("failed", "seed 0 has 1 of 4 values that are not finite numbers")
     single = frame.at("Experiment 2", COLUMN, "valid equation rate")[0]
     assert (single.value, single.low, single.high) == (0.5, 0.5, 0.5)
 

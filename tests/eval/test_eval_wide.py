@@ -241,7 +241,8 @@ def test_samples_show_every_method_side_by_side(place):
     assert "judge: win against GRPO" in text
     assert HOSTILE not in "".join(pages.values())
     assert "Chat 45" not in text and "Chat 45" in pages["m0-t0-1.html"]
-    assert "http" not in text
+    assert "http:" not in text
+    assert "https:" not in text
     assert "<script" not in text
     for name in ("m1-t0-0.html", "m0-t2-0.html", "m0-t0-1.html"):
         assert f'href="{name}"' in text
