@@ -194,9 +194,9 @@ def test_a_redirect_takes_the_key_nowhere(code: int, key) -> None:
 
 
 def test_no_line_holds_the_key(key) -> None:
-    with saying(401, "application/json", b'{"error": {"message": "wrong key: not-a-key"}}') as (url, _):
-        with pytest.raises(UserError) as error:
-            answers(url)
+    body = b'{"error": {"message": "wrong key: not-a-key"}}'
+    with saying(401, "application/json", body) as (url, _), pytest.raises(UserError) as error:
+        answers(url)
     assert "not-a-key" not in str(error.value)
 
 
