@@ -38,6 +38,8 @@ def load(source: HubDataset, split: str, columns: Sequence[str], key: str, folde
     try:
         rows = datasets.load_dataset(
             source.path, data_dir=folder, revision=None if local else source.revision, split=split)
+        if local:
+            rows.data.validate(full=True)  # else text that is no UTF-8 fails when its row is read
     except Exception as error:  # a damaged file raises whatever its format's library does
         raise UserError(
             f"{key}.path: dataset '{source.path}' (split '{split}') cannot be read [{_cause(error)}"
