@@ -13,7 +13,7 @@ from rlfamily.judges import Answer, CausalLmJudge, Choose, OpenChooser, Question
 if TYPE_CHECKING:
     import torch
 
-VERSION = "1"
+VERSION = "2"
 _ANSWERS: tuple[Answer, ...] = ("first", "second", "tie")
 _LETTERS = ("A", "B", "C")
 _OPENING = "[["  # the answer's first characters are given, so that one token is left to choose
@@ -44,12 +44,42 @@ class Judge:
             yield from ((index, _ANSWERS[letter]) for index, letter in zip(part, chosen, strict=True))
 
     def _ids(self, text: str) -> list[int]:
-        """The prompt as one user turn where the tokenizer has a chat template, with the answer's opening after it."""
-        if self.tokenizer.chat_template:
-            text = self.tokenizer.apply_chat_template(
-                [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True)
-            return list(self.tokenizer(text + _OPENING, add_special_tokens=False)["input_ids"])
-        return list(self.tokenizer(f"{text}\n{_OPENING}")["input_ids"])
+        return prompt_ids(self.tokenizer, text, _OPENING)
+
+
+def prompt_ids(tokenizer: Any, text: str, answer: str) -> list[int]:
+    """The prompt as one user turn where the tokenizer has a chat template, with the `answer` so far after it.
+
+    Without a template the tokenizer's own beginning stands before the prompt, but not its end behind it: the answer
+    goes on.
+    """
+    if tokenizer.chat_template:
+        text = tokenizer.apply_chat_template(
+            [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True)
+        return list(tokenizer(text + answer, add_special_tokens=False)["input_ids"])
+    encoded = tokenizer(f"{text}\n{answer}", return_special_tokens_mask=True)
+    ids, special = list(encoded["input_ids"]), encoded["special_tokens_mask"]
+    while ids and special[len(ids) - 1]:
+        ids.pop()
+    return ids
+
+
+def letter_ids(tokenizer: Any) -> list[int]:
+    """The token of each letter as it follows the prompt's own last token. Raises ValueError where they are not three.
+
+    A tokenizer may write a letter at a word's beginning ("▁A") otherwise than after a bracket ("A").
+    """
+    prompt = prompt_ids(tokenizer, "", _OPENING)
+    found = []
+    for letter in _LETTERS:
+        ids = prompt_ids(tokenizer, "", _OPENING + letter)
+        if ids[:len(prompt)] == prompt and len(ids) == len(prompt) + 1:
+            found.append(ids[-1])
+        else:  # the bracket and the letter are one token: the model is asked for the letter behind the bracket
+            found.append(tokenizer.convert_tokens_to_ids(letter))
+    if len(set(found) - {None, tokenizer.unk_token_id}) < len(_LETTERS):
+        raise ValueError("its tokenizer does not tell A, B and C apart")
+    return found
 
 
 def load(
@@ -71,10 +101,10 @@ def load(
         positions = getattr(AutoConfig.from_pretrained(source, **options), "max_position_embeddings", None)
     except (OSError, ValueError) as error:
         raise _unloadable(config, source, error) from error
-    letters = [tokenizer.encode(letter, add_special_tokens=False)[-1:] for letter in _LETTERS]
-    if not all(letters) or len({letter[0] for letter in letters}) < len(_LETTERS):
-        raise UserError(f"judge {config.name}: its tokenizer does not tell A, B and C apart: use another model")
-    ids = [letter[0] for letter in letters]
+    try:
+        ids = letter_ids(tokenizer)
+    except ValueError as error:
+        raise UserError(f"judge {config.name}: {error}: use another model") from error
     if config.engine == "torch":
         return Judge(config, tokenizer, ids, positions, lambda longest: _chooser(config, model, device))
     assert vllm is not None, "who loads a judge on vllm passes what opens it"

@@ -31,8 +31,6 @@ class Classifier(Loaded):
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, device: torch.device) -> None:
         super().__init__(model.eval().requires_grad_(False), tokenizer, "fp32", device)
-        # GPT-2 has no pad token. Its model finds the last real token as the last that is no pad, so any id that never
-        # ends a text will do: EOS is such an id, as no convention here ends with it.
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
         model.config.pad_token_id = tokenizer.pad_token_id
@@ -55,8 +53,23 @@ class Classifier(Loaded):
                 inputs = self.tokenizer(
                     list(texts[part]), None if pairs is None else list(pairs[part]), truncation=True, max_length=limit,
                     padding=True, return_tensors="pt").to(self.device)
+                self._fill(inputs)
                 values += self.model(**inputs).logits[:, logit].float().tolist()
         return values
+
+    def _fill(self, inputs: Any) -> None:
+        """Let pads be ids that no text holds, where a pad is an EOS.
+
+        Decoders with a head read the last token that is no pad: the text's own EOS would be taken for one.
+        """
+        if self.tokenizer.pad_token_id != self.tokenizer.eos_token_id:
+            return
+        ids_NL, mask_NL = inputs["input_ids"], inputs["attention_mask"].bool()
+        held = set(ids_NL[mask_NL].tolist())
+        unheld = next((number for number in range(int(self.model.config.vocab_size)) if number not in held), None)
+        if unheld is not None:
+            inputs["input_ids"] = ids_NL.masked_fill(~mask_NL, unheld)
+            self.model.config.pad_token_id = unheld
 
 
 @dataclass(frozen=True)

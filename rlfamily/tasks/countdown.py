@@ -222,12 +222,15 @@ def _hub_puzzles(data: Data, source: Hub, out: Path) -> dict[str, int]:
 
 
 def _hub_demonstrations(source: Hub, out: Path) -> dict[str, int]:
-    counts = {}
+    counts: dict[str, int] = {}
     for split, hub_split in (("demonstrations_train", "train"), ("demonstrations_validation", "test")):
         rows = hub.load(source.demonstrations, hub_split, ("query", "completion"), "task.source.demonstrations")
-        _write(out / f"{split}.jsonl", (Demonstration(f"{split}-{place}", row["query"], row["completion"])
-                                        for place, row in enumerate(rows)))
-        counts[split] = len(rows)
+        texts = [[hub.text(row[column], source.demonstrations, column, place, "task.source.demonstrations")
+                  for column in ("query", "completion")] for place, row in enumerate(rows)]
+        kept = [Demonstration(f"{split}-{place}", query, completion)
+                for place, (query, completion) in enumerate(texts) if query is not None and completion is not None]
+        _write(out / f"{split}.jsonl", kept)
+        counts |= {split: len(kept), f"{split}_empty": len(rows) - len(kept)}
     return counts
 
 

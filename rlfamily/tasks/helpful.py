@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,7 +23,7 @@ from rlfamily.tasks.support import dialogues, hub, standin
 if TYPE_CHECKING:
     from datasets import Dataset
 
-VERSION = "1"
+VERSION = "2"
 GIVES: frozenset[str] = frozenset({"gold"})
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 
@@ -96,7 +97,13 @@ def messages(prompt: str) -> list[dict[str, str]]:
     roles = {HUMAN: "user", ASSISTANT: "assistant"}
     turns = [{"role": roles[mark], "content": text.strip()}
              for mark, text in zip(parts[1::2], parts[2::2], strict=True)]
-    return turns[:-1]
+    merged: list[dict[str, str]] = []  # chat templates want the speakers in turn
+    for turn in turns[:-1]:
+        if merged and merged[-1]["role"] == turn["role"]:
+            merged[-1] = turn | {"content": f"{merged[-1]['content']}\n\n{turn['content']}".strip()}
+        else:
+            merged.append(turn)
+    return merged
 
 
 def _build_hub(source: Hub, out: Path) -> dict[str, Any]:
@@ -107,7 +114,10 @@ def _build_hub(source: Hub, out: Path) -> dict[str, Any]:
         for row in order:
             if len(examples) == count:
                 break
-            text = rows[row]["chosen"]
+            text = hub.text(rows[row]["chosen"], source.dialogues, "chosen", row, "task.source.dialogues")
+            if text is None:
+                empty[split] += 1
+                continue
             prompt = split_dialogue(text)
             if prompt in seen or not source.min_tokens <= length(text) <= source.max_tokens:
                 continue
@@ -118,6 +128,7 @@ def _build_hub(source: Hub, out: Path) -> dict[str, Any]:
     test_rows = hub.load(source.dialogues, "test", ("chosen",), "task.source.dialogues")
     train_rows = hub.load(source.dialogues, "train", ("chosen",), "task.source.dialogues")
     seen: set[str] = set()
+    empty: Counter[str] = Counter()
     order = list(range(len(train_rows)))
     random.Random(source.seed).shuffle(order)
     test = kept(test_rows, range(0, len(test_rows), source.test_every), source.test, seen, "test")
@@ -127,4 +138,4 @@ def _build_hub(source: Hub, out: Path) -> dict[str, Any]:
                      {"train": source.train, "validation": source.validation, "test": source.test},
                      source.dialogues.path)
     return {"train": len(train), "validation": len(held_out), "test": len(test),
-            "dialogues_revision": hub.resolved_revision(source.dialogues)}
+            "rows_without_text": empty.total(), "dialogues_revision": hub.resolved_revision(source.dialogues)}

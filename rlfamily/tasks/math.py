@@ -211,9 +211,10 @@ def _vocabulary(data: Data, source: Generated) -> list[str]:
 
 
 def _build_hub(data: Data, source: Hub, out: Path) -> dict[str, Any]:
+    empty: Counter[str] = Counter()
     test = [(benchmark.name, problem, answer) for index, benchmark in enumerate(source.benchmarks)
-            for problem, answer in _rows(benchmark, f"task.source.benchmarks[{index}]")]
-    rows = _rows(source.training, "task.source.training")
+            for problem, answer in _rows(benchmark, f"task.source.benchmarks[{index}]", empty)]
+    rows = _rows(source.training, "task.source.training", empty)
     held_out = {*source.shown, *(problem for _, problem, _ in test)}
     training = [(problem, answer) for problem, answer in dict(rows).items() if problem not in held_out]
     if len(training) <= source.validation:
@@ -230,26 +231,30 @@ def _build_hub(data: Data, source: Hub, out: Path) -> dict[str, Any]:
     counts = {split: len(chosen) for split, chosen in splits.items()} | Counter(name for name, _, _ in test)
     revisions = {f"{name}_revision": hub.resolved_revision(dataset) for name, dataset in
                  [("training", source.training), *((each.name, each) for each in source.benchmarks)]}
-    return {**counts, "test": len(test), **revisions}
+    return {**counts, "test": len(test), "rows_without_problem_or_answer": empty.total(), **revisions}
 
 
-def _rows(source: ProblemSet, key: str) -> list[tuple[str, str]]:
-    """Problem and answer of each row that has both."""
+def _rows(source: ProblemSet, key: str, empty: Counter[str] | None = None) -> list[tuple[str, str]]:
+    """Problem and answer of each row that has both; `empty` counts the others under `key`."""
     rows = hub.load(source, source.split, (source.problem, source.answer), key)
-    pairs = [(str(row[source.problem]).strip(), _answer(row[source.answer], source.boxed)) for row in rows]
-    found = [(problem, answer) for problem, answer in pairs if problem and answer]
+    pairs = [(hub.text(row[source.problem], source, source.problem, place, f"{key}.problem"),
+              _answer(row[source.answer], source, place, f"{key}.answer")) for place, row in enumerate(rows)]
+    found = [(problem.strip(), answer) for problem, answer in pairs if problem and answer]
+    if empty is not None:
+        empty[key] += len(pairs) - len(found)
     if not found:
         raise UserError(f"{key}.answer: no row of '{source.path}' has an answer in column '{source.answer}' "
                         f"(boxed={str(source.boxed).lower()})")
     return found
 
 
-def _answer(value: Any, boxed: bool) -> str | None:
+def _answer(value: Any, source: ProblemSet, row: int, key: str) -> str | None:
     """The answer as the inside of a box: several are joined by commas, dollar signs around one are left out."""
-    if boxed:
-        return last_boxed(str(value))
-    values = value if isinstance(value, list) else [value]
-    return ", ".join(str(each).strip().strip("$").strip() for each in values if each is not None)
+    values = value if isinstance(value, list) and not source.boxed else [value]
+    texts = [text for each in values if (text := hub.text(each, source, source.answer, row, key)) is not None]
+    if source.boxed:
+        return last_boxed(texts[0]) if texts else None
+    return ", ".join(text.strip().strip("$").strip() for text in texts)
 
 
 # ---------------------------------------------------------------------------- rows

@@ -7,6 +7,7 @@ summarize-from-feedback (`hub`).
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from rlfamily import tasks
+from rlfamily.errors import UserError, nearest
 from rlfamily.examples import Example
 from rlfamily.settings import Strict
 from rlfamily.tasks import TaskConfig
@@ -90,13 +92,15 @@ def _world(source: Generated) -> standin.World:
 
 def _build_hub(source: Hub, out: Path) -> dict[str, Any]:
     seen: set[str] = set()
+    empty: Counter[str] = Counter()
 
     def kept(rows: Dataset, order: Iterable[int], count: int, split: str) -> list[Example]:
         examples: list[Example] = []
         for row in order:
             if len(examples) == count:
                 break
-            post, name = rows[row]["info"]["post"], rows[row]["info"]["id"]
+            post, name = _post(rows[row]["info"], source, row)
+            empty[split] += post is None
             if post is None or name in seen or not source.min_characters < len(post) < source.max_characters:
                 continue
             seen.add(name)
@@ -108,13 +112,23 @@ def _build_hub(source: Hub, out: Path) -> dict[str, Any]:
     order = random.Random(source.seed).sample(range(len(train_rows)), len(train_rows))
     splits = {"test": kept(test_rows, range(len(test_rows)), source.test, "test")}
     # The whole public validation split is held out, also what the test split has no room for.
-    seen |= {row["id"] for row in test_rows["info"]}
+    seen |= {_post(info, source, row)[1] for row, info in enumerate(test_rows["info"])}
     splits["validation"] = kept(train_rows, order, source.validation, "validation")
     splits["train"] = kept(train_rows, order, source.train, "train")
     hub.write_splits(out, splits, {"train": source.train, "validation": source.validation, "test": source.test},
                      source.posts.path)
     return {**{split: len(examples) for split, examples in splits.items()},
-            "posts_revision": hub.resolved_revision(source.posts)}
+            "rows_without_text": empty.total(), "posts_revision": hub.resolved_revision(source.posts)}
+
+
+def _post(info: Any, source: Hub, row: int) -> tuple[str | None, Any]:
+    """Text and name of a post. Raises UserError where the column `info` holds something else."""
+    fields = list(info) if isinstance(info, dict) else []
+    for field in ("post", "id"):
+        if field not in fields:
+            raise UserError(f"task.source.posts: column 'info' of '{source.posts.path}' has no field '{field}' in row "
+                            f"{row}{nearest(field, fields)}: give posts as summarize-from-feedback has them")
+    return hub.text(info["post"], source.posts, "info.post", row, "task.source.posts"), info["id"]
 
 
 def _example(split: str, row: int, post: str, instruction: str) -> Example:

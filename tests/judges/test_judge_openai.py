@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ from stub import Stub, serving
 from test_judge_pairwise import PAIRS, REMOTE, settings
 
 from rlfamily.errors import UserError
-from rlfamily.judges import get
+from rlfamily.judges import Question, get
 from rlfamily.judges.cache import Cache
 from rlfamily.judges.openai import KEY, read
 from rlfamily.judges.pairwise import judge_pairs
@@ -112,8 +113,102 @@ def test_a_chatty_model_is_refused(tmp_path, key) -> None:
 
 
 @pytest.mark.parametrize(("reply", "answer"), [
-    ("[[A]]", "first"), ("B", "second"), (" [C]. ", "tie"), ("first [[A]], no: [[B]]", "second"), ("", "unreadable"),
+    ("[[A]]", "first"), ("B", "second"), (" [C]. ", "tie"), ("", "unreadable"), ("I say [[B]], yes [[B]]", "second"),
     ("A is better", "unreadable"), ("[[D]]", "unreadable"), ("**A**", "first"),
+    # Two verdicts are none.
+    ("first [[A]], no: [[B]]", "unreadable"), ("[[A]] [[B]] [[C]]", "unreadable"),
+    # Blanks, markdown, quotes and brackets of other kinds do no harm.
+    ("[[ A ]]", "first"), ("`[[B]]`", "second"), ("[[`B`]]", "second"), ("**[[C]]**", "tie"), ("[[**A**]]", "first"),
+    ("[ [A] ]", "first"), ("\\[\\[A\\]\\]", "first"), ("[[a]]", "first"), ("［［Ａ］］", "first"), ("`A`", "first"),
+    ("[[A]]\n", "first"), ('"[[B]]"', "second"), ("[[A.]]", "first"),
+    # Thoughts do not count; what follows a closed one does.
+    ("<think>A reads well, so [[A]] at first sight. However", "unreadable"), ("<think>[[A]]?</think>[[B]]", "second"),
+    ("[[A]]? no.</think>\n\n[[B]]", "second"), ("<think>so [[A]]</think>", "unreadable"),
+    ("<thinking>[[C]]</thinking> A", "first"), ("[THINK]hm [[A]][/THINK][[C]]", "tie"),
+    ("<think>a</think>[[A]]<think>or [[B]]", "unreadable"),
 ])
 def test_reading_replies(reply: str, answer: str) -> None:
     assert read(reply) == answer
+
+
+@contextmanager
+def saying(code: int, kind: str, data: bytes, **headers: str):
+    """Serve one reply to every call. Yields (url, keys received)."""
+    keys = []
+
+    class Handler(Stub):
+        def do_POST(self) -> None:
+            self.body()
+            keys.append(self.headers["Authorization"])
+            self.send_response(code)
+            for name, value in {"Content-Type": kind, "Content-Length": str(len(data)), **headers}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(data)
+
+    with serving(Handler) as url:
+        yield f"{url}/v1", keys
+
+
+def answers(url: str) -> list[str]:
+    config = settings(REMOTE, base_url=url, timeout_seconds=10.0, retries=0)
+    return [answer for _, answer in get("openai").load(config, None, None).answers([Question("which?", None)])]
+
+
+@pytest.mark.parametrize(("code", "kind", "data"), [
+    (200, "text/html", b"<html><body>Welcome</body></html>"), (200, "application/json", b""), (200, "text/plain", b"A"),
+    (200, "application/json", b"{ cut"), (200, "application/json", b"null"), (200, "application/json", b"[]"),
+    (200, "application/json", b'"[[A]]"'), (200, "application/json", b'{"error": {"message": "no credit"}}'),
+    (200, "application/json", b"\xff\xfe\x00"), (200, "text/event-stream", b"data: {}\n\n"),
+    (404, "text/html", b"<html>\n<h1>Not here</h1>\n</html>"), (400, "application/json", b""),
+    (400, "application/json", b"[1]"), (403, "application/json", b'{"error": null}'),
+    (400, "application/json", b'{"error": "bad\nmodel"}'), (502, "text/html", b"x" * 100_000),
+])
+def test_what_is_no_chat_completion_is_one_line(code: int, kind: str, data: bytes, key) -> None:
+    with saying(code, kind, data) as (url, _), pytest.raises(UserError, match="judge m at .*run the same command") as error:
+        answers(url)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 600
+
+
+@pytest.mark.parametrize(("choices", "answer"), [
+    ([], "unreadable"), (None, "unreadable"), ([None], "unreadable"), ([{"message": None}], "unreadable"),
+    ([{}], "unreadable"), ([{"message": {"content": None, "refusal": "no"}}], "unreadable"),
+    ([{"message": {"content": [{"type": "text", "text": "[[A]]"}]}}], "first"),
+    ([{"message": {"content": [{"type": "thinking", "thinking": "[[B]]"}, {"type": "text", "text": "[["},
+                               {"type": "text", "text": "A]]"}]}}], "first"),
+    ([{"message": {"content": {"text": "[[A]]"}}}], "first"), ([{"message": {"content": 3}}], "unreadable"),
+    ([{"message": {"content": "[[A]]"}}, {"message": {"content": "[[B]]"}}], "first"),
+])
+def test_messages_of_any_shape(choices, answer: str, key) -> None:
+    with saying(200, "application/json", json.dumps({"choices": choices}).encode()) as (url, _):
+        assert answers(url) == [answer]
+
+
+@pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
+def test_a_redirect_takes_the_key_nowhere(code: int, key) -> None:
+    with saying(200, "application/json", b"{}") as (other, keys), \
+            saying(code, "text/plain", b"", Location=f"{other}/chat/completions") as (url, _):
+        with pytest.raises(UserError, match=f"sends the question on to {other}.*task.judge.base_url"):
+            answers(url)
+        assert not keys
+
+
+def test_no_line_holds_the_key(key) -> None:
+    body = b'{"error": {"message": "wrong key: not-a-key"}}'
+    with saying(401, "application/json", body) as (url, _), pytest.raises(UserError) as error:
+        answers(url)
+    assert "not-a-key" not in str(error.value)
+
+
+@pytest.mark.parametrize("url", ["nowhere", "http://", "ftp://127.0.0.1/v1", "http://127.0.0.1:1/v1", "http://[::1"])
+def test_an_address_that_is_none_is_one_line(url: str, key) -> None:
+    with pytest.raises(UserError, match="judge m at"):
+        answers(url)
+
+
+@pytest.mark.parametrize("name", ["schlüssel", "two\nlines"])
+def test_a_key_that_no_header_holds_is_one_line(name: str, monkeypatch) -> None:
+    monkeypatch.setenv(KEY, name)
+    with saying(200, "application/json", b"{}") as (url, _), pytest.raises(UserError) as error:
+        answers(url)
+    assert "\n" not in str(error.value)

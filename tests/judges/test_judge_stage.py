@@ -153,3 +153,40 @@ def test_an_engine_is_opened_once_for_the_longest_question_that_fits(model) -> N
     answers = dict(judge.answers(questions))
     assert opened == [(model, "fp32", 1399)]
     assert [answers[index] for index in range(5)] == ["tie", "second", "second", "unreadable", "tie"]
+
+
+def tokens_of(folder: Path, tokenizer, model: Path):
+    import shutil
+
+    shutil.copytree(model, folder)
+    tokenizer.save_pretrained(folder)
+    return load(folder)
+
+
+def test_a_letter_is_read_as_it_follows_the_bracket(tmp_path, model) -> None:
+    """Not as it begins a word, whatever the tokenizer; and nothing ends the prompt before the answer."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    pieces = ["<unk>", "<s>", "</s>", "▁", "▁A", "▁B", "▁C", "A", "B", "C", "[[", "▁[[", "\n", "x"]
+    tokenizer = Tokenizer(models.Unigram([(piece, -float(len(pieces) - len(piece))) for piece in pieces], 0, False))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always", split=False)
+    tokenizer.post_processor = processors.TemplateProcessing("<s> $A </s>", "<s> $A </s> $B </s>",
+                                                             [("<s>", 1), ("</s>", 2)])
+    local = tokens_of(tmp_path / "model", PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>"), model)
+    assert local.tokenizer.convert_ids_to_tokens(local.letters) == ["A", "B", "C"]
+    ids = local.tokenizer.convert_ids_to_tokens(local._ids("x"))
+    assert ids[0] == "<s>" and ids[-1] == "[["
+
+
+def test_a_bracket_that_swallows_its_letter_leaves_the_letter_behind_it(tmp_path, model) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    words = [*alphabet, "[[", "[[A"]
+    tokenizer = Tokenizer(models.BPE({word: index for index, word in enumerate(words)}, [("[", "["), ("[[", "A")]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    local = tokens_of(tmp_path / "model", PreTrainedTokenizerFast(tokenizer_object=tokenizer), model)
+    assert local.tokenizer.convert_ids_to_tokens(local.letters) == ["A", "B", "C"]

@@ -58,8 +58,9 @@ def run(place: Place, config: Config, inputs: Inputs) -> dict[str, Any]:
     def load() -> judges.Judge:
         return judges.get(judge.kind).load(judge, *_model(place, inputs), _vllm(place, judge))
 
-    # its answers cost less than a file
-    cache = Cache(place.shared, judge.identity()) if judge.kind != "stand_in" else None
+    # A reply that was read otherwise by an older version is asked for again. The stand-in's cost less than a file.
+    identity = judge.identity() | {"version": judges.get(judge.kind).VERSION}
+    cache = Cache(place.shared, identity) if judge.kind != "stand_in" else None
     judgements = judge_pairs(pairs, judge, cache, load, announce,
                              lambda done, total: place.progress(done, total, f"{judge.name}: {estimates[0]}"))
     write_jsonl(place.out / "judgements.jsonl", (
