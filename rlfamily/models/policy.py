@@ -11,7 +11,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 from transformers.utils import logging as transformers_logging
 
 from rlfamily import core
@@ -21,6 +27,7 @@ from rlfamily.models.batching import Forward, RowTensors
 from rlfamily.models.layouts import layout_of
 from rlfamily.models.loaded import Loaded
 from rlfamily.models.sharded import is_sharded, whole, whole_model
+from rlfamily.models.tokens import end_ids
 
 # Besides cluttering logs, the bars share one lock between forked processes: a worker killed while it holds the lock
 # would leave every later worker waiting for it.
@@ -37,6 +44,7 @@ class Policy(Loaded):
     ) -> None:
         super().__init__(model, tokenizer, dtype, device)
         self.layout = layout_of(model)
+        self.stop_ids = end_ids(tokenizer, getattr(model, "generation_config", None))
         self.value_head: nn.Linear | None = None
 
     def add_value_head(self) -> None:
@@ -59,7 +67,7 @@ class Policy(Loaded):
     def evaluate(self, rows: RowTensors, temperature: float) -> Forward:
         """Completion log-probs (with gradient, fp32, 0 on pads) and the mean token entropy of each row.
 
-        They are of the distribution that tokens are drawn from: tempered, and without EOS among a row's first
+        They are of the distribution that tokens are drawn from: tempered, and without an end among a row's first
         `rows.min_new_tokens` tokens. With a value head, the values come from the same pass through the backbone.
         """
         rows, values_NT = rows.to(self.device), None
@@ -68,7 +76,8 @@ class Policy(Loaded):
         real_NT = rows.mask_NT > 0
         if rows.min_new_tokens:  # in place: a copy of the V axis would cost more than everything else here
             early_NT = torch.arange(real_NT.shape[1], device=self.device) < rows.min_new_tokens
-            logits_CV[early_NT.expand_as(real_NT)[real_NT], self.eos_id] = -torch.inf
+            early_C = early_NT.expand_as(real_NT)[real_NT].nonzero()
+            logits_CV[early_C, torch.tensor(self.stop_ids, device=self.device)] = -torch.inf
         logp_C, entropy_C = core.token_logprobs(logits_CV, rows.ids_NT[real_NT], temperature)
         entropy_N = _spread(entropy_C, real_NT).sum(1) / real_NT.sum(1).clamp(min=1)
         if self.value_head is not None:  # of the hidden states that the logits are made of
@@ -159,6 +168,16 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         return PreTrainedTokenizerFast.from_pretrained(source, **options)
     except (OSError, ValueError) as error:
         raise UserError(f"model: cannot load '{source}': {' '.join(str(error).split())[:300]}") from error
+
+
+def load_ends(folder: Path) -> tuple[int, ...]:
+    """The tokens that end a response of the model in an artifact folder, without its weights."""
+    source, options = locate(folder)
+    try:
+        generation = GenerationConfig.from_pretrained(source, **options)
+    except OSError:  # it has none
+        generation = None
+    return end_ids(load_tokenizer(folder), generation)
 
 
 def locate(folder: Path) -> tuple[str, dict[str, Any]]:

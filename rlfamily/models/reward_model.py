@@ -23,6 +23,7 @@ from rlfamily.models.batching import Forward, Rows, RowTensors, pad
 from rlfamily.models.layouts import Layout, padded
 from rlfamily.models.loaded import Loaded
 from rlfamily.models.policy import locate
+from rlfamily.models.tokens import prompt_ids, raw_ids
 
 BIAS = "reward_bias.json"
 
@@ -74,10 +75,8 @@ class RewardModel(Loaded):
 
 def encode_texts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], responses: Sequence[str]) -> Rows:
     """Token ids of prompts, and of responses with their end token."""
-    def ids(text: str) -> list[int]:
-        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-    return Rows([ids(text) for text in prompts], [[*ids(text), int(tokenizer.eos_token_id)] for text in responses])
+    return Rows([prompt_ids(tokenizer, text) for text in prompts],
+                [[*raw_ids(tokenizer, text), int(tokenizer.eos_token_id)] for text in responses])
 
 
 def read_bias(folder: Path) -> float:

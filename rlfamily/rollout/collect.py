@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from rlfamily.errors import UserError
 from rlfamily.examples import Example
+from rlfamily.models.tokens import prompt_ids, raw_ids
 from rlfamily.rewards import Reward, RewardParts
 from rlfamily.rollout import Completion, Engine, SamplingParams
 from rlfamily.settings import Limits
@@ -46,24 +49,29 @@ def sampling_params(limits: Limits, mode: str) -> SamplingParams:
 def encode_example(tokenizer: PreTrainedTokenizerBase, example: Example) -> list[int]:
     """Token ids of what the policy is given: the chat in meta["messages"] when its tokenizer has a chat template.
 
-    Otherwise, and for tasks without a chat, the prompt as it is.
+    Otherwise, and for tasks without a chat, the prompt as it is. Raises UserError for a chat that the template refuses.
     """
     messages = example.meta.get("messages")
     if not messages or not tokenizer.chat_template:
         return encode_prompt(tokenizer, example.prompt)
     # As text first: transformers 5 returns a mapping of tensors when asked for tokens.
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    return encode_prompt(tokenizer, str(text))
+    try:
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    except TemplateError as error:
+        roles = ", ".join(str(message.get("role")) for message in messages)
+        raise UserError(f"model: its chat template refuses the conversation of {example.id} (roles {roles}): "
+                        f"{' '.join(str(error).split())}") from error
+    return raw_ids(tokenizer, str(text))
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Token ids of a prompt, without an end token."""
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    """Token ids of a plain prompt, as its model was trained to see one: with BOS where the tokenizer puts it."""
+    return prompt_ids(tokenizer, text)
 
 
 def encode_completion(tokenizer: PreTrainedTokenizerBase, text: str, room: int) -> list[int]:
     """Token ids of a response that ends properly: EOS appended, then cut to `room` tokens."""
-    ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    ids = raw_ids(tokenizer, text)
     return [*ids, int(tokenizer.eos_token_id)][:room]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,7 +34,7 @@ def following(policy: Policy, folder: Path, rollout: Drawing, place: Place, limi
     """
     if rollout.engine == "torch":
         return _torch(policy, place)
-    return _vllm(folder, policy.dtype, policy.eos_id, policy, place, limit)
+    return _vllm(folder, policy.dtype, policy.stop_ids, policy, place, limit)
 
 
 def frozen(
@@ -46,7 +47,7 @@ def frozen(
         loaded = policy.load(folder, finetuning, device, trainable=False)
         return _torch(loaded, place), loaded.tokenizer
     tokenizer = policy.load_tokenizer(folder)
-    return _vllm(folder, finetuning.dtype, int(tokenizer.eos_token_id), None, place, limit), tokenizer
+    return _vllm(folder, finetuning.dtype, policy.load_ends(folder), None, place, limit), tokenizer
 
 
 def open_chooser(place: Place) -> OpenChooser:
@@ -94,7 +95,7 @@ def _torch(policy: Policy, place: Place) -> Engine:
     return TorchEngine(policy, place.hardware.rollout_batch)
 
 
-def _vllm(folder: Path, dtype: str, eos_id: int, policy: Policy | None, place: Place, limit: int) -> Engine:
+def _vllm(folder: Path, dtype: str, stop_ids: Sequence[int], policy: Policy | None, place: Place, limit: int) -> Engine:
     rank = policy.model.peft_config["default"].r if policy and policy.adapted else 0
     start = Start(folder, dtype, limit, rank, world_size() > 1)
     if place.hardware.vllm.mode == "colocated" or place.hardware.vllm.server_url is None:
@@ -102,7 +103,7 @@ def _vllm(folder: Path, dtype: str, eos_id: int, policy: Policy | None, place: P
     if place.hardware.vllm.mode == "server":
         from rlfamily.rollout.vllm_server import VllmServerEngine
 
-        return VllmServerEngine(start, eos_id, policy, place)
+        return VllmServerEngine(start, stop_ids, policy, place)
     from rlfamily.rollout.vllm_engine import VllmEngine
 
-    return VllmEngine(start, place.hardware.vllm, eos_id, policy, place.work)
+    return VllmEngine(start, place.hardware.vllm, stop_ids, policy, place.work)

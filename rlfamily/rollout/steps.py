@@ -9,10 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import lru_cache
+from os.path import commonprefix
 
 from transformers import PreTrainedTokenizerBase
 
-LABEL = re.compile(r"^[ \t]*\**step\s*(\d+)\s*\**\s*[:.)]", re.IGNORECASE | re.MULTILINE)
+# Behind a heading's #, a list's -, a quote's > and emphasis; closed by punctuation, by the end of its emphasis, or,
+# as a heading, by the end of the line.
+LABEL = re.compile(r"^[ \t>*_+-]*(#+)?[ \t*_]*step\s*(?P<number>\d+)"
+                   r"(?:\s*[*_]*\s*[:.)]|\s*(?:\*\*|__)|(?(1)[ \t]*$|(?!)))", re.IGNORECASE | re.MULTILINE)
 
 
 def step_ends(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[int]:
@@ -23,11 +27,12 @@ def step_ends(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[in
     """
     if not ids:
         return []
-    starts = label_starts(_decode(tokenizer, ids))
+    text = _decode(tokenizer, ids)
+    starts = label_starts(text)
     if not starts:
         return [len(ids)]
-    offsets = _Offsets(tokenizer, ids)
-    ends = sorted({offsets.token_at(start) for start in starts} - {0})
+    offsets = _Offsets(tokenizer, ids, text)
+    ends = sorted({offsets.token_at(start) for start in starts if start} - {0})
     return [*ends, len(ids)]
 
 
@@ -39,17 +44,17 @@ def label_starts(text: str) -> list[int]:
     starts, last = [], 1
     for label in LABEL.finditer(text):
         # the number of digits comes first: int() refuses more than 4300 of them
-        if len(label[1]) < 10 and int(label[1]) > last:
+        if len(label["number"]) < 10 and int(label["number"]) > last:
             starts.append(label.start())
-            last = int(label[1])
+            last = int(label["number"])
     return starts
 
 
 class _Offsets:
     """From characters to tokens, by decoding prefixes: right for every tokenizer, whatever it merges or inserts."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> None:
-        self.tokenizer, self.ids = tokenizer, ids
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], text: str) -> None:
+        self.tokenizer, self.ids, self.text = tokenizer, ids, text
         self.guess, self.length = 1, self._prefix(1)  # tokens passed, and about as many characters
 
     def token_at(self, start: int) -> int:
@@ -69,8 +74,11 @@ class _Offsets:
         return token
 
     def _prefix(self, tokens: int) -> int:
-        """Characters of the first `tokens` tokens."""
-        return len(_decode(self.tokenizer, self.ids[:tokens]))
+        """Characters of the text that the first `tokens` tokens complete.
+
+        A character whose bytes are several tokens is there with the last of them; before, decoding shows stand-ins.
+        """
+        return len(commonprefix([_decode(self.tokenizer, self.ids[:tokens]), self.text]))
 
 
 @lru_cache(maxsize=1 << 18)

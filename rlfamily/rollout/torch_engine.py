@@ -58,7 +58,7 @@ class _Decoding:
         self.session = sessions.start(policy, [prompt for prompt, _ in groups], [count for _, count in groups])
         device, room = policy.device, [params.max_total_tokens - len(prompt) for prompt in prompts]
         self.row_R, self.room_N = torch.arange(len(prompts), device=device), torch.tensor(room, device=device)
-        self.stop_ids = torch.tensor(sorted({policy.eos_id, *params.stop_ids}), device=device)
+        self.stop_ids = torch.tensor(sorted({*policy.stop_ids, *params.stop_ids}), device=device)
         self.uniforms_NT = _uniforms(seeds, max(room)).to(device)
         self.ids_NT = torch.zeros(len(prompts), max(room), dtype=torch.long, device=device)
         self.logps_NT = torch.zeros(self.ids_NT.shape, device=device)

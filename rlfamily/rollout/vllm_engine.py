@@ -39,8 +39,10 @@ class VllmEngine:
     An engine that follows a policy has its first weights after `refresh`.
     """
 
-    def __init__(self, start: Start, settings: VllmPlacement, eos_id: int, policy: Policy | None, work: Path) -> None:
-        self.policy, self.settings, self.eos_id, self.work = policy, settings, eos_id, work
+    def __init__(
+        self, start: Start, settings: VllmPlacement, stop_ids: Sequence[int], policy: Policy | None, work: Path
+    ) -> None:
+        self.policy, self.settings, self.stop_ids, self.work = policy, settings, stop_ids, work
         self.adapter: LoRARequest | None = None
         self.version = 0
         self.llm = _started(start, settings)
@@ -89,7 +91,7 @@ class VllmEngine:
         return vllm.SamplingParams(
             n=copies, seed=seed, temperature=0.0 if params.greedy else params.temperature, top_k=params.top_k,
             top_p=params.top_p, max_tokens=params.max_total_tokens - len(prompt), min_tokens=params.min_new_tokens,
-            stop_token_ids=[self.eos_id, *params.stop_ids], logprobs=0 if params.logps else None, detokenize=False)
+            stop_token_ids=[*self.stop_ids, *params.stop_ids], logprobs=0 if params.logps else None, detokenize=False)
 
     @contextmanager
     def _awake(self) -> Iterator[None]:

@@ -47,8 +47,8 @@ class VllmServerEngine:
     each sends its own prompts; the first alone starts the server and hands weights over.
     """
 
-    def __init__(self, start: Start, eos_id: int, policy: Policy | None, place: Place) -> None:
-        self.policy, self.eos_id, self.settings, self.dtype = policy, eos_id, place.hardware.vllm, start.dtype
+    def __init__(self, start: Start, stop_ids: Sequence[int], policy: Policy | None, place: Place) -> None:
+        self.policy, self.stop_ids, self.settings, self.dtype = policy, stop_ids, place.hardware.vllm, start.dtype
         self.work, self.shared = place.work.resolve(), world_size() > 1
         self.leads = not self.shared or torch.distributed.get_rank() == 0
         self.child = _started(start, place) if self.leads and self.settings.server_url is None else None
@@ -105,7 +105,7 @@ class VllmServerEngine:
             temperature=0.0 if params.greedy else params.temperature, top_p=params.top_p,
             max_tokens=params.max_total_tokens - len(prompt),
             extra_body={"top_k": params.top_k, "min_tokens": params.min_new_tokens, "return_token_ids": True,
-                        "stop_token_ids": [self.eos_id, *params.stop_ids]})
+                        "stop_token_ids": [*self.stop_ids, *params.stop_ids]})
         choices: list[Any] = sorted(answer.choices, key=lambda choice: choice.index)
         return [Completion(list(choice.token_ids), list(choice.logprobs.token_logprobs) if params.logps else [],
                            choice.finish_reason != "stop") for choice in choices]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import random
 import time
 from itertools import chain
+from os.path import commonprefix
 
 import pytest
-from tokenizers import Regex, Tokenizer, decoders, pre_tokenizers
+from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers
 from tokenizers.models import BPE, Unigram
 from tokenizers.trainers import BpeTrainer, UnigramTrainer
 from transformers import PreTrainedTokenizerFast
@@ -60,7 +61,19 @@ def words():
     return scratch.train_tokenizer(["\n", "step1:", "step2:", "step3:", "step", "1", "2", "3", ":", "+", "=", "5", "."])
 
 
-TOKENIZERS = {"byte-level": byte_level(False), "byte-level, merged lines": byte_level(True), "metaspace": metaspace()}
+def byte_fallback():
+    """As Llama 2's sentencepiece: what has no token of its own is spelt in bytes, a newline too."""
+    pieces = ["<unk>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *("▁" + letter for letter in "abstep12"),
+              *"▁abcdefghijklmnopqrstuvwxyz0123456789:.#*-"]
+    tokenizer = Tokenizer(BPE(vocab={piece: index for index, piece in enumerate(dict.fromkeys(pieces))}, merges=[],
+                              byte_fallback=True, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(),
+                                           decoders.Strip(" ", 1, 0)])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", unk_token="<unk>")
+
+
+TOKENIZERS = {"byte fallback": byte_fallback(), "byte-level": byte_level(False), "byte-level, merged lines": byte_level(True), "metaspace": metaspace()}
 
 
 def slices(ids, ends):
@@ -72,8 +85,9 @@ def slow_ends(tokenizer, ids):
     def decode(part):
         return tokenizer.decode(part, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
-    starts = {next(token for token in range(len(ids)) if len(decode(ids[:token + 1])) > start)
-              for start in label_starts(decode(ids))}
+    text = decode(ids)
+    starts = {next(token for token in range(len(ids)) if len(commonprefix([decode(ids[:token + 1]), text])) > start)
+              for start in label_starts(text) if start}
     return [*sorted(starts - {0}), len(ids)]
 
 
@@ -84,7 +98,10 @@ def slow_ends(tokenizer, ids):
     (TEXTS[0], ["step2:", "step3:"]), (TEXTS[1], ["**Step 2:", "  step 3."]), (TEXTS[2], ["STEP2)", "\tstep 3:"]),
     (TEXTS[3], ["step2:", "step10:"]), (TEXTS[4], []), (TEXTS[5], ["step2:", "step3:"]), (TEXTS[6], ["step2:", "step3:"]),
     ("", []), ("step1: alone", []), ("a\nstep 2 : spaced", ["step 2 :"]), ("a\nstep2 no mark", []),
-    ("a\nstep" + "9" * 5000 + ": huge", []), ("step3: late\nstep2: back\nstep4: on", ["step3:", "step4:"]),
+    ("## Step 1: a\n\n## Step 2: b", ["## Step 2:"]), ("**Step 1**\nso\n**Step 2**\nthen", ["**Step 2**"]),
+    ("- step 1: a\n- step 2: b\n> * step 3. c", ["- step 2:", "> * step 3."]), ("### Step 1\na\n### Step 2\nb", ["### Step 2"]),
+    ("1\n__Step 2__ b\n#### **Step 3:** c", ["__Step 2__", "#### **Step 3:"]), ("a\nstep 2\nb", []),
+    ("-" * 20000 + "\n" + "#" * 20000, []), ("a\nstep" + "9" * 5000 + ": huge", []), ("step3: late\nstep2: back\nstep4: on", ["step3:", "step4:"]),
 ])
 def test_a_step_begins_at_a_label_above_all_before_it(text, expected):
     starts = label_starts(text)
@@ -152,6 +169,14 @@ def test_words(text, expected):
     assert tokenizer.unk_token_id not in ids
     assert step_ends(tokenizer, ids) == expected
     assert step_ends(tokenizer, [*ids, tokenizer.eos_token_id]) == [*expected[:-1], expected[-1] + 1]
+
+
+def test_a_character_of_several_tokens_belongs_to_the_step_before():
+    """A newline spelt in bytes, behind an emoji spelt in bytes: the step begins after all of them."""
+    tokenizer = TOKENIZERS["byte fallback"]
+    ids = tokenizer("step1: 😀\nstep2: b", add_special_tokens=False)["input_ids"]
+    first, second = slices(ids, step_ends(tokenizer, ids))
+    assert (tokenizer.decode(first), tokenizer.decode(second)) == ("step1: 😀\n", "step2: b")
 
 
 def test_no_tokens_no_steps():

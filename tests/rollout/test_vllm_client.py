@@ -57,7 +57,7 @@ def engine(url: str, folder: Path, work: Path, limit: int = 8, **vllm: Any) -> A
 
     settings = build().hardware.vllm.model_dump() | {"mode": "server", "server_url": url, "retries": 2} | vllm
     machine = place(work, vllm=settings)
-    return VllmServerEngine(Start(folder, "fp32", limit, 0, False), 2, None, machine)
+    return VllmServerEngine(Start(folder, "fp32", limit, 0, False), (2,), None, machine)
 
 
 def completions(requests: list[Any]) -> list[Any]:

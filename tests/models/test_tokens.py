@@ -1,0 +1,67 @@
+"""What a model is given begins as in its training, and every one of its end tokens ends a response."""
+
+from __future__ import annotations
+
+import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from tokenizers.processors import TemplateProcessing
+from transformers import GenerationConfig, PreTrainedTokenizerFast
+
+from rlfamily.errors import UserError
+from rlfamily.examples import Example
+from rlfamily.models.tokens import end_ids, prompt_ids, raw_ids
+from rlfamily.rollout.collect import encode_completion, encode_example, encode_prompt
+
+WORDS = ["<s>", "</s>", "<turn>", "a", "b", "q", "user", "assistant"]
+CHAT = ("{% for message in messages %}{% if (message.role == 'user') != (loop.index0 % 2 == 0) %}"
+        "{{ raise_exception('roles must alternate') }}{% endif %}<s> {{ message.role }} {{ message.content }} {% endfor %}")
+
+
+def tokenizer(begins: bool, chat: str | None = None):
+    inner = Tokenizer(WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="q"))
+    inner.pre_tokenizer = WhitespaceSplit()
+    if begins:
+        inner.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    made = PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>", eos_token="</s>")
+    made.chat_template = chat
+    return made
+
+
+def test_a_plain_prompt_begins_as_its_tokenizer_begins_texts():
+    assert encode_prompt(tokenizer(True), "a b") == [0, 3, 4]
+    assert encode_prompt(tokenizer(False), "a b") == [3, 4]
+
+
+def test_what_begins_so_already_gets_no_second_one():
+    assert prompt_ids(tokenizer(True), "<s> a") == [0, 3]
+
+
+def test_responses_have_no_beginning():
+    assert encode_completion(tokenizer(True), "a b", 9) == [3, 4, 1]
+    assert raw_ids(tokenizer(True), "a") == [3]
+
+
+def test_a_chat_begins_as_its_template_says():
+    example = Example(id="x", prompt="a", meta={"messages": [{"role": "user", "content": "a"}]})
+    assert encode_example(tokenizer(True, CHAT), example) == [0, 6, 3]
+
+
+def test_a_conversation_that_the_template_refuses_is_one_line():
+    twice = [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]
+    with pytest.raises(UserError, match=r"its chat template refuses the conversation of x \(roles user, user\)"):
+        encode_example(tokenizer(True, CHAT), Example(id="x", prompt="a", meta={"messages": twice}))
+
+
+@pytest.mark.parametrize(("named", "ends"), [(None, (1,)), (1, (1,)), (2, (1, 2)), ([1, 2], (1, 2)), ([2, 5], (1, 2, 5))])
+def test_every_end_token_counts(named, ends):
+    assert end_ids(tokenizer(False), GenerationConfig(eos_token_id=named)) == ends
+    assert end_ids(tokenizer(False), None) == (1,)
+
+
+def test_a_model_without_an_end_is_refused():
+    endless = tokenizer(False)
+    endless.eos_token = None
+    with pytest.raises(UserError, match="names an end-of-sequence token"):
+        end_ids(endless, GenerationConfig())
