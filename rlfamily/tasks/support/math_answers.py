@@ -1,8 +1,8 @@
 """Boxed answers: find the last one in a response, and decide whether it equals the right one.
 
-Two plain integers are compared here; everything else goes to math-verify (0.9.0), in worker processes, because an
-answer is whatever a model wrote: `9^{9^{9^9}}` would compute for ever. `import math` is the standard library's here as
-everywhere: the module beside this one is `rlfamily.tasks.math`.
+Two plain integers are compared here, and what `math_forms` finds hostile is wrong; everything else goes in its normal
+form to math-verify (0.9.0), in worker processes, because an answer is whatever a model wrote and may compute for ever.
+`import math` is the standard library's here as everywhere: the module beside this one is `rlfamily.tasks.math`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ import sys
 from functools import lru_cache
 from pathlib import Path
 
+from rlfamily.tasks.support import math_forms
+
 MAX_CHARACTERS = 500  # of an answer; a longer one is none. Right answers of the public benchmarks have under 200
-CPU_SECONDS = 2.0  # for one pair: ordinary ones take 0.002 to 0.3
+CPU_SECONDS = 1.0  # for one pair: ordinary ones take 0.002 to 0.3
 WALL_SECONDS = 120.0  # for one pair and, the first time, the worker's start, on a busy machine
 ATTEMPTS = 2  # a worker killed from outside says nothing about the answer: ask another one
 CACHED = 65536  # verdicts kept: small models repeat themselves
@@ -52,12 +54,26 @@ def last_boxed(response: str) -> str | None:
 
 @lru_cache(CACHED)
 def equivalent(right: str, answer: str) -> bool:
-    """True when `answer` equals `right` as math-verify sees it. Not symmetric. Never raises; stops at CPU_SECONDS."""
+    """True when `answer` equals `right`: see docs/mathematics.md. Not symmetric. Never raises; stops at CPU_SECONDS."""
     if _INTEGER.fullmatch(right) and _INTEGER.fullmatch(answer):
         return int(right) == int(answer)  # math-verify's own verdict on these (tested), a thousand times faster
     if len(answer) > MAX_CHARACTERS:
         return False
-    return CHECKERS.check(right, answer)
+    right, answer = math_forms.normal(right), math_forms.normal(answer)
+    if right == answer:
+        return bool(answer)
+    if math_forms.hostile(answer):
+        return False
+    pairs = math_forms.readings(right, answer)
+    return any(_same(*pair) for pair in pairs) and all(_same(*pair) for pair in math_forms.contradictions(answer))
+
+
+@lru_cache(CACHED)
+def _same(right: str, answer: str) -> bool:
+    """Whether two normal forms are equal."""
+    if _INTEGER.fullmatch(right) and _INTEGER.fullmatch(answer):
+        return int(right) == int(answer)
+    return right == answer or CHECKERS.check(right, answer)
 
 
 class Worker:

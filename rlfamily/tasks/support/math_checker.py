@@ -22,6 +22,8 @@ from functools import lru_cache
 from typing import Any
 
 MAX_BYTES = 2 * 2**30  # of address space, about ten times what sympy takes: a giant number fails instead of swapping
+TINY, TINY_SHARE = 1e-3, 1e-6  # below it, numbers with a decimal point may differ by this share
+HUGE, HUGE_SHARE = 1e9, 1e-12  # above it, by this share: the rounding of a float
 GOLDS_KEPT = 4096  # parsed right answers; a batch asks for the same one once per response
 
 
@@ -58,9 +60,31 @@ def equal(parse_gold: Any, right: str, answer: str) -> bool:
     import math_verify
 
     try:
-        return bool(math_verify.verify(parse_gold(right), parse(answer), timeout_seconds=None))
+        gold, target = parse_gold(right), parse(answer)
+        near = close(gold, target)
+        return bool(math_verify.verify(gold, target, timeout_seconds=None)) if near is None else near
     except Exception:  # whatever a model wrote, its answer is wrong and the next one is checked
         return False
+
+
+def close(gold: Any, target: Any) -> bool | None:
+    """For numbers of which one has a decimal point and both are tiny, or one is huge; None: math-verify decides.
+
+    It rounds to six decimals, so that all tiny numbers would be equal, and huge ones of different precision never.
+    """
+    from sympy import Expr, Float
+
+    if not gold or not target or not all(isinstance(each, Expr) and each.is_number for each in (gold[0], target[0])):
+        return None
+    if not (gold[0].has(Float) or target[0].has(Float)):
+        return None
+    first, second = gold[0].doit().evalf(20), target[0].doit().evalf(20)
+    if not (first.is_Float or first.is_Integer or first.is_zero) or not (second.is_Float or second.is_zero):
+        return None
+    size = max(abs(first), abs(second))
+    if TINY <= size <= HUGE:
+        return None
+    return bool(abs(first - second) <= (TINY_SHARE if size < TINY else HUGE_SHARE) * size)
 
 
 if __name__ == "__main__":
