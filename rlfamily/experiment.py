@@ -228,14 +228,6 @@ class Experiment(Closed):
         against = self.rows[row].against
         return self.rows[against] if isinstance(against, str) else against
 
-    def check_draws(self, sampled: int) -> None:
-        """Raises UserError when a score's name asks for more responses to a prompt than are sampled."""
-        for metric in self.metrics:
-            there = 1 if metric.where.get("mode") == "greedy" else sampled
-            if metric.draws > there:
-                raise UserError(f"metric '{metric.name}' needs {metric.draws} responses to a prompt, {there} drawn: "
-                                f"set task.eval_draws={metric.draws} or more, or rename it")
-
     def named_metrics(self) -> dict[str, Metric]:
         """Metrics by name."""
         return {metric.name: metric for metric in self.metrics}

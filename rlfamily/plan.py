@@ -60,7 +60,7 @@ class _Table:
     def cells(self, model: str, row: str, column: str, seeds: Iterable[int]) -> list[Cell]:
         """One place at every seed."""
         overrides, config = self._resolved(model, row, column, self.experiment.rows[row])
-        self.experiment.check_draws(config.task.eval_draws)
+        _check_draws(self.experiment, config.task.eval_draws)
         opponent = self.experiment.opponent(row)
         against = self._resolved(model, row, column, opponent) if opponent else None
         made = []
@@ -118,6 +118,15 @@ def _nodes(planner: Planner, roles: Iterable[str]) -> dict[str, Node]:
         wanted.add("score")
     train = {"train": planner.train} if planner.config.trained else {}
     return train | {role: getattr(planner, role) for role in ROLES[1:] if role in wanted}
+
+
+def _check_draws(experiment: Experiment, sampled: int) -> None:
+    """Raises UserError when a score's name asks for more responses to a prompt than are sampled."""
+    for metric in experiment.metrics:
+        there = 1 if metric.where.get("mode") == "greedy" else sampled
+        if metric.draws > there:
+            raise UserError(f"metric '{metric.name}' needs {metric.draws} responses to a prompt, {there} drawn: "
+                            f"set task.eval_draws={metric.draws} or more, or rename it")
 
 
 def _fitting(overrides: list[str]) -> list[str]:
