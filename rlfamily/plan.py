@@ -60,7 +60,7 @@ class _Table:
     def cells(self, model: str, row: str, column: str, seeds: Iterable[int]) -> list[Cell]:
         """One place at every seed."""
         overrides, config = self._resolved(model, row, column, self.experiment.rows[row])
-        _check_draws(self.experiment, config.task.eval_draws)
+        check_draws(self.experiment, config.task.eval_draws)
         opponent = self.experiment.opponent(row)
         against = self._resolved(model, row, column, opponent) if opponent else None
         made = []
@@ -120,7 +120,7 @@ def _nodes(planner: Planner, roles: Iterable[str]) -> dict[str, Node]:
     return train | {role: getattr(planner, role) for role in ROLES[1:] if role in wanted}
 
 
-def _check_draws(experiment: Experiment, sampled: int) -> None:
+def check_draws(experiment: Experiment, sampled: int) -> None:
     """Raises UserError when a score's name asks for more responses to a prompt than are sampled."""
     for metric in experiment.metrics:
         there = 1 if metric.where.get("mode") == "greedy" else sampled

@@ -19,6 +19,7 @@ from eval.tables import Book
 from eval.verdicts import verdict
 from rlfamily.errors import UserError
 from rlfamily.experiment import Metric, load
+from rlfamily.plan import check_draws
 from rlfamily.records import CellEntry
 
 VALID = Metric(name="valid", stage="score", field="valid", better="higher")
@@ -96,10 +97,10 @@ def test_a_name_says_how_many_draws_it_needs(name, draws, fits):
     metric = VALID.model_copy(update={"name": name, "where": {"mode": "sample"}})
     asked = experiment.model_copy(update={"metrics": [metric]})
     if fits:
-        asked.check_draws(draws)
+        check_draws(asked, draws)
         return
     with pytest.raises(UserError, match=f"metric '{name}' needs .* set task.eval_draws="):
-        asked.check_draws(draws)
+        check_draws(asked, draws)
 
 
 def test_one_run_named_three_times_is_one_run(tmp_path):
