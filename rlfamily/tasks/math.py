@@ -27,7 +27,7 @@ from rlfamily.tasks.support import hub
 from rlfamily.tasks.support.math_answers import equivalent, last_boxed
 from rlfamily.tasks.support.math_problems import SIGNS, Generator, Problem, Step, solve
 
-VERSION = "2"
+VERSION = "3"
 GIVES: frozenset[str] = frozenset({"format", "valid", "answer"})
 PLACE = "{problem}"  # in a template; replaced as it stands, since LaTeX is full of other braces
 

@@ -144,8 +144,11 @@ _NUMBER = re.compile(r"\d+")
 _RAISED = re.compile(r"(?:\^|\*\*)\s*[{(]*\s*-?\s*(\d+)")
 _GROUP_RAISED = re.compile(r"[)}\]]\s*(?:\^|\*\*)\s*[{(]*\s*-?\s*(\d+)")
 _FUNCTION = re.compile(r"\\?(?:sin|cos|tan|cot|sec|csc|log|ln|exp)(?![a-z])")
-_TOWER = re.compile(r"(?:\^|\*\*)\s*(?:[{(]\s*)*-?[\w.]+\s*[})]*\s*(?:\^|\*\*)\s*[{(]*\s*-?\s*[\da-zA-Z]|"
-                    r"(?:\^|\*\*)\s*[{(][^{}]*(?:\^|\*\*|!)")
+# Of numbers, or of four storeys: e^{-x^2} computes nothing.
+_TOWER = re.compile(r"(?:\^|\*\*)\s*(?:[{(]\s*)*-?[\d.]+\s*[})]*\s*(?:\^|\*\*)\s*[{(]*\s*-?\s*\d|"
+                    r"(?:\^|\*\*)\s*[{(](?:\\pi|[^{}a-df-hj-zA-Z])*(?:\^|\*\*|!)|"
+                    r"(?:\^|\*\*)\s*[{(][^{}]*(?:\^|\*\*)\s*[{(][^{}]*(?:\^|\*\*)")
+_RAISED_TWICE = re.compile(r"(?:\^|\*\*)\s*(?:[{(][^{}]*|\w\s*)(?:\^|\*\*|!)")
 _FACTORIAL = re.compile(r"(\d+)\s*[})]*\s*!")
 _MANY_FACTORIALS = re.compile(r"!\s*[})\s]*!|[)}]\s*!")
 _LOOP = re.compile(r"\\(?:sum|prod|int|i+nt|oint|bigcup|bigcap|lim)(?![a-zA-Z])")
@@ -170,6 +173,8 @@ def hostile(answer: str) -> bool:
     if _FUNCTION.search(answer) and any(_more(power, MAX_EXPANDED) for power in _RAISED.findall(answer)):
         return True
     loops = len(_LOOP.findall(answer))
+    if loops and _RAISED_TWICE.search(answer):
+        return True
     large = any(_more(digits, MAX_BOUND) for digits in _NUMBER.findall(answer))
     return loops > 1 or bool(large and (loops or _CHOICE.search(answer)))
 
