@@ -68,6 +68,10 @@ class Planner:
         if corpus is None:
             raise UserError(f"model={self.config.names['model']}: task {self.config.names['task']} has no corpus to "
                             "train a model from scratch on (task.pretrain is null): choose a hub model")
+        for name in ("max_tokens_rollout", "max_tokens_evaluation", "max_tokens_demonstration"):
+            if (limit := getattr(task, name)) > model.max_positions:
+                raise UserError(f"task.{name}={limit} is beyond model.max_positions={model.max_positions}: lower the "
+                                "one or raise the other")
         settings = _supervised().model_copy(update={
             "prompts": corpus.lines, "batch_prompts": recipe.batch_prompts, "epochs": corpus.epochs,
             "optimizer": recipe.optimizer, "kl_ref_every": 0})

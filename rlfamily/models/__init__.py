@@ -6,15 +6,23 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from rlfamily.models.targets import LINEAR, named
 from rlfamily.settings import Optimizer, Strict
+
+# What adapters can go to in a model that is built here: the same names in both architectures.
+_SCRATCH_LINEAR = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj",
+                   "mlp.up_proj", "mlp.down_proj")
 
 
 class Lora(Strict):
-    """Low-rank adapters (peft), without dropout: a log-prob must not depend on chance. Used when `finetune` is lora."""
+    """Low-rank adapters (peft), without dropout: a log-prob must not depend on chance. Used when `finetune` is lora.
+
+    `targets`: last parts of module names (`q_proj`, or a list of them), an expression over whole names, or all-linear.
+    """
 
     rank: int = Field(gt=0)
     alpha: int = Field(gt=0)
-    targets: str
+    targets: Annotated[str | list[str], Field(min_length=1)]
 
 
 class Finetuning(Strict):
@@ -64,6 +72,13 @@ class ScratchModel(Finetuning, ScratchShape):
 
     kind: Literal["scratch"]
     pretrain: Pretrain
+
+    @model_validator(mode="after")
+    def _check_targets(self) -> Self:
+        if self.lora.targets != LINEAR:
+            linear = [f"model.layers.{layer}.{part}" for layer in range(self.layers) for part in _SCRATCH_LINEAR]
+            named(self.lora.targets, linear, linear)
+        return self
 
 
 class ModelSize(Strict):

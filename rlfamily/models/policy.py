@@ -13,18 +13,22 @@ import torch
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
+    AutoTokenizer,
     GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
+from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
 from rlfamily import core
 from rlfamily.errors import UserError
-from rlfamily.models import Finetuning, Lora
+from rlfamily.models import Finetuning
+from rlfamily.models.adapters import adapt
 from rlfamily.models.batching import Forward, RowTensors
 from rlfamily.models.layouts import layout_of
+from rlfamily.models.layouts.declared import positions
 from rlfamily.models.loaded import Loaded
 from rlfamily.models.sharded import is_sharded, whole, whole_model
 from rlfamily.models.tokens import end_ids
@@ -43,7 +47,8 @@ class Policy(Loaded):
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dtype: str, device: torch.device
     ) -> None:
         super().__init__(model, tokenizer, dtype, device)
-        self.layout = layout_of(model)
+        self.layout = layout_of(self)
+        self.positions = positions(model.config)
         self.stop_ids = end_ids(tokenizer, getattr(model, "generation_config", None))
         self.value_head: nn.Linear | None = None
 
@@ -69,7 +74,9 @@ class Policy(Loaded):
 
         They are of the distribution that tokens are drawn from: tempered, and without an end among a row's first
         `rows.min_new_tokens` tokens. With a value head, the values come from the same pass through the backbone.
+        Raises UserError for a row without a prompt, and for one beyond the model's positions.
         """
+        self._check(rows)
         rows, values_NT = rows.to(self.device), None
         with _captured_input(self.model.get_output_embeddings()) as captured, self.autocast():
             logits_CV = self.layout.at_tokens(self.layout.logits(self.model, rows), rows)
@@ -81,9 +88,24 @@ class Policy(Loaded):
         logp_C, entropy_C = core.token_logprobs(logits_CV, rows.ids_NT[real_NT], temperature)
         entropy_N = _spread(entropy_C, real_NT).sum(1) / real_NT.sum(1).clamp(min=1)
         if self.value_head is not None:  # of the hidden states that the logits are made of
-            hidden_CD = self.layout.at_tokens(captured[0], rows).float()  # outside autocast: fp32
+            hidden_CD = self.layout.at_tokens(captured, rows).float()  # outside autocast: fp32
             values_NT = _spread(self.value_head(hidden_CD).squeeze(-1), real_NT)
         return Forward(entropy_N, logp_NT=_spread(logp_C, real_NT), values_NT=values_NT)
+
+    def _check(self, rows: RowTensors) -> None:
+        width = rows.prompt_ids_NP.shape[1]
+        if not width or not rows.prompt_mask_NP[:, -1].all():
+            raise UserError("model: a prompt has no tokens, so that nothing says what its response begins with: give "
+                            "every example a text, or leave it out")
+        if self.positions is not None and width + rows.ids_NT.shape[1] > self.positions:
+            self.check_length(int((rows.prompt_mask_NP.sum(1) + rows.mask_NT.sum(1)).max()))
+
+    def check_length(self, tokens: int) -> None:
+        """Raise UserError where rows of so many tokens are beyond the model's positions."""
+        if self.positions is not None and tokens > self.positions:
+            raise UserError(f"model: rows may have {tokens} tokens, and {type(self.model).__name__} has "
+                            f"{self.positions} positions: lower task.max_tokens_rollout, max_tokens_evaluation or "
+                            "max_tokens_demonstration")
 
     @contextlib.contextmanager
     def initial(self) -> Iterator[None]:
@@ -154,7 +176,7 @@ def load(folder: Path, finetuning: Finetuning, device: torch.device, trainable: 
     except (OSError, ValueError) as error:
         raise UserError(f"model: cannot load '{source}': {' '.join(str(error).split())[:300]}") from error
     adapted = trainable and finetuning.finetune == "lora"
-    policy = Policy(_adapt(model, finetuning.lora) if adapted else model, tokenizer, finetuning.dtype, device)
+    policy = Policy(adapt(model, finetuning.lora) if adapted else model, tokenizer, finetuning.dtype, device)
     if not adapted:
         policy.model.requires_grad_(trainable)
     policy.model.eval()  # for good: a log-prob must not depend on dropout
@@ -162,12 +184,26 @@ def load(folder: Path, finetuning: Finetuning, device: torch.device, trainable: 
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of an artifact folder, without the weights. Raises UserError when there is none."""
+    """The tokenizer of an artifact folder, without the weights. Raises UserError when there is none.
+
+    `tokenizer.json` is read as it stands; older models, without one, load as AutoTokenizer loads them.
+    """
     source, options = locate(folder)
     try:
-        return PreTrainedTokenizerFast.from_pretrained(source, **options)
-    except (OSError, ValueError) as error:
+        if _there(source, options, "tokenizer.json"):
+            return PreTrainedTokenizerFast.from_pretrained(source, **options)
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+        files = tokenizer.vocab_files_names.values()
+        if files and not any(_there(source, options, name) for name in files):  # AutoTokenizer makes an empty one up
+            raise OSError(f"no tokenizer there: none of {', '.join(sorted(files))}")
+        return tokenizer
+    except (OSError, ValueError, ImportError) as error:
         raise UserError(f"model: cannot load '{source}': {' '.join(str(error).split())[:300]}") from error
+
+
+def _there(source: str, options: dict[str, Any], name: str) -> bool:
+    revision = {key: value for key, value in options.items() if key == "revision"}
+    return cached_file(source, name, _raise_exceptions_for_missing_entries=False, **revision) is not None
 
 
 def load_ends(folder: Path) -> tuple[int, ...]:
@@ -187,11 +223,3 @@ def locate(folder: Path) -> tuple[str, dict[str, Any]]:
         return str(folder), {"trust_remote_code": False}
     content = json.loads(pointer.read_text())
     return content["path"], {"revision": content["revision"], "trust_remote_code": False}
-
-
-def _adapt(model: PreTrainedModel, lora: Lora) -> PreTrainedModel:
-    from peft import LoraConfig, get_peft_model
-
-    return get_peft_model(model, LoraConfig(
-        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=0.0, target_modules=lora.targets,
-        task_type="CAUSAL_LM"))

@@ -61,7 +61,10 @@ class Engine(Protocol):
 
 
 def check_room(prompts: Sequence[Sequence[int]], params: SamplingParams) -> None:
-    """Raise UserError when a prompt leaves no room for a response."""
+    """Raise UserError when a prompt is empty, or leaves no room for a response."""
+    if not all(map(len, prompts)):
+        raise UserError(f"rollout: prompt {[len(prompt) > 0 for prompt in prompts].index(False) + 1} of {len(prompts)} "
+                        "has no tokens to draw a response from: give every example a text, or leave it out")
     longest = max(map(len, prompts), default=0)
     if longest >= params.max_total_tokens:
         raise UserError(f"rollout: a prompt of {longest} tokens leaves no room below max_tokens_rollout="

@@ -23,8 +23,12 @@ class TorchEngine:
     def generate(
         self, prompts: Sequence[Sequence[int]], params: SamplingParams, seeds: Sequence[int], copies: int = 1
     ) -> list[Completion]:
-        """Return `copies` responses to each prompt. Raises UserError when a prompt leaves no room for a response."""
+        """Return `copies` responses to each prompt.
+
+        Raises UserError when a prompt is empty or leaves no room for a response, and beyond the model's positions.
+        """
         check_room(prompts, params)
+        self.policy.check_length(params.max_total_tokens)
         rows = [prompt for prompt in prompts for _ in range(copies)]
         streams = [seed + copy for seed in seeds for copy in range(copies)]
         completions: list[Completion] = []

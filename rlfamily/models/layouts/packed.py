@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -24,14 +25,14 @@ class PackedLayout:
         heads, tails = rows.prompt_mask_NP.sum(1), rows.mask_NT.sum(1).long()
         return spans((heads + tails).tolist(), (heads * new_prompts(rows) + tails).tolist(), budget, start, stop)
 
-    def logits(self, model: PreTrainedModel, rows: RowTensors) -> Tensor:
+    def logits(self, model: PreTrainedModel, rows: RowTensors) -> list[Tensor]:
         """logits_1CV of the completion tokens."""
         packed = pack(rows)
-        return forward(model, packed.ids_M, packed.positions_M, packed.before_C, packed)
+        return [forward(model, packed.ids_M, packed.positions_M, packed.before_C, packed)]
 
-    def at_tokens(self, states: Tensor, rows: RowTensors) -> Tensor:
+    def at_tokens(self, states: Sequence[Tensor], rows: RowTensors) -> Tensor:
         """The model gave no others."""
-        return states[0]
+        return states[0][0]
 
     def session(self, loaded: Loaded, prompts: RowTensors, group_R: Tensor) -> PackedSession:
         """Rows that grow; row r starts from prompt `group_R[r]`."""

@@ -5,11 +5,14 @@ For models whose attention is their own. Pads are masked, and positions count re
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
 from rlfamily.models.batching import RowTensors, spans
+from rlfamily.models.layouts.calls import given, taken
 from rlfamily.models.loaded import Loaded
 
 
@@ -21,14 +24,14 @@ class PaddedLayout:
         lengths = [rows.prompt_ids_NP.shape[1] + rows.ids_NT.shape[1]] * len(rows)
         return spans(lengths, lengths, budget, start, stop)
 
-    def logits(self, model: PreTrainedModel, rows: RowTensors) -> Tensor:
-        """logits_NSV at positions P-1 .. P+T-1 of each row."""
-        logits_NSV: Tensor = model(**inputs(rows), logits_to_keep=rows.ids_NT.shape[1] + 1, use_cache=False).logits
-        return logits_NSV
+    def logits(self, model: PreTrainedModel, rows: RowTensors) -> list[Tensor]:
+        """logits_NSV at positions P-1 .. P+T-1 of each row, at least."""
+        keep = rows.ids_NT.shape[1] + 1
+        return [model(**given(model, **inputs(rows), logits_to_keep=keep, use_cache=False)).logits]
 
-    def at_tokens(self, states: Tensor, rows: RowTensors) -> Tensor:
-        """(C, ...) of states at positions P-1 .. P+T-1 of each row."""
-        return states[:, :-1][rows.mask_NT > 0]
+    def at_tokens(self, states: Sequence[Tensor], rows: RowTensors) -> Tensor:
+        """(C, ...) of states that end with position P+T-1 of each row."""
+        return states[0][:, -rows.ids_NT.shape[1] - 1:-1][rows.mask_NT > 0]
 
     def session(self, loaded: Loaded, prompts: RowTensors, group_R: Tensor) -> PaddedSession:
         """Rows that grow; row r starts from prompt `group_R[r]`."""
@@ -61,6 +64,7 @@ class PaddedSession:
 
     def __init__(self, loaded: Loaded, rows: RowTensors, group_R: Tensor) -> None:
         self.loaded, self.cache = loaded, DynamicCache(config=loaded.model.config)
+        self.cache_name = "past_key_values" if "past_key_values" in taken(loaded.model) else "cache_params"
         self.attention_RL = rows.prompt_mask_NP
         self.logits_RV = self._forward(rows.prompt_ids_NP, positions(rows.prompt_mask_NP))
         self.select(group_R)
@@ -73,12 +77,12 @@ class PaddedSession:
 
     def select(self, index_R: Tensor) -> None:
         """Make row r what row `index_R[r]` was."""
-        self.cache.batch_select_indices(index_R)
+        self.cache.reorder_cache(index_R)  # what layers of every kind have: keys and values, and states
         self.attention_RL, self.logits_RV = self.attention_RL[index_R], self.logits_RV[index_R]
 
     def _forward(self, ids_RL: Tensor, positions_RL: Tensor) -> Tensor:
         with self.loaded.autocast():
-            output = self.loaded.model(
-                input_ids=ids_RL, attention_mask=self.attention_RL, position_ids=positions_RL,
-                past_key_values=self.cache, use_cache=True, logits_to_keep=1)
+            output = self.loaded.model(**given(
+                self.loaded.model, input_ids=ids_RL, attention_mask=self.attention_RL, position_ids=positions_RL,
+                **{self.cache_name: self.cache}, use_cache=True, logits_to_keep=1))
         return output.logits[:, -1]

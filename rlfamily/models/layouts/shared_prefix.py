@@ -19,6 +19,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from rlfamily.models.batching import RowTensors
+from rlfamily.models.layouts.declared import is_plain
 from rlfamily.models.layouts.prefix_attention import PrefixAttention, masked_attention
 from rlfamily.models.layouts.ragged import Ragged
 
@@ -41,13 +42,16 @@ def enable(model: PreTrainedModel) -> bool:
     Rows given without one go through the attention that transformers chose before.
     """
     config = model.config
-    special = "is_encoder_decoder", "attn_logit_softcapping", "attention_chunk_size"
-    plain = set(getattr(config, "layer_types", None) or ["full_attention"]) == {"full_attention"} and not any(
-        getattr(config, name, None) for name in special)
-    if not (plain and getattr(model, "_supports_attention_backend", False) and config._attn_implementation == "sdpa"):
+    backend = getattr(model, "_supports_attention_backend", False) and config._attn_implementation == "sdpa"
+    if not (backend and is_plain(config)):
         return False
     model.set_attn_implementation(NAME)
     return True
+
+
+def disable(model: PreTrainedModel) -> None:
+    """Give `model` back the attention that it had."""
+    model.set_attn_implementation("sdpa")
 
 
 def _forward(
