@@ -7,14 +7,25 @@ equal an unbroken one, and what lets all cells of a table meet the same chance.
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 from functools import lru_cache
 
 
 def stream_seed(*parts: int | str) -> int:
     """A 63-bit seed from a name such as (seed, "rollout", prompt): independent streams, no shared state."""
-    digest = hashlib.sha256("/".join(str(part) for part in parts).encode()).digest()
+    digest = hashlib.sha256(_name(*parts).encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:8], "big") >> 1
+
+
+def _name(*parts: int | str) -> str:
+    """One text for each sequence of texts: joined by slashes, or a list in JSON where a slash belongs to a part.
+
+    A joined name never begins with a slash, a list always does.
+    """
+    texts = [str(part) for part in parts]
+    clear = texts[0] and not any("/" in text for text in texts)
+    return "/".join(texts) if clear else "/" + json.dumps(texts)
 
 
 def rollout_seed(seed: int, epoch: int, prompt: str) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import groupby
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -121,9 +122,18 @@ def _kept(running_R: Tensor) -> Tensor:
 
 def _uniforms(seeds: Sequence[int], length: int) -> Tensor:
     """uniforms_NT: row n comes from its own generator, so a row's draw is the same in any batch."""
-    return torch.stack([
-        torch.rand(length, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) for seed in seeds
-    ])
+    return torch.stack([_stream(seed, length) for seed in seeds])
+
+
+def _stream(seed: int, length: int) -> Tensor:
+    """Uniforms of one row, by all bits of its seed.
+
+    torch's generator reads 32 of them. What it draws is turned around the circle by what numpy's draws from the rest,
+    where there is a rest.
+    """
+    drawn_T = torch.rand(length, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    rest = seed >> 32
+    return (drawn_T + torch.from_numpy(np.random.default_rng(rest).random(length))) % 1.0 if rest else drawn_T
 
 
 def _likeliest(logits_NV: Tensor, top_k: int, top_p: float) -> Tensor:

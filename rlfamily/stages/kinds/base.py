@@ -18,7 +18,7 @@ from rlfamily.rollout.settings import Generation
 from rlfamily.settings import Strict
 from rlfamily.stages.kind import Versioned
 
-VERSION = "3"
+VERSION = "4"
 WRITES = {"model/": "weights and tokenizer", "metrics.jsonl": "a training step", "timings.jsonl": "a step's seconds",
           "samples.jsonl": "nothing: no response is drawn"}
 

@@ -16,7 +16,7 @@ from rlfamily.place import Place
 from rlfamily.settings import Strict
 from rlfamily.stages.kind import Versioned, Work
 
-VERSION = "3"
+VERSION = "4"
 WRITES = {"pairs.jsonl": "two responses to a prompt, chosen and rejected, as text and token ids"}
 
 
