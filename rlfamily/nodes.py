@@ -63,7 +63,7 @@ class Planner:
         """The policy before any training of ours: a hub model, or a stand-in pretrained on the task's corpus."""
         model, task, label = self.config.model, self.config.task, f"base {self.config.names['model']}"
         if not isinstance(model, ScratchModel):
-            return self._hub(model.path, model.revision, label)
+            return self._hub(model.path, model.revision, label, model.date_string)
         recipe, corpus = model.pretrain, task.pretrain
         if corpus is None:
             raise UserError(f"model={self.config.names['model']}: task {self.config.names['task']} has no corpus to "
@@ -206,8 +206,8 @@ class Planner:
         """A policy that is only read: its adapters are merged and its learning rate plays no part."""
         return self._finetuning.model_copy(update={"finetune": "full", "lr_multiplier": 1.0})
 
-    def _hub(self, path: str, revision: str, label: str) -> Node:
-        return self._node("hub", hub.Config(path=path, revision=revision), {}, label)
+    def _hub(self, path: str, revision: str, label: str, date_string: str | None = None) -> Node:
+        return self._node("hub", hub.Config(path=path, revision=revision, date_string=date_string), {}, label)
 
     def _node(self, kind: str, config: Strict, inputs: Sources, label: str) -> Node:
         return Node(kind, config, inputs, self._hardware(kind, config), label)

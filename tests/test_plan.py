@@ -159,7 +159,8 @@ def test_roles_ask_for_no_more_than_they_need():
 
 def test_a_hub_model_is_a_stage_of_its_own():
     found = graph("model=qwen25_05b", "task=countdown")
-    assert found["hub"].settings == {"path": "Qwen/Qwen2.5-0.5B", "revision": "main"}
+    assert found["hub"].settings == {"path": "Qwen/Qwen2.5-0.5B", "revision": "main",
+                                     "date_string": "26 Jul 2024"}
     assert found["hub"].inputs == {}
     assert "base" not in found
 

@@ -13,7 +13,7 @@ from rlfamily.judges import Answer, CausalLmJudge, Choose, OpenChooser, Question
 if TYPE_CHECKING:
     import torch
 
-VERSION = "2"
+VERSION = "3"
 _ANSWERS: tuple[Answer, ...] = ("first", "second", "tie")
 _LETTERS = ("A", "B", "C")
 _OPENING = "[["  # the answer's first characters are given, so that one token is left to choose
@@ -54,9 +54,9 @@ def prompt_ids(tokenizer: Any, text: str, answer: str) -> list[int]:
     goes on.
     """
     if tokenizer.chat_template:
-        text = tokenizer.apply_chat_template(
-            [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True)
-        return list(tokenizer(text + answer, add_special_tokens=False)["input_ids"])
+        from rlfamily.models.tokens import chat_text, raw_ids
+
+        return raw_ids(tokenizer, chat_text(tokenizer, [{"role": "user", "content": text}]) + answer)
     encoded = tokenizer(f"{text}\n{answer}", return_special_tokens_mask=True)
     ids, special = list(encoded["input_ids"]), encoded["special_tokens_mask"]
     while ids and special[len(ids) - 1]:

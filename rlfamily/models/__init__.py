@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from rlfamily.models.targets import LINEAR, named
 from rlfamily.settings import Optimizer, Strict
+
+DATE_FORMAT = "%d %b %Y"  # of Llama's chat template
 
 # What adapters can go to in a model that is built here: the same names in both architectures.
 _SCRATCH_LINEAR = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj",
@@ -97,13 +100,24 @@ class ModelSize(Strict):
 class HubModel(Finetuning):
     """A pretrained causal model: a hub id at a revision, or a local folder. safetensors only, no remote code.
 
+    `date_string` is the day that its chat template is told, as in "26 Jul 2024": the same day, whenever a run goes on.
     `size` serves estimates alone: a stage's key does not hold it.
     """
 
     kind: Literal["hub"]
     path: str
     revision: str
+    date_string: str
     size: ModelSize
+
+    @field_validator("date_string")
+    @classmethod
+    def _check_date(cls, value: str) -> str:
+        try:
+            datetime.strptime(value, DATE_FORMAT)
+        except ValueError as error:
+            raise ValueError('write the day as in "26 Jul 2024"') from error
+        return value
 
 
 ModelConfig = Annotated[ScratchModel | HubModel, Field(discriminator="kind")]

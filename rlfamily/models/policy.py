@@ -31,7 +31,7 @@ from rlfamily.models.layouts import layout_of
 from rlfamily.models.layouts.declared import positions
 from rlfamily.models.loaded import Loaded
 from rlfamily.models.sharded import is_sharded, whole, whole_model
-from rlfamily.models.tokens import end_ids
+from rlfamily.models.tokens import DATE, end_ids
 
 # Besides cluttering logs, the bars share one lock between forked processes: a worker killed while it holds the lock
 # would leave every later worker waiting for it.
@@ -186,19 +186,27 @@ def load(folder: Path, finetuning: Finetuning, device: torch.device, trainable: 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer of an artifact folder, without the weights. Raises UserError when there is none.
 
-    `tokenizer.json` is read as it stands; older models, without one, load as AutoTokenizer loads them.
+    `tokenizer.json` is read as it stands; older models, without one, load as AutoTokenizer loads them. It keeps the day
+    that the folder's pointer names, and so does what is saved of it.
     """
     source, options = locate(folder)
     try:
-        if _there(source, options, "tokenizer.json"):
-            return PreTrainedTokenizerFast.from_pretrained(source, **options)
-        tokenizer = AutoTokenizer.from_pretrained(source, **options)
-        files = tokenizer.vocab_files_names.values()
-        if files and not any(_there(source, options, name) for name in files):  # AutoTokenizer makes an empty one up
-            raise OSError(f"no tokenizer there: none of {', '.join(sorted(files))}")
-        return tokenizer
+        tokenizer = _tokenizer(source, options)
     except (OSError, ValueError, ImportError) as error:
         raise UserError(f"model: cannot load '{source}': {' '.join(str(error).split())[:300]}") from error
+    if (folder / POINTER).exists() and (date := json.loads((folder / POINTER).read_text()).get(DATE)):
+        tokenizer.init_kwargs[DATE] = date
+    return tokenizer
+
+
+def _tokenizer(source: str, options: dict[str, Any]) -> PreTrainedTokenizerBase:
+    if _there(source, options, "tokenizer.json"):
+        return PreTrainedTokenizerFast.from_pretrained(source, **options)
+    tokenizer = AutoTokenizer.from_pretrained(source, **options)
+    files = tokenizer.vocab_files_names.values()
+    if files and not any(_there(source, options, name) for name in files):  # AutoTokenizer makes an empty one up
+        raise OSError(f"no tokenizer there: none of {', '.join(sorted(files))}")
+    return tokenizer
 
 
 def _there(source: str, options: dict[str, Any], name: str) -> bool:

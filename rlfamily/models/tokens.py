@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from functools import lru_cache
 
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from rlfamily.errors import UserError
+from rlfamily.models import DATE_FORMAT
+
+DATE = "date_string"  # where a tokenizer keeps it, and what chat templates call it
+_CLOCK = re.compile(r"strftime_now\(\s*(['\"])(.*?)\1\s*\)")
+DEFAULT_DATE = "26 Jul 2024"  # of models that name none; Llama 3.2's template has it for where there is no clock
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
@@ -18,6 +26,20 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 def raw_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Token ids of the text and nothing else: of a response, or of a chat, whose template writes BOS itself."""
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def chat_text(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, str]]) -> str:
+    """A chat as the tokenizer's template writes it, up to where the answer begins; for `raw_ids`.
+
+    A template that asks for the date gets the tokenizer's own: the same prompt has the same ids on any day.
+    Raises jinja2's TemplateError for a chat that the template refuses.
+    """
+    date = tokenizer.init_kwargs.get(DATE, DEFAULT_DATE)
+    day = datetime.strptime(date, DATE_FORMAT)
+    # Written into the template: transformers takes no function in place of its own clock.
+    template = _CLOCK.sub(lambda call: f"'{day.strftime(call[2])}'", tokenizer.get_chat_template())
+    return str(tokenizer.apply_chat_template(
+        [*messages], tokenize=False, add_generation_prompt=True, date_string=date, chat_template=template))
 
 
 @lru_cache(maxsize=64)

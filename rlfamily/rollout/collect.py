@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rlfamily.errors import UserError
 from rlfamily.examples import Example
-from rlfamily.models.tokens import prompt_ids, raw_ids
+from rlfamily.models.tokens import chat_text, prompt_ids, raw_ids
 from rlfamily.rewards import Reward, RewardParts
 from rlfamily.rollout import Completion, Engine, SamplingParams
 from rlfamily.settings import Limits
@@ -54,14 +54,12 @@ def encode_example(tokenizer: PreTrainedTokenizerBase, example: Example) -> list
     messages = example.meta.get("messages")
     if not messages or not tokenizer.chat_template:
         return encode_prompt(tokenizer, example.prompt)
-    # As text first: transformers 5 returns a mapping of tensors when asked for tokens.
     try:
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return raw_ids(tokenizer, chat_text(tokenizer, messages))
     except TemplateError as error:
         roles = ", ".join(str(message.get("role")) for message in messages)
         raise UserError(f"model: its chat template refuses the conversation of {example.id} (roles {roles}): "
                         f"{' '.join(str(error).split())}") from error
-    return raw_ids(tokenizer, str(text))
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

@@ -17,10 +17,11 @@ WANTED = ["*.safetensors", "*.json", "*.txt", "*.model"]
 
 
 class Config(Strict):
-    """A hub id at a revision, or a local folder."""
+    """A hub id at a revision, or a local folder; the day that a policy's chat template is told."""
 
     path: str
     revision: str
+    date_string: str | None
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ def run(place: Place, config: Config, inputs: Inputs) -> dict[str, Any]:
     pointer = _local(local) if local.is_dir() else _fetch(config.path, config.revision)
     folder = place.out / "model"
     folder.mkdir()
+    if config.date_string is not None:
+        pointer["date_string"] = config.date_string
     (folder / POINTER).write_text(json.dumps(pointer))
     return pointer
 
