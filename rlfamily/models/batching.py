@@ -27,8 +27,8 @@ class Rows:
 class RowTensors:
     """N rows: prompts of P tokens at most, padded on the left, completions of T at most, padded on the right.
 
-    Masks are 1 on real tokens, in prompts as integers. `min_new_tokens` says how the rows were drawn: EOS was excluded
-    from the distribution of that many first tokens.
+    Masks are 1 on real tokens, in prompts as integers. `min_new_tokens` says how the rows were drawn: the model's ends,
+    and those of `stop_ids`, were excluded from the distribution of that many first tokens.
     """
 
     prompt_ids_NP: Tensor
@@ -36,13 +36,14 @@ class RowTensors:
     ids_NT: Tensor
     mask_NT: Tensor
     min_new_tokens: int = 0
+    stop_ids: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids_NT)
 
     def __getitem__(self, part: slice | Tensor) -> RowTensors:
-        return RowTensors(self.prompt_ids_NP[part], self.prompt_mask_NP[part], self.ids_NT[part], self.mask_NT[part],
-                          self.min_new_tokens)
+        return replace(self, prompt_ids_NP=self.prompt_ids_NP[part], prompt_mask_NP=self.prompt_mask_NP[part],
+                       ids_NT=self.ids_NT[part], mask_NT=self.mask_NT[part])
 
     def answered_by(self, other_N: Tensor) -> RowTensors:
         """Each prompt with the completion of row `other_N[n]`."""
@@ -50,8 +51,8 @@ class RowTensors:
 
     def to(self, device: torch.device) -> RowTensors:
         """The same rows on a device."""
-        return RowTensors(self.prompt_ids_NP.to(device), self.prompt_mask_NP.to(device), self.ids_NT.to(device),
-                          self.mask_NT.to(device), self.min_new_tokens)
+        return replace(self, prompt_ids_NP=self.prompt_ids_NP.to(device), ids_NT=self.ids_NT.to(device),
+                       prompt_mask_NP=self.prompt_mask_NP.to(device), mask_NT=self.mask_NT.to(device))
 
 
 class Forward(NamedTuple):

@@ -84,7 +84,7 @@ class Policy(Loaded):
         if rows.min_new_tokens:  # in place: a copy of the V axis would cost more than everything else here
             early_NT = torch.arange(real_NT.shape[1], device=self.device) < rows.min_new_tokens
             early_C = early_NT.expand_as(real_NT)[real_NT].nonzero()
-            logits_CV[early_C, torch.tensor(self.stop_ids, device=self.device)] = -torch.inf
+            logits_CV[early_C, torch.tensor([*self.stop_ids, *rows.stop_ids], device=self.device)] = -torch.inf
         logp_C, entropy_C = core.token_logprobs(logits_CV, rows.ids_NT[real_NT], temperature)
         entropy_N = _spread(entropy_C, real_NT).sum(1) / real_NT.sum(1).clamp(min=1)
         if self.value_head is not None:  # of the hidden states that the logits are made of

@@ -44,3 +44,14 @@ def test_engine_and_trainer_keep_the_same_tokens_from_the_beginning(several):
         logp_NT = policy.evaluate(rows, 1.0).logp_NT
     for row, logp_T in zip(drawn, logp_NT, strict=True):
         assert row.logps == pytest.approx(logp_T[:len(row.ids)].tolist(), abs=1e-5)
+
+
+def test_early_ends_are_excluded_alike_where_rows_are_drawn_and_where_they_are_learned_from(world):
+    policy, prompts = world.policy(), [[5, 6, 7], [8]]
+    params = SamplingParams(False, 1.0, 12, min_new_tokens=3, stop_ids=(7,), logps=True)
+    drawn = TorchEngine(policy, 8).generate(prompts, params, [1, 2])
+    rows = replace(pad(Rows(prompts, [row.ids for row in drawn]), 0), min_new_tokens=3, stop_ids=(7,))
+    found_NT = policy.evaluate(rows, 1.0).logp_NT
+    for row, found_T in zip(drawn, found_NT.tolist(), strict=True):
+        assert found_T[:len(row.ids)] == pytest.approx(row.logps, abs=1e-5)
+    assert policy.evaluate(replace(rows, stop_ids=()), 1.0).logp_NT[0, 0] < found_NT[0, 0]
