@@ -9,7 +9,7 @@ from os.path import commonprefix
 
 import pytest
 from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers
-from tokenizers.models import BPE, Unigram
+from tokenizers.models import BPE, Unigram, WordPiece
 from tokenizers.trainers import BpeTrainer, UnigramTrainer
 from transformers import PreTrainedTokenizerFast
 
@@ -73,7 +73,19 @@ def byte_fallback():
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", unk_token="<unk>")
 
 
-TOKENIZERS = {"byte fallback": byte_fallback(), "byte-level": byte_level(False), "byte-level, merged lines": byte_level(True), "metaspace": metaspace()}
+def word_piece():
+    """As BERT: a word's later pieces carry ##, decoding puts blanks between words and tidies those before marks."""
+    letters = sorted({letter for text in TEXTS for letter in text} | set("abcdefghijklmnopqrstuvwxyz0123456789:.#*-_>"))
+    pieces = dict.fromkeys(["[UNK]", "[SEP]", "\n", "step", *letters, *("##" + letter for letter in letters)])
+    tokenizer = Tokenizer(WordPiece({piece: index for index, piece in enumerate(pieces)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.Split("\n", "isolated"), pre_tokenizers.Split(Regex(r"[ \t\r]+"), "removed"),
+        pre_tokenizers.Punctuation()])
+    tokenizer.decoder = decoders.WordPiece(cleanup=True)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="[SEP]", unk_token="[UNK]")
+
+
+TOKENIZERS = {"WordPiece": word_piece(), "byte fallback": byte_fallback(), "byte-level": byte_level(False), "byte-level, merged lines": byte_level(True), "metaspace": metaspace()}
 
 
 def slices(ids, ends):
