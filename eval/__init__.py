@@ -2,7 +2,7 @@
 
     build(name, results_root) -> TableFrame      one experiment's table and figure, written and returned
     build_report(results_root) -> Path           every table and figure, and results/report/index.html
-    publish(results_root) -> Path, {name: TableFrame}    the same, with the tables
+    publish(results_root) -> Path, tables, reasons      the same, with the tables, and why others cannot be made
     show(frame)                                  a table on the terminal
 
 The names are loaded on first use, so that `import eval` costs nothing. Always write `from eval.x import y`: a bare

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from rlfamily.errors import UserError
+from rlfamily.errors import UserError, nearest
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -20,20 +20,30 @@ def main(arguments: list[str] | None = None) -> int:
         parser.print_help()
         return 0
     try:
-        run(options.names, options.results)
+        return run(options.names, options.results)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return 0
 
 
-def run(names: list[str], root: Path) -> None:
-    """Rebuild and print the named tables, then refresh the report."""
-    from eval import build, build_report, show
+def run(names: list[str], root: Path) -> int:
+    """Rebuild everything and print the named tables. What cannot be made is told, and is no reason not to make others.
 
+    Returns 2 when there is such a table, else 0.
+    """
+    from eval import publish, show
+
+    page, frames, broken = publish(root)
     for name in names:
-        show(build(name, root))
-    print(f"report: {build_report(root)}")
+        if name in frames:
+            show(frames[name])
+        elif name not in broken:
+            raise UserError(f"{name}: no results under {root / 'index'}{nearest(name, frames)}: "
+                            f"run make reproduce TABLE={name} first")
+    for name, reason in broken.items():
+        print(f"error: {name}: {reason}", file=sys.stderr)
+    print(f"report: {page}")
+    return 2 if broken else 0
 
 
 if __name__ == "__main__":

@@ -63,8 +63,8 @@ class Lineage:
     def of(cls, archive: Archive) -> Lineage:
         """Follow every index to its artifacts, and these to all they were made from."""
         cells: dict[str, list[tuple[str, CellEntry]]] = defaultdict(list)
-        for name in archive.names():
-            for cell in archive.index(name)[0].cells:
+        for name, index in archive.indexes():
+            for cell in index.cells:
                 for key in cell.stages.values():
                     cells[key].append((name, cell))
         manifests, users, open_keys = {}, defaultdict(list), sorted(cells)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 from eval.values import BAD
 from rlfamily.errors import UserError, describe, nearest
 from rlfamily.experiment import EXPERIMENTS, UNTRAINED, Experiment
-from rlfamily.records import Index, Layout, Manifest
+from rlfamily.records import Index, Layout, Manifest, hash_file
 
 ROWS_FILE = {"train": "metrics.jsonl", "score": "scores.jsonl", "logprobs": "logprobs.jsonl",
              "judge": "judgements.jsonl", "theory": "theory.jsonl"}
@@ -91,6 +92,7 @@ class Archive:
     _indexes: dict[str, tuple[Index, Experiment]] = field(default_factory=dict)
     _published: dict[str, list[dict[str, str]]] = field(default_factory=dict)
     _manifests: dict[str, Manifest] = field(default_factory=dict)
+    _altered: dict[tuple[str, str], str] = field(default_factory=dict)
 
     @property
     def layout(self) -> Layout:
@@ -101,6 +103,12 @@ class Archive:
         """Every experiment that has an index here, sorted."""
         return sorted(path.stem for path in self.layout.index.glob("*.json"))
 
+    def indexes(self) -> Iterator[tuple[str, Index]]:
+        """Every index that can be read, with its name."""
+        for name in self.names():
+            with suppress(UserError):
+                yield name, self.index(name)[0]
+
     def index(self, name: str) -> tuple[Index, Experiment]:
         """Read an index and the experiment it was planned from. Raises UserError when missing or unreadable."""
         if name not in self._indexes:
@@ -109,15 +117,18 @@ class Archive:
 
     def _read_index(self, name: str) -> tuple[Index, Experiment]:
         path = self.layout.index / f"{name}.json"
+        table = name.partition("+")[0].partition("@")[0]
         if name not in self.names():
             raise UserError(f"{name}: no results under {self.layout.index}{nearest(name, self.names())}: "
-                            f"run make reproduce TABLE={name} first")
+                            f"run make reproduce TABLE={table} first")
         try:
             index = Index.model_validate_json(path.read_text("utf-8-sig"))
-            return index, Experiment.model_validate(_translated(index.spec))
+            experiment = Experiment.model_validate(_translated(index.spec))
+            return index, experiment.model_copy(update={"title": f"{experiment.title} · with {', '.join(index.changes)}"
+                                                        if index.changes else experiment.title})
         except ValidationError as error:
             raise UserError(f"{path}: not a readable index: {describe(error, Index)}: "
-                            f"run make reproduce TABLE={name} again") from error
+                            f"run make reproduce TABLE={table} again") from error
 
     def manifest(self, key: str) -> Manifest | None:
         """Manifest of an artifact, or None while it is not committed."""
@@ -126,6 +137,27 @@ class Archive:
                 return None
             self._manifests[key] = self.layout.manifest(key)
         return self._manifests[key]
+
+    def altered(self, key: str, file: str) -> str:
+        """Why a file of a committed artifact is not the one that its stage wrote; "" when it is.
+
+        Its content is read only where its time says that it was touched after the commit.
+        """
+        if (key, file) not in self._altered:
+            self._altered[key, file] = self._compared(key, file)
+        return self._altered[key, file]
+
+    def _compared(self, key: str, file: str) -> str:
+        folder, manifest = self.layout.object(key), self.manifest(key)
+        info, path = manifest.files.get(file) if manifest else None, folder / file
+        if info is None:
+            return ""
+        there = path.stat() if path.is_file() else None
+        touched = there and there.st_mtime_ns > (folder / "manifest.json").stat().st_mtime_ns
+        if there and there.st_size == info.bytes and not (touched and hash_file(path) != info.blake3):
+            return ""
+        what = "was changed after" if there else "is gone since"
+        return f"{path} {what} its stage wrote it: delete its folder and run again"
 
     def rows(self, key: str, file: str) -> list[dict[str, Any]]:
         """Rows of a committed artifact's jsonl file, without the long texts (see `texts`)."""

@@ -36,13 +36,16 @@ def build_report(results_root: Path | str, experiments: Path = EXPERIMENTS) -> P
     return publish(results_root, experiments)[0]
 
 
-def publish(results_root: Path | str, experiments: Path = EXPERIMENTS) -> tuple[Path, dict[str, TableFrame]]:
-    """As `build_report`, returning the tables by name as well."""
+def publish(
+    results_root: Path | str, experiments: Path = EXPERIMENTS
+) -> tuple[Path, dict[str, TableFrame], dict[str, str]]:
+    """As `build_report`, returning the tables by name as well, and by name why others cannot be made."""
     archive = Archive(Path(results_root), experiments)
     if not archive.names():
         raise UserError(f"report: no results under {archive.layout.index}: run make reproduce TABLE=topr_tab2 first")
     book = Book(archive)
-    frames = sorted((produce(book, name) for name in archive.names()), key=place_order)
+    made, broken = _produced(book)
+    frames = sorted(made, key=place_order)
     lineage = Lineage.of(archive)
     _copy(archive, frames)
     _write_runs(archive, lineage)
@@ -51,8 +54,19 @@ def publish(results_root: Path | str, experiments: Path = EXPERIMENTS) -> tuple[
     write_atomic(report / "index.html", render(
         "index.html", frames=frames, link=linker(archive, "runs/"), figures=_figures(report), claims=_claims(frames),
         tally=_tally(frames), words=WORDS, lineage=lineage, short=short_place, suffixes=TABLE_SUFFIXES,
-        figure_suffixes=FIGURE_SUFFIXES, browsable=browsable))
-    return report / "index.html", {frame.name: frame for frame in frames}
+        figure_suffixes=FIGURE_SUFFIXES, browsable=browsable, broken=broken))
+    return report / "index.html", {frame.name: frame for frame in frames}, broken
+
+
+def _produced(book: Book) -> tuple[list[TableFrame], dict[str, str]]:
+    """Every table that can be made, and of the others the reason: one damaged table takes no other with it."""
+    made, broken = [], {}
+    for name in book.archive.names():
+        try:
+            made.append(produce(book, name))
+        except UserError as error:
+            broken[name] = str(error)
+    return made, broken
 
 
 def place_order(frame: TableFrame) -> tuple[str, bool, str, int, str]:

@@ -98,8 +98,8 @@ def _answer(row: str, one: dict[str, Any], verdicts: tuple[str, ...]) -> Answer:
 def _judgements(archive: Archive) -> dict[tuple[str, str], str]:
     """(our scores, their scores) -> the judgements of them, from every table that has some."""
     found = {}
-    for name in archive.names():
-        for cell in archive.index(name)[0].cells:
+    for _, index in archive.indexes():
+        for cell in index.cells:
             manifest = archive.manifest(_judge_key(cell)) if _judge_key(cell) else None
             if manifest:
                 found[str(manifest.inputs["ours"]), str(manifest.inputs["theirs"])] = manifest.key

@@ -71,6 +71,8 @@ def read_rows(archive: Archive, cell: CellEntry, metric: Metric) -> tuple[str, l
     if not key or archive.manifest(key) is None:
         raise _absent(cell)
     file = ROWS_FILE[metric.stage]
+    if altered := archive.altered(key, file):
+        raise Unusable(altered)
     unreadable = sum(BAD in row for row in archive.rows(key, file))
     if unreadable:
         raise Unusable(f"has {unreadable} unreadable lines in {file}")

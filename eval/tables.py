@@ -19,7 +19,9 @@ from eval.deviations import Deviation
 from eval.entries import Entry, entries
 from eval.statistics import probability
 from eval.values import one_line, printed
+from rlfamily.errors import UserError
 from rlfamily.experiment import Experiment, Quantity
+from rlfamily.variants import name_of
 
 COLUMNS = ["table_id", "model", "method", "task_or_benchmark", "metric", "published", "published_std", "reproduced",
            "ci_low", "ci_high", "n", "seeds", "scale", "verdict", "run_ids", "note"]
@@ -123,20 +125,21 @@ class Book:
         index, experiment = self.archive.index(name)
         made = self.entries(name)
         return TableFrame(name, experiment, index.scale, tuple(made), ranks(made, experiment),
-                          tuple(self.claims(name, index.scale)),
-                          tuple(deviations.touching(self.ledger, name, index.scale)),
+                          () if index.changes else tuple(self.claims(index.experiment, index.scale)),
+                          tuple(deviations.touching(self.ledger, index.experiment, index.scale)),
                           engines.footnote(self.archive, made))
 
     def claims(self, name: str, scale: str) -> list[ClaimResult]:
-        """Every claim that concerns a table, evaluated at this scale."""
+        """Every claim that concerns a table, evaluated at this scale on the tables that are made as their files say."""
 
-        def tables(other: str) -> list[Entry]:
+        def tables(table: str) -> list[Entry]:
+            other = name_of(table, scale, [])
             if other not in self.archive.names():
                 raise Unavailable(verdicts.NOT_RUN, f"{other} has no results yet")
-            there = self.archive.index(other)[0].scale
-            if there != scale:
-                raise Unavailable(verdicts.NOT_RUN, f"{other} was run at scale {there}")
-            return self.entries(other)
+            try:
+                return self.entries(other)
+            except UserError as error:
+                raise Unavailable(verdicts.NOT_RUN, f"{other} cannot be made: {error}") from error
 
         published, reproduced = claims.published_side(self.archive), claims.reproduced_side(tables)
         return [claims.evaluate(claim, published, reproduced)

@@ -41,6 +41,11 @@ def expand(overrides: Iterable[str]) -> list[list[str]]:
     return combinations
 
 
+def _top_keys() -> list[str]:
+    """Keys of conf/config.yaml that are no group."""
+    return [key for key in _file(CONF, ".", "config") if key not in ("defaults", "hydra")]
+
+
 def choices(group: str) -> list[str]:
     """Names one can give to a group: its yaml files."""
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
@@ -122,8 +127,12 @@ def _check_override(override: Any) -> None:
     """Refuse what would slip past the schema or fail with a long message: `+`/`~` keys, unknown choices, `${...}`."""
     key, line = override.key_or_group, override.input_line
     if override.is_delete() or override.is_add() or override.is_force_add() or override.package is not None:
-        raise UserError(f"command line: '{line}' adds, moves or deletes a key; "
-                        f"every key exists already, so write {key}=value")
+        known = key in GROUPS or key.split(".")[0] in (*GROUPS, *_top_keys())
+        advice = f"every key exists already, so write {key}=value" if known else (
+            f"there is no '{key}'{nearest(key, [*GROUPS, *_top_keys()])}; a table is run by make reproduce TABLE=name")
+        raise UserError(f"command line: '{line}' adds, moves or deletes a key; {advice}")
+    if key.startswith("hydra.searchpath"):
+        raise UserError(f"command line: '{line}': configurations are read from {CONF} alone: put your files there")
     value = line.partition("=")[2]
     if "${" in value:
         raise UserError(f"command line: '{line}' is an interpolation: write the value itself")

@@ -91,6 +91,7 @@ def check(composed: DictConfig | dict[str, Any], choices: Mapping[str, str]) -> 
     executors.require(config.executor)
     _present(config.model)
     _drawn(names["algorithm"], config.algorithm)
+    _imitable(config)
     _placeable(config)
     if config.wandb == "online" and not os.environ.get("WANDB_API_KEY"):
         raise UserError("wandb=online needs WANDB_API_KEY in the environment: set it, or use wandb=offline")
@@ -109,6 +110,19 @@ def _drawn(name: str, settings: Start) -> None:
         for key, used in (("shaping", settings.shaping), ("curriculum", settings.curriculum.kind != "in_order")):
             if used:
                 raise UserError(f"algorithm.{key}: {name} draws no responses: use shaping=[] curriculum.kind=in_order")
+
+
+def _imitable(config: RunConfig) -> None:
+    """Refuse to imitate demonstrations that the task does not have. Raises UserError."""
+    name, task = config.names["algorithm"], config.names["task"]
+    if tasks.get(config.task.kind).HAS_DEMONSTRATIONS:
+        return
+    if config.trained and algorithms.get(name).SOURCE == "demonstrations":
+        raise UserError(f"algorithm={name} imitates demonstrations, and task={task} has none: use a method that learns "
+                        "from responses of its own, such as algorithm=rloo algorithm.warm_start=base")
+    if config.algorithm.warm_start == "sft":
+        raise UserError(f"algorithm.warm_start=sft imitates demonstrations, and task={task} has none: use "
+                        "algorithm.warm_start=base")
 
 
 def _placeable(config: RunConfig) -> None:

@@ -62,13 +62,21 @@ def execute(nodes: Iterable[Node], results: str, hardware: Hardware, executor: s
     from rlfamily.stages.store import Store
 
     targets, store = list(nodes), Store(results)
-    wanted = needed(targets, store)
+    wanted, there = needed(targets, store), outcomes(targets, store)
+    print(_standing(len(there), len(wanted)))
     if not wanted:
-        return outcomes(targets, store)
+        return there
     require_writable(results)
     started = executors.get(executor).start(results, hardware, _preload(wanted, hardware), GRACE_SECONDS)
     with started as workers, view(targets, results, workers.capacity) as watcher:
         return run_graph(targets, results, workers, watcher)
+
+
+def _standing(stages: int, wanted: int) -> str:
+    """How much of what was asked for is there, and is used again."""
+    if not wanted:
+        return f"reused   all {stages} stages: nothing to run"
+    return f"reused   {stages - wanted} of {stages} stages; {wanted} to run"
 
 
 def check_places(nodes: Iterable[Node], results: str, hardware: Hardware, executor: str) -> None:

@@ -21,6 +21,8 @@ from pydantic import BaseModel, ConfigDict
 
 from rlfamily.errors import UserError
 
+_CHUNK_BYTES = 1 << 20
+
 Status = Literal["done", "failed", "blocked", "missing"]
 
 
@@ -116,10 +118,14 @@ class CellEntry(Record):
 
 
 class Index(Record):
-    """An experiment as last planned: the yaml as read (`spec`), the scale it ran at, and every cell."""
+    """An experiment as last planned: the yaml as read (`spec`), the scale it ran at, and every cell.
+
+    `changes` is what the command line changed of the numbers: such a table has a name of its own (`variants`).
+    """
 
     experiment: str
     scale: str
+    changes: list[str] = []
     spec: dict[str, Any]
     cells: list[CellEntry]
 
@@ -161,6 +167,17 @@ class Layout:
             return Manifest.model_validate_json(path.read_bytes())
         except ValueError as error:
             raise UserError(f"{path}: cannot be read; delete its folder and run the command again") from error
+
+
+def hash_file(path: Path) -> str:
+    """BLAKE3 of a file's content."""
+    from blake3 import blake3  # late: reading a results folder needs it only where something was touched
+
+    hasher = blake3()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            hasher.update(chunk)
+    return hasher.hexdigest()
 
 
 def write_atomic(path: Path, text: str, durable: bool = True) -> None:

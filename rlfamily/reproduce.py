@@ -7,6 +7,7 @@ interruption goes on from where things stand.
 from __future__ import annotations
 
 import json
+import re
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,9 +15,10 @@ from typing import Any
 
 from rlfamily import experiment as experiments
 from rlfamily.errors import UserError, nearest
-from rlfamily.execution import INCOMPLETE, INTERRUPTED, OK, execute, failure_of, guarded, require_writable
+from rlfamily.execution import FAILED, INCOMPLETE, INTERRUPTED, OK, execute, failure_of, guarded, require_writable
 from rlfamily.records import CellEntry, Index, Layout, Status, write_atomic
 from rlfamily.stages import executors
+from rlfamily.variants import changed, name_of
 
 USAGE = """usage: python -m rlfamily.reproduce TABLE [TABLE ...] [scale=tiny] [seeds=0,1,2] [rows=all]
                                       [executor=local] [--plan] [key=value ...]
@@ -57,11 +59,11 @@ def parse(arguments: list[str]) -> Request:
         raise UserError(f"command line: unknown flag '{unknown[0]}'{nearest(unknown[0], ['--plan', '--help'])}")
     pairs = [argument for argument in arguments if "=" in argument and argument not in flags]
     own = dict(pair.split("=", 1) for pair in pairs if pair.split("=", 1)[0] in OWN)
-    tables = [argument for argument in arguments if argument not in pairs and argument not in flags]
+    tables = _tables([argument for argument in arguments if argument not in pairs and argument not in flags])
     if not tables:
         raise UserError(f"command line: which table? Give one of {', '.join(experiments.names())}, or all")
     return Request(
-        tables=_tables(tables), scale=own.get("scale", "tiny"), seeds=_seeds(own.get("seeds")),
+        tables=tables, scale=own.get("scale", "tiny"), seeds=_seeds(own.get("seeds")),
         rows=own.get("rows", ""), executor=own.get("executor", "local"),
         overrides=[pair for pair in pairs if pair.split("=", 1)[0] not in own], plan="--plan" in flags)
 
@@ -69,7 +71,8 @@ def parse(arguments: list[str]) -> Request:
 def _tables(asked: list[str]) -> list[str]:
     """Experiments by their names; a paper, or all, stands for several. What does not exist stays, to be refused."""
     groups = {"all": experiments.names(), **experiments.papers()}
-    return list(dict.fromkeys(name for one in asked for name in groups.get(one, [one])))
+    words = [word for one in asked for word in re.split(r"[,\s]+", one) if word]
+    return list(dict.fromkeys(name for word in words for name in groups.get(word, [word])))
 
 
 def choose_rows(specs: dict[str, experiments.Experiment], text: str) -> dict[str, list[str]]:
@@ -93,9 +96,9 @@ def choose_rows(specs: dict[str, experiments.Experiment], text: str) -> dict[str
     return {name: [row for row in spec.rows if row in found] for name, spec in specs.items()}
 
 
-def _kept(name: str, scale: str, spec: experiments.Experiment, results: str) -> set[str]:
+def _kept(named: str, scale: str, spec: experiments.Experiment, results: str) -> set[str]:
     """Rows that stay in a table whatever is asked for: those not optional, and the optional ones it has by now."""
-    path = Layout(results).index / f"{name}.json"
+    path = Layout(results).index / f"{named}.json"
     there: dict[str, Any] = {}
     with suppress(FileNotFoundError, ValueError):  # a damaged index is written anew
         there = json.loads(path.read_bytes())
@@ -106,7 +109,7 @@ def _kept(name: str, scale: str, spec: experiments.Experiment, results: str) -> 
 def _seeds(text: str | None) -> list[int] | None:
     if text is None:
         return None
-    parts = text.strip("[]").split(",")
+    parts = re.split(r"[,\s]+", text.strip("[] "))
     if not all(part.strip().isascii() and part.strip().isdigit() for part in parts):
         raise UserError(f"seeds: '{text}' is not a list of numbers: write seeds=0,1,2")
     return list(dict.fromkeys(int(part) for part in parts))
@@ -116,6 +119,7 @@ def main(request: Request) -> int:
     """Plan or run; returns the exit code."""
     executors.require(request.executor)
     specs = {name: experiments.load(name) for name in request.tables}
+    _require_known(specs)
     cells, asked = _cells(request, specs)
     nodes = [node for group in asked.values() for cell in group for node in cell.stages.values()]
     config = next(cell.config for group in cells.values() for cell in group)
@@ -124,14 +128,21 @@ def main(request: Request) -> int:
     require_writable(config.results)
     code, outcomes = _execute(nodes, config, request.executor)
     layout = Layout(config.results)
+    named = {name: _named(request, name, spec) for name, spec in specs.items()}
     for name, spec in specs.items():
-        index = _index(name, request.scale, spec, cells[name], outcomes, config.results)
-        write_atomic(layout.index / f"{name}.json", index.model_dump_json(indent=1))
+        index = _index(request, name, spec, cells[name], outcomes, config.results)
+        write_atomic(layout.index / f"{named[name]}.json", index.model_dump_json(indent=1))
         wanted = {cell.row for cell in asked[name]}
         if code == OK and any(cell.status != "done" for cell in index.cells if cell.row in wanted):
             code = INCOMPLETE
-    _show(request.tables, layout)
-    return code
+    return _show([*named.values()], layout) or code
+
+
+def _require_known(specs: dict[str, experiments.Experiment]) -> None:
+    from eval.labels import require_known
+
+    for name, spec in specs.items():
+        require_known(name, spec)
 
 
 def _cells(request: Request, specs: dict[str, experiments.Experiment]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -143,7 +154,7 @@ def _cells(request: Request, specs: dict[str, experiments.Experiment]) -> tuple[
     chosen = choose_rows(specs, request.rows)
     cells, asked = {}, {}
     for name, spec in specs.items():
-        kept = _kept(name, request.scale, spec, results)
+        kept = _kept(_named(request, name, spec), request.scale, spec, results)
         cells[name] = plan.cells(spec, request.scale, request.overrides, request.seeds, {*chosen[name], *kept})
         running = {*chosen[name], *(() if request.rows else kept)}
         asked[name] = [cell for cell in cells[name] if cell.row in running]
@@ -160,8 +171,18 @@ def _execute(nodes: list[Any], config: Any, executor: str) -> tuple[int, dict[st
         return INTERRUPTED, interrupted.outcomes
 
 
+def _changes(request: Request, spec: experiments.Experiment) -> list[str]:
+    own = spec.scales[request.scale].seeds if request.scale in spec.scales else []
+    return changed(request.overrides, request.seeds, own)
+
+
+def _named(request: Request, table: str, spec: experiments.Experiment) -> str:
+    """What the table is called that this request makes."""
+    return name_of(table, request.scale, _changes(request, spec))
+
+
 def _index(
-    name: str, scale: str, spec: experiments.Experiment, cells: list[Any], outcomes: dict[str, Any], results: str
+    request: Request, name: str, spec: experiments.Experiment, cells: list[Any], outcomes: dict[str, Any], results: str
 ) -> Index:
     entries = []
     for cell in cells:
@@ -170,7 +191,8 @@ def _index(
             model=cell.model, row=cell.row, column=cell.column, seed=cell.seed, overrides=cell.overrides,
             names=cell.config.names, config=cell.config.settings(),
             stages={role: node.key for role, node in cell.stages.items()}, status=status, reason=reason))
-    return Index(experiment=name, scale=scale, spec=spec.model_dump(mode="json"), cells=entries)
+    return Index(experiment=name, scale=request.scale, changes=_changes(request, spec),
+                 spec=spec.model_dump(mode="json"), cells=entries)
 
 
 def _fate(cell: Any, outcomes: dict[str, Any], results: str) -> tuple[Status, str]:
@@ -209,13 +231,18 @@ def _print_plan(cells: dict[str, list[Any]], nodes: list[Any], results: str) -> 
     return OK
 
 
-def _show(tables: list[str], layout: Layout) -> None:
+def _show(names: list[str], layout: Layout) -> int:
+    """Make what people look at and print the tables of these names; FAILED when one of them cannot be made."""
     import eval
 
-    page, frames = eval.publish(layout.root)
-    for name in tables:
-        eval.show(frames[name])
+    page, frames, broken = eval.publish(layout.root)
+    for name, reason in broken.items():
+        print(f"error: {name}: {reason}", file=sys.stderr)
+    for name in names:
+        if name in frames:
+            eval.show(frames[name])
     print(f"tables   {layout.tables}/\nfigures  {layout.figures}/\nreport   {page}")
+    return FAILED if broken.keys() & {*names} else OK
 
 
 def _cli() -> int:

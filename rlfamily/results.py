@@ -10,8 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlfamily.errors import UserError
+from rlfamily.errors import UserError, nearest
 from rlfamily.records import CellEntry, Index, Layout, read_jsonl
+from rlfamily.variants import NOTHING as ELSEWHERE
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,17 +34,19 @@ def _typed(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 class Results:
-    """What stands under a results root; every frame is read once, and only when asked for."""
+    """What stands under a results root, of some `experiments` or of all; a frame is read once, when asked for."""
 
-    def __init__(self, root: Path | str) -> None:
+    def __init__(self, root: Path | str, experiments: tuple[str, ...] = ()) -> None:
         self.layout = Layout(root)
+        self.experiments = experiments
 
     @cached_property
     def tables(self) -> pd.DataFrame:
         """Every row of results/tables/*.csv: one printed number each, published beside reproduced."""
         import pandas as pd
 
-        paths = sorted(self.layout.tables.glob("*.csv"))
+        paths = sorted(path for path in self.layout.tables.glob("*.csv")
+                       if not self.experiments or path.stem in self.experiments)
         if not paths:
             raise UserError(f"results: no tables under {self.layout.tables}: run make report first")
         frames = [_typed(pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")) for path in paths]
@@ -51,19 +54,33 @@ class Results:
 
     @cached_property
     def runs(self) -> pd.DataFrame:
-        """One line a cell: its labels, status, config names (task_config, ..), artifact keys, and its run's cost."""
-        return self._frame(self._run(name, index, cell) for name, index, cell in self._cells())
+        """One line a cell: its labels, status, config names (task_config, ..), artifact keys (train, score, ..), what
+        its run cost, and every setting in which the cells differ, under its dotted name."""
+        cells = [(name, index, cell) for name, index, cell in self._cells()]
+        settings = _differing([dict(_flat(cell.config)) for _, _, cell in cells])
+        return self._frame(iter([self._run(*cell) | own for cell, own in zip(cells, settings, strict=True)]))
 
     @cached_property
     def metrics(self) -> pd.DataFrame:
-        """One line a training step of every finished run, labelled with experiment, row, column and seed."""
+        """One line a training step of every finished run; `run` is its key, as in `runs.train`."""
         return self._frame(self._rows("train", "metrics.jsonl"))
 
     @cached_property
     def samples(self) -> pd.DataFrame:
-        """Responses kept while training (stage train) and all held-out ones (stage score), with their rewards."""
+        """Responses kept while training (stage train) and all held-out ones (stage score), each once, with rewards.
+
+        `run` is the key of the artifact, as in `runs.train` and `runs.score`: what a cell shows is a join.
+        """
         return self._frame(row for stage, file in (("train", "samples.jsonl"), ("score", "scores.jsonl"))
                            for row in self._rows(stage, file))
+
+    def of(self, *experiments: str) -> Results:
+        """The same of some experiments alone. Raises UserError for one that is not there."""
+        there = [path.stem for path in self.layout.index.glob("*.json")]
+        for name in experiments:
+            if name not in there:
+                raise UserError(f"results: no '{name}' under {self.layout.index}{nearest(name, there)}")
+        return Results(self.layout.root, experiments)
 
     def _frame(self, rows: Iterator[dict[str, Any]]) -> pd.DataFrame:
         import pandas as pd
@@ -73,7 +90,12 @@ class Results:
 
     def _cells(self) -> Iterator[tuple[str, Index, CellEntry]]:
         for path in sorted(self.layout.index.glob("*.json")):
-            index = Index.model_validate_json(path.read_text("utf-8-sig"))
+            if self.experiments and path.stem not in self.experiments:
+                continue
+            try:
+                index = Index.model_validate_json(path.read_text("utf-8-sig"))
+            except ValueError as error:
+                raise UserError(f"{path}: not a readable index: run make reproduce again, or delete it") from error
             for cell in index.cells:
                 yield path.stem, index, cell
 
@@ -88,12 +110,33 @@ class Results:
         return line
 
     def _rows(self, stage: str, file: str) -> Iterator[dict[str, Any]]:
-        for name, _, cell in self._cells():
-            path = self.layout.object(cell.stages.get(stage, "none")) / file
+        """Rows of every artifact of a stage, once, under the labels of the first cell that shows it."""
+        first: dict[str, CellEntry] = {}
+        for _, _, cell in self._cells():
+            first.setdefault(cell.stages.get(stage, ""), cell)
+        for key, cell in first.items():
+            path = self.layout.object(key or "none") / file
             if path.is_file():
-                labels = dict(zip(LABELS, (name, cell.model, cell.row, cell.column, cell.seed), strict=True))
+                labels = {"run": key, "model": cell.model, "row": cell.row, "seed": cell.seed, "stage": stage}
                 for row in read_jsonl(path):
-                    yield labels | {"stage": stage} | row
+                    yield labels | row
+
+
+def _flat(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Settings by their dotted names."""
+    for name, value in config.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _differing(settings: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of each cell the settings that are not the same in all, those apart that change no number."""
+    names = dict.fromkeys(name for one in settings for name in one if name != "seed"
+                          and name.partition(".")[0] not in ELSEWHERE)
+    chosen = [name for name in names if len({repr(one.get(name)) for one in settings}) > 1]
+    return [{name: one.get(name) for name in chosen} for one in settings]
 
 
 def load(root: Path | str = "results") -> Results:

@@ -21,7 +21,7 @@ from rlfamily.plan import stages
 from rlfamily.records import Layout
 from rlfamily.stages.scheduler import Interrupted
 
-_SHOW = ("--help", "-h", "--hydra-help", "--info", "--cfg", "-c")  # Hydra prints something and starts nothing
+_SHOW = ("--help", "-h", "--info", "--cfg", "-c")  # Hydra prints something and starts nothing
 _SHOWN = ("job", "hydra", "all", "config", "defaults", "defaults-tree", "plugins", "searchpath")  # what of it
 _FLAGS = ("--multirun", "-m", *_SHOW)
 _OF_A_KIND = re.compile(r"([\w.]+)=\{.*\bkind\s*:")
@@ -58,7 +58,7 @@ def _check(arguments: list[str]) -> str:
     showing = set(_SHOW) & set(arguments)
     overrides = [argument for argument in arguments if not argument.startswith("-")
                  and not (showing and argument in _SHOWN)]
-    for flag in set(arguments) - set(overrides) - set(_FLAGS):
+    for flag in set(arguments) - set(overrides) - set(_FLAGS) - set(_SHOWN if showing else ()):
         raise UserError(f"command line: unknown flag '{flag}'{nearest(flag, _FLAGS)}")
     if showing and {"-m", "--multirun"} & set(arguments):
         raise UserError(f"command line: {min(showing)} shows one configuration and -m runs several: leave one out")

@@ -56,7 +56,7 @@ def test_an_unknown_row_is_refused(specs, text):
 def table(tmp_path, monkeypatch, specs):
     """`run(*arguments)` reproduces the table with stages that do nothing; returns (exit code, keys it was to run)."""
     monkeypatch.setattr(experiment, "load", lambda name: specs["one"])
-    monkeypatch.setattr(reproduce, "_show", lambda tables, layout: None)
+    monkeypatch.setattr(reproduce, "_show", lambda names, layout: 0)
 
     def run(*arguments):
         ran = set()
@@ -71,7 +71,7 @@ def table(tmp_path, monkeypatch, specs):
             return 0, {node.key: done for node in nodes}
 
         monkeypatch.setattr(reproduce, "_execute", execute)
-        code = reproduce.main(reproduce.parse(["one", f"results={tmp_path}", "seeds=0", *arguments]))
+        code = reproduce.main(reproduce.parse(["one", f"results={tmp_path}", "seeds=0,1", *arguments]))
         return code, {label.split(" · ")[0].removeprefix("score ") for label in ran}
 
     run.index = lambda: Index.model_validate_json((tmp_path / "index" / "one.json").read_text())

@@ -22,6 +22,7 @@ from rlfamily.rollout import Engine, SamplingParams
 from rlfamily.rollout.collect import decode, encode_example
 from rlfamily.rollout.engines import frozen
 from rlfamily.rollout.settings import Generation
+from rlfamily.stamp import stamp
 from rlfamily.streams import held_out_seed
 
 CHUNK = 64  # prompts between two progress notes
@@ -41,7 +42,7 @@ def write_responses(
     sampler = Sampler(place, policy / "model", finetuning, settings)
     pool = Pool.at(place.shared, {
         "policy": policy.name, "data": data.name, "version": version, "dtype": finetuning.dtype,
-        **settings.model_dump(mode="json", exclude={"prompts", "draws"})}, decoding.get(settings.decoding.kind).VERSION)
+        **settings.model_dump(mode="json", exclude={"prompts", "draws"})}, stamp(decoding.get(settings.decoding.kind)))
     rows = [row for mode, draws in zip(MODES, (1, settings.draws), strict=True)
             for row in sampler.rows(examples, mode, draws, pool)]
     write_jsonl(place.out / "responses.jsonl", rows)

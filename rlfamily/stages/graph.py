@@ -14,6 +14,7 @@ from rlfamily.errors import UserError
 from rlfamily.hardware import StageHardware
 from rlfamily.settings import Strict
 from rlfamily.stages.kind import get_kind, versions_used
+from rlfamily.stamp import stamp
 
 KEY_LENGTH = 32
 
@@ -72,12 +73,12 @@ class Node:
 
     @cached_property
     def version(self) -> str:
-        """VERSION of the kind's code. Raises UserError when there is no such kind."""
-        return get_kind(self.kind).VERSION
+        """What stands for the kind's code: see `stamp`. Raises UserError when there is no such kind."""
+        return stamp(get_kind(self.kind))
 
     @cached_property
     def uses(self) -> dict[str, str]:
-        """VERSION of every plug-in that its numbers come from."""
+        """What stands for the code of every plug-in that its numbers come from."""
         return versions_used(get_kind(self.kind), self.config)
 
     @cached_property

@@ -17,6 +17,7 @@ from rlfamily.errors import UserError, nearest
 from rlfamily.hardware import StageHardware
 from rlfamily.place import Place
 from rlfamily.settings import Strict
+from rlfamily.stamp import stamp
 
 KINDS_PATH = "RLFAMILY_KINDS_PATH"
 """Environment variable: further folders of kinds, separated as in PATH. It reaches the workers."""
@@ -73,10 +74,10 @@ class Work:
 
 
 def versions_used(kind: Kind, config: Strict) -> dict[str, str]:
-    """VERSION of each plug-in that a stage's numbers come from, by module."""
+    """What stands for the code of each plug-in that a stage's numbers come from, by module: see `stamp`."""
     uses = getattr(kind, "uses", None)
     modules: list[Any] = list(uses(config)) if uses else []
-    return {module.__name__.removeprefix("rlfamily."): module.VERSION for module in modules}
+    return {module.__name__.removeprefix("rlfamily."): stamp(module) for module in modules}
 
 
 def cost_of(kind: Kind, config: Strict, hardware: StageHardware) -> Work | None:

@@ -16,6 +16,7 @@ from rlfamily.place import Place
 from rlfamily.records import Progress, write_atomic
 from rlfamily.stages.kind import Kind, get_kind, versions_used
 from rlfamily.stages.store import Effort, Order, Store
+from rlfamily.stamp import stamp
 
 _PROGRESS_SECONDS = 1.0
 
@@ -90,7 +91,7 @@ def _folder(store: Store, order: Order, name: str, key: str) -> Path:
 
 
 def _require_same_code(order: Order, kind: Kind, uses: dict[str, str]) -> None:
-    now = {f"stages.kinds.{order.kind}": kind.VERSION} | uses
+    now = {f"stages.kinds.{order.kind}": stamp(kind)} | uses
     for name, planned in ({f"stages.kinds.{order.kind}": order.version} | order.uses).items():
         if now.get(name) != planned:
             raise UserError(f"{order.label}: code of {name} is now version {now.get(name)}, planned as {planned}; "

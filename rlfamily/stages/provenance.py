@@ -16,14 +16,27 @@ LIBRARIES = ("accelerate", "datasets", "numpy", "peft", "safetensors", "tokenize
 
 @cache
 def code() -> tuple[str, bool]:
-    """Return (commit id, whether tracked files differ from it); ("", False) outside a git checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "status", "--porcelain=v2", "--branch", "--untracked-files=no"]
+    """Return (commit id, whether what runs differs from it); ("", False) when this code is in no git checkout.
+
+    A file of ours that git was never told of differs too: a method of one's own is code like any other.
+    """
+    root = Path(__file__).resolve().parents[2]
+    ours = [name for name in ("rlfamily", "eval", "conf", "experiments") if (root / name).is_dir()]
+    git = ["git", "-C", str(root)]
     try:
-        lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+        if not _output([*git, "ls-files", "rlfamily/__init__.py"]):  # installed beneath somebody else's repository
+            return "", False
+        tracked = _output([*git, "status", "--porcelain=v2", "--branch", "--untracked-files=no"])
+        untracked = _output([*git, "ls-files", "--others", "--exclude-standard", "--", *ours])
     except (OSError, subprocess.CalledProcessError):
         return "", False
+    lines = tracked.splitlines() + untracked.splitlines()
     commit = next((line.split()[-1] for line in lines if line.startswith("# branch.oid")), "")
     return commit, any(not line.startswith("#") for line in lines)
+
+
+def _output(command: list[str]) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 @cache

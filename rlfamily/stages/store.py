@@ -17,16 +17,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from blake3 import blake3
 from filelock import FileLock
 
 from rlfamily.hardware import StageHardware
-from rlfamily.records import Failure, FileInfo, Layout, Manifest, Record, StageRecord, write_atomic
+from rlfamily.records import Failure, FileInfo, Layout, Manifest, Record, StageRecord, hash_file, write_atomic
 from rlfamily.stages import provenance
 from rlfamily.stages.graph import Node, canonical
 
 MANIFEST = "manifest.json"
-_CHUNK_BYTES = 1 << 20
 _TRACE_CHARACTERS = 6000
 
 
@@ -171,7 +169,7 @@ class Store:
                 found.append(f"{path}: missing")
             elif path.stat().st_size != info.bytes:
                 found.append(f"{path}: {path.stat().st_size} bytes, its manifest says {info.bytes}")
-            elif contents and _hash(path) != info.blake3:
+            elif contents and hash_file(path) != info.blake3:
                 found.append(f"{path}: its content differs from what was committed")
         return found
 
@@ -208,18 +206,10 @@ def _regular_files(out: Path) -> list[Path]:
 
 def _seal(path: Path) -> FileInfo:
     """Hash a file and see it safely on disk."""
-    digest = _hash(path)
+    digest = hash_file(path)
     with path.open("rb") as file:
         os.fsync(file.fileno())
     return FileInfo(bytes=path.stat().st_size, blake3=digest)
-
-
-def _hash(path: Path) -> str:
-    hasher = blake3()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            hasher.update(chunk)
-    return hasher.hexdigest()
 
 
 def _sync_folder(folder: Path) -> None:

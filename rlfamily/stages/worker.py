@@ -6,6 +6,7 @@ wait for the key's lock and find it. Killed at any moment, the next start goes o
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -60,9 +61,19 @@ def _told(error: BaseException) -> str:
     text = str(error).strip() or "no message"
     if isinstance(error, SystemExit):
         text = f"the stage called sys.exit({error.code})"
+    elif _disk_full(error):
+        text = (f"the disk is full ({text.splitlines()[0][:100]}): free some space and run the command again; what is "
+                "finished stays")
     elif not isinstance(error, UserError):
         text = f"{type(error).__name__}: {text}"
     return text.splitlines()[0]
+
+
+def _disk_full(error: BaseException) -> bool:
+    """True also where torch says only that a write fell short, as it does when the disk takes no more."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return isinstance(error, RuntimeError) and "inline_container" in str(error) and "enforce fail" in str(error)
 
 
 @contextmanager

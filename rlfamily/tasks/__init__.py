@@ -125,6 +125,9 @@ class Task(Protocol):
     GIVES: frozenset[str]
     """Names of what `score` tells and of what examples hold in their meta, which a reward may need."""
 
+    HAS_DEMONSTRATIONS: bool
+    """False when it has nothing to imitate: its demonstrations files are empty."""
+
     @property
     def Config(self) -> type[TaskConfig]:
         """Its settings."""

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 VERSION = "1"
 
 
+HAS_DEMONSTRATIONS = True
 GIVES: frozenset[str] = frozenset({"format", "valid", "nums", "target"})
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 VERSION = "2"
+HAS_DEMONSTRATIONS = False
 GIVES: frozenset[str] = frozenset({"gold"})
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 

@@ -28,6 +28,7 @@ from rlfamily.tasks.support.math_answers import equivalent, last_boxed
 from rlfamily.tasks.support.math_problems import SIGNS, Generator, Problem, Step, solve
 
 VERSION = "3"
+HAS_DEMONSTRATIONS = False
 GIVES: frozenset[str] = frozenset({"format", "valid", "answer"})
 PLACE = "{problem}"  # in a template; replaced as it stands, since LaTeX is full of other braces
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 VERSION = "1"
 
 
+HAS_DEMONSTRATIONS = False
 GIVES: frozenset[str] = frozenset({"gold", "context"})
 
 

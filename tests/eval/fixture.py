@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from blake3 import blake3
 
 from rlfamily import experiment
 from rlfamily.records import (
@@ -79,7 +80,7 @@ def commit(
     for name, rows in files.items():
         write_jsonl(folder / name, rows)
         content = (folder / name).read_bytes()
-        infos[name] = FileInfo(bytes=len(content), blake3=hashlib.sha256(content).hexdigest())
+        infos[name] = FileInfo(bytes=len(content), blake3=blake3(content).hexdigest())
     manifest = Manifest(
         key=key, kind=kind, version="1", label=label, config=config, inputs=inputs, files=infos, summary=summary or {"rows": 1},
         hardware={"kind": "cpu"}, commit="0123456789abcdef0123456789abcdef01234567", dirty=False,

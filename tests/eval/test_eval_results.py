@@ -25,10 +25,28 @@ def test_frames(root):
     failed = results.runs[results.runs.status == "failed"]
     assert set(failed.row) == {"DPO"}
     assert set(failed.reason) == {"ValueError: no pairs <left>"}
-    steps = results.metrics[(results.metrics.experiment == "topr_tab2") & (results.metrics.row == "Experiment 1")]
+    table = results.of("topr_tab2")
+    steps = table.metrics[table.metrics.row == "Experiment 1"]
     assert len(steps) == 3 * 40
     assert steps.groupby("seed").pg_loss.mean().mean() == pytest.approx(float(first.reproduced))
     assert set(results.samples.stage) == {"train", "score"}
+
+
+def test_a_fact_has_one_row_whatever_shows_it(root):
+    results = load(root)
+    assert not results.samples.duplicated(["run", "stage", "mode", "item", "draw", "step"]).any()
+    assert not results.metrics.duplicated(["run", "step"]).any()
+    shown = results.runs.merge(results.metrics, left_on="train", right_on="run")
+    assert len(shown) > len(results.metrics)  # runs that several tables show
+    assert set(results.metrics.run) == set(shown.train)
+    with pytest.raises(UserError, match=r"no 'topr_tab22' .*did you mean 'topr_tab2'"):
+        results.of("topr_tab22")
+
+
+def test_runs_have_the_settings_in_which_they_differ(root):
+    runs = load(root).of("topr_tab2").runs
+    differing = [name for name in runs if name.startswith("algorithm.")]
+    assert differing and all(runs[name].astype(str).nunique() > 1 for name in differing)
 
 
 def test_an_empty_folder_is_one_line(tmp_path):

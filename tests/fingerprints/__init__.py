@@ -17,19 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .source import Sources, folder_of, hash_of
+from rlfamily.source import Present, Sources
+from rlfamily.stamp import RECORD as RECORD_PATH
 
-RECORD = "tests/fingerprints.json"
+RECORD = f"rlfamily/{RECORD_PATH.name}"
 COMMAND = "python -m tests.fingerprints record"
-
-
-@dataclass(frozen=True)
-class Present:
-    """What stands in the files now; `parts` are the hashes of all that the fingerprint is made of, by name."""
-
-    version: str
-    fingerprint: str
-    parts: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -54,13 +46,8 @@ class Undecided(Exception):
 def present(root: Path) -> dict[str, Present]:
     """Every module with a VERSION under `root`, by its file."""
     sources = Sources(root)
-    found = {}
-    for module in sources.paths:
-        version = sources.module(module).version
-        if version is not None and folder_of(module):
-            parts = sources.closure(module)
-            found[sources.file(module)] = Present(version, hash_of(sorted(parts.items())), parts)
-    return found
+    found = {sources.file(module): sources.present(module) for module in sources.paths}
+    return {file: module for file, module in found.items() if module}
 
 
 def recorded(root: Path) -> dict[str, Any]:

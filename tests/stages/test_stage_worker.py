@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from rlfamily.records import Progress
 from rlfamily.stages.executors.local.worker import shared_session
 from rlfamily.stages.perform import Stopwatch
 from rlfamily.stages.store import Order, Store
-from rlfamily.stages.worker import COMMITTED, FAILED, run_task
+from rlfamily.stages.worker import COMMITTED, FAILED, _told, run_task
 
 
 @pytest.fixture
@@ -96,7 +98,7 @@ def test_changed_code_is_noticed(lab, store):
     node = lab.node("old")
     store.write_order(Order.of(node).model_copy(update={"version": "0"}))
     assert run_task(str(lab.root), node.key, shared_session) == FAILED
-    assert "is now version 1, planned as 0" in store.failure(node.key).error
+    assert re.search(r"is now version 1\+[0-9a-f]{8}, planned as 0;", store.failure(node.key).error)
 
 
 def test_unplaceable_hardware_is_a_failure(lab, store):
@@ -147,3 +149,17 @@ def test_a_task_runs_without_any_occupation(lab, store, monkeypatch):
     assert run_task(str(lab.root), node.key) == COMMITTED
     assert not (store.layout.artifacts / "slots").exists()
     assert lab.ledger.read_text().split()[2] == "7"
+
+
+@pytest.mark.parametrize("error", [
+    OSError(28, "No space left on device", "/results/x"),
+    RuntimeError("[enforce fail at inline_container.cc:674] . unexpected pos 4096 vs 3990"),
+])
+def test_a_full_disk_is_called_that(error):
+    told = _told(error)
+    assert told.startswith("the disk is full (") and "\n" not in told and "run the command again" in told
+
+
+def test_other_errors_are_not_a_full_disk():
+    assert _told(RuntimeError("a tensor")) == "RuntimeError: a tensor"
+    assert _told(OSError(13, "Permission denied", "/x")).startswith("PermissionError")

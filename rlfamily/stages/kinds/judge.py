@@ -16,6 +16,7 @@ from rlfamily.place import Place
 from rlfamily.records import read_jsonl, write_jsonl
 from rlfamily.settings import Strict
 from rlfamily.stages.kind import Versioned
+from rlfamily.stamp import stamp
 
 if TYPE_CHECKING:
     from rlfamily.judges import OpenChooser
@@ -59,7 +60,7 @@ def run(place: Place, config: Config, inputs: Inputs) -> dict[str, Any]:
         return judges.get(judge.kind).load(judge, *_model(place, inputs), _vllm(place, judge))
 
     # A reply that was read otherwise by an older version is asked for again. The stand-in's cost less than a file.
-    identity = judge.identity() | {"version": judges.get(judge.kind).VERSION}
+    identity = judge.identity() | {"version": stamp(judges.get(judge.kind))}
     cache = Cache(place.shared, identity) if judge.kind != "stand_in" else None
     judgements = judge_pairs(pairs, judge, cache, load, announce,
                              lambda done, total: place.progress(done, total, f"{judge.name}: {estimates[0]}"))

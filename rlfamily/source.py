@@ -25,6 +25,14 @@ class Part(NamedTuple):
     name: str
 
 
+class Present(NamedTuple):
+    """What stands in a file now; `parts` are the hashes of all that the fingerprint is made of, by name."""
+
+    version: str
+    fingerprint: str
+    parts: dict[str, str]
+
+
 class _Strip(ast.NodeTransformer):
     """Takes out what cannot change numbers, and the imports, which it keeps as `targets` of the names they bind."""
 
@@ -44,7 +52,9 @@ class _Strip(ast.NodeTransformer):
     def visit_If(self, node: ast.If) -> Any:
         if ast.unparse(node.test) not in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
             return self.generic_visit(node)
-        return self.generic_visit(ast.Module(node.orelse, [])).body
+        other = ast.Module(node.orelse, [])
+        self.generic_visit(other)
+        return other.body
 
     def visit_Expr(self, node: ast.Expr) -> Any:
         return None if isinstance(node.value, ast.Constant) else self.generic_visit(node)
@@ -113,6 +123,7 @@ def _plain(value: Any) -> Any:
 
 
 def hash_of(value: Any) -> str:
+    """A fingerprint of plain data."""
     digest = hashlib.sha256(repr(value).encode()).hexdigest()
     return f"{digest[:8]}.{digest[8:16]}"  # in two, so that nothing takes it for a secret
 
@@ -154,6 +165,7 @@ class Sources:
 
     @cached_property
     def paths(self) -> dict[str, Path]:
+        """The files that may count, by module."""
         found = {}
         for path in sorted((self.root / "rlfamily").rglob("*.py")):
             module = ".".join(path.relative_to(self.root).with_suffix("").parts).removesuffix(".__init__")
@@ -169,15 +181,28 @@ class Sources:
         exported = ast.literal_eval(statement.value)
         return {name: f"{CORE}.{module}" for module, names in exported.items() for name in names}
 
+    def present(self, module: str) -> Present | None:
+        """The fingerprint of a module that has a VERSION and is watched; None for any other.
+
+        Raises LookupError, SyntaxError or AssertionError for code that cannot be followed.
+        """
+        if not folder_of(module) or module not in self.paths or self.module(module).version is None:
+            return None
+        parts = self.closure(module)
+        return Present(str(self.module(module).version), hash_of(sorted(parts.items())), parts)
+
     def module(self, name: str) -> _Module:
+        """A file, parsed."""
         if name not in self.modules:
             self.modules[name] = _Module(self.paths[name])
         return self.modules[name]
 
     def file(self, module: str) -> str:
+        """A module's file, seen from the root."""
         return self.paths[module].relative_to(self.root).as_posix()
 
     def label(self, part: Part) -> str:
+        """What a part is called in the record."""
         return f"{part.module}.{part.name}" if part.name else self.file(part.module)
 
     def closure(self, module: str) -> dict[str, str]:
@@ -230,6 +255,7 @@ class Sources:
 
 
 def folder_of(module: str) -> str | None:
+    """The watched folder that a module is in."""
     return next((folder for folder in WATCHED if f"{module}.".startswith(f"{folder}.")), None)
 
 
