@@ -106,12 +106,15 @@ def shortfall(model: Any, given: Draws, rows: list[list[int]]) -> float:
     return worst
 
 
-def check_greedy(policy: Policy, model: Any, given: Draws, where: str) -> None:
-    """Raise UserError unless both sides decode the likeliest tokens; `model` is in the side's own arithmetic."""
-    sides = {"ours": [row.ids for row in ours(policy, given, greedy=True)],
-             "transformers": theirs.dynamic(model, given, True)}
-    for name, rows in sides.items():
-        found = shortfall(model, given, rows)
+def check_greedy(policy: Policy, plain: Any, model: Any, given: Draws, where: str) -> None:
+    """Raise UserError unless both sides decode the likeliest tokens, each by a plain forward in its own arithmetic.
+
+    Ours is that of `plain` under the policy's autocast, transformers' that of `model`: in bf16 the two are nats apart.
+    """
+    with policy.autocast():
+        apart = {"ours": shortfall(plain, given, [row.ids for row in ours(policy, given, greedy=True)])}
+    apart["transformers"] = shortfall(model, given, theirs.dynamic(model, given, True))
+    for name, found in apart.items():
         if not found <= TIE[policy.dtype]:
             raise UserError(f"bench: gpu, {where}: a greedy token of {name} is {found:.2g} nats less likely than the "
                             "likeliest, so no time counts: run make test-gpu")
@@ -128,9 +131,10 @@ def check_first(whose: str, found: First, plain: First, dtype: str, where: str) 
 def generation(sizes: Scale, roof: Roof, device: torch.device) -> list[dict[str, Any]]:
     """Tokens per second of every side, beside what memory allows."""
     policy = random_policy(sizes.shape, _positions(sizes), sizes.dtype, device)
-    model, rows = plain_model(policy).to(DTYPES[sizes.dtype]), []
+    plain, rows = plain_model(policy), []
+    model = plain_model(policy).to(DTYPES[sizes.dtype])
     for name, given in sizes.given.items():
-        check_greedy(policy, model, given, name)
+        check_greedy(policy, plain, model, given, name)
         calls: dict[str, Callable[[], object]] = {"ours": partial(ours, policy, given)}
         calls |= {way: partial(call, model, given, False) for way, call in theirs.WAYS.items()}
         costs = alternate({side: waited(call, device) for side, call in calls.items()}, sizes.rounds, WARM_UP)
