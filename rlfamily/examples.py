@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,41 @@ def read_examples(path: Path) -> list[Example]:
 def read_demonstrations(path: Path) -> list[Demonstration]:
     """Read a demonstrations file written by a task's `build`."""
     return [Demonstration(**row) for row in read_jsonl(path)]
+
+
+def held_out(data: Path, count: int) -> dict[int, Example]:
+    """`count` test examples by their place in test.jsonl: of every benchmark its first ones, as many as its share.
+
+    Raises UserError when there are fewer.
+    """
+    examples = read_examples(data / "test.jsonl")
+    if count > len(examples):
+        raise UserError(f"task.eval_prompts={count}, but the test split has {len(examples)} prompts: lower it")
+    names = [str(example.meta.get("benchmark", "")) for example in examples]
+    left = shares(Counter(names), count)
+    chosen: dict[int, Example] = {}
+    for place, (name, example) in enumerate(zip(names, examples, strict=True)):
+        if left[name]:
+            left[name] -= 1
+            chosen[place] = example
+    return chosen
+
+
+def shares(sizes: Mapping[str, int], count: int) -> dict[str, int]:
+    """`count` divided in proportion to `sizes` by largest remainders; every part gets one where `count` allows.
+
+    Where remainders tie, and where there is not one for each, the larger part comes first, then the earlier one.
+    """
+    total = sum(sizes.values())
+    found = {name: count * size // total for name, size in sizes.items()}
+    order = sorted(sizes, key=lambda name: (-(count * sizes[name] % total), -sizes[name]))
+    for name in order[:count - sum(found.values())]:
+        found[name] += 1
+    for name in [name for name in found if not found[name]] if count >= len(sizes) else []:
+        # from the part that is furthest above its proportion and keeps one
+        giver = max((one for one in found if found[one] > 1), key=lambda one: total * found[one] - count * sizes[one])
+        found[giver], found[name] = found[giver] - 1, 1
+    return found
 
 
 def select_prompts(data: Path, count: int, seed: int, reuse: bool) -> list[Example]:

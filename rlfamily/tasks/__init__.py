@@ -57,8 +57,9 @@ class TaskConfig(Strict):
 
     `prompt_fraction` is the share of an algorithm's `prompts` that this task takes (1 at paper scale); when the
     training split has fewer, `reuse_prompts` says whether to go through it again or to refuse;
-    the evaluation draws `eval_draws` responses at `eval_temperature` to each of `eval_prompts` held-out prompts,
-    each token among the `eval_top_k` likeliest (0: all) and the likeliest that reach `eval_top_p` together.
+    the evaluation draws `eval_draws` responses at `eval_temperature` to each of `eval_prompts` held-out prompts (of
+    several benchmarks a share of each), each token among the `eval_top_k` likeliest (0: all) and the likeliest that
+    reach `eval_top_p` together.
     `reward` is the task's own reward: any whose needs the task gives. `reward_model` says how a learned one is fitted
     to preferences which that reward labels, for algorithms that ask for one; `pretrain`, how a from-scratch base model
     is trained; `judge`, who compares two responses. Each of the three may be null.
@@ -80,6 +81,16 @@ class TaskConfig(Strict):
     reward_model: RewardModelSettings | None
     pretrain: Pretraining | None
     judge: JudgeConfig | None
+
+    @property
+    def test_prompts(self) -> int | None:
+        """How many prompts the test split has; None where only the data tell."""
+        return None
+
+    @property
+    def benchmarks(self) -> list[str]:
+        """The names that test examples have as their `benchmark`; empty where they have none."""
+        return []
 
     @property
     def data(self) -> Data:
@@ -106,6 +117,13 @@ class TaskConfig(Strict):
     def distribution(self) -> Distribution:
         """What held-out responses are drawn from."""
         return Distribution(temperature=self.eval_temperature, top_k=self.eval_top_k, top_p=self.eval_top_p)
+
+    @model_validator(mode="after")
+    def _check_eval_prompts(self) -> Self:
+        if self.test_prompts is not None and self.eval_prompts > self.test_prompts:
+            raise ValueError(f"eval_prompts={self.eval_prompts} but the test split has {self.test_prompts} prompts: "
+                             "lower the one or raise the other (task.source)")
+        return self
 
     @model_validator(mode="after")
     def _check_reward(self) -> Self:

@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from rlfamily import tasks
 from rlfamily.errors import UserError
@@ -93,12 +93,10 @@ class Config(Data, TaskConfig):
 
     kind: Literal["countdown"]
 
-    @model_validator(mode="after")
-    def _check_sizes(self) -> Config:
-        if self.eval_prompts > self.source.test:
-            raise ValueError(f"eval_prompts={self.eval_prompts} but source.test={self.source.test}: "
-                             "lower the first or raise the second")
-        return self
+    @property
+    def test_prompts(self) -> int:
+        """Of either source."""
+        return self.source.test
 
 
 def build(data: Data, out: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from rlfamily import tasks
 from rlfamily.errors import UserError
@@ -116,14 +116,17 @@ class Config(Data, TaskConfig):
 
     kind: Literal["math"]
 
-    @model_validator(mode="after")
-    def _check_sizes(self) -> Config:
+    @property
+    def test_prompts(self) -> int | None:
+        """Of generated levels; public benchmarks have as many as their files have."""
+        return sum(level.test for level in self.source.levels) if isinstance(self.source, Generated) else None
+
+    @property
+    def benchmarks(self) -> list[str]:
+        """Names of the benchmarks, or of those that levels stand in for."""
         if isinstance(self.source, Generated):
-            test = sum(level.test for level in self.source.levels)
-            if self.eval_prompts > test:
-                raise ValueError(f"eval_prompts={self.eval_prompts} but the levels have {test} test problems: "
-                                 "lower the first or raise one of task.source.levels[].test")
-        return self
+            return list(dict.fromkeys(level.benchmark for level in self.source.levels))
+        return [benchmark.name for benchmark in self.source.benchmarks]
 
 
 def build(data: Data, out: Path) -> dict[str, Any]:

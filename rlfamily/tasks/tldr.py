@@ -68,6 +68,11 @@ class Config(Data, TaskConfig):
 
     kind: Literal["tldr"]
 
+    @property
+    def test_prompts(self) -> int:
+        """Of either source."""
+        return self.source.test
+
 
 def build(data: Data, out: Path) -> dict[str, Any]:
     """Write the task's files into `out` and return their counts. See `rlfamily.tasks.Task.build`."""
