@@ -17,6 +17,9 @@ from rlfamily.plugins import Plugins
 from rlfamily.rewards import AnyReward
 from rlfamily.settings import Distribution, Limits, RewardModelSettings, Strict, by_kind
 
+LEFT_OUT = "left_out"
+"""Key of `build`'s summary: how many rows it left out, by what they are. Tables made from the data show it."""
+
 
 class Gate(Strict):
     """A base model is refused when the mean of this part of its score on validation prompts is below `least`."""
@@ -154,7 +157,7 @@ class Task(Protocol):
         ...
 
     def build(self, data: Any, out: Path) -> dict[str, Any]:
-        """Write the task's files into `out`, a function of `data` (a `Data`); return a summary.
+        """Write the task's files into `out`, a function of `data` (a `Data`); return a summary, `LEFT_OUT` in it.
 
         train.jsonl, validation.jsonl, test.jsonl hold examples; demonstrations_train.jsonl and
         demonstrations_validation.jsonl hold demonstrations; corpus.jsonl (demonstrations to pretrain a base
