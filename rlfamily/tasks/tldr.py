@@ -112,7 +112,7 @@ def _build_hub(source: Hub, out: Path) -> dict[str, Any]:
     order = random.Random(source.seed).sample(range(len(train_rows)), len(train_rows))
     splits = {"test": kept(test_rows, range(len(test_rows)), "test", set())}
     # The whole public validation split is held out, also what the test split has no room for.
-    held_out = {mark for row, info in enumerate(test_rows["info"]) for mark in _marks(*_post(info, source, row))}
+    held_out = {mark for row, cells in enumerate(test_rows) for mark in _marks(*_post(cells["info"], source, row))}
     splits["validation"] = kept(train_rows, order, "validation", held_out)
     splits["train"] = kept(train_rows, order, "train", held_out)
     hub.write_splits(out, splits, {"train": source.train, "validation": source.validation, "test": source.test},
