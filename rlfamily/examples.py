@@ -6,11 +6,14 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rlfamily.errors import UserError
 from rlfamily.records import read_jsonl
 from rlfamily.streams import epoch_order, prompts_seed
+
+FewerPrompts = Literal["refuse", "repeat", "take"]
+"""What to do when a training split has fewer prompts than are asked for."""
 
 
 @dataclass(frozen=True)
@@ -76,15 +79,18 @@ def shares(sizes: Mapping[str, int], count: int) -> dict[str, int]:
     return found
 
 
-def select_prompts(data: Path, count: int, seed: int, reuse: bool) -> list[Example]:
-    """`count` training prompts at random; with `reuse`, pass after pass when there are fewer.
+def select_prompts(data: Path, count: int, seed: int, fewer: FewerPrompts) -> list[Example]:
+    """`count` training prompts at random; when there are fewer, pass after pass (`repeat`), or each once (`take`).
 
-    Raises UserError when there are fewer and they may not be reused.
+    Raises UserError when there are fewer and `fewer` is `refuse`.
     """
     examples = read_examples(data / "train.jsonl")
-    if count > len(examples) and not reuse:
+    if fewer == "take":
+        count = min(count, len(examples))
+    if count > len(examples) and fewer == "refuse":
         raise UserError(f"data: {count} prompts asked for, train split has {len(examples)}: lower algorithm.prompts or "
-                        "task.prompt_fraction, keep more rows in the task's source, or set task.reuse_prompts=true")
+                        "task.prompt_fraction, keep more rows in the task's source, or set task.fewer_prompts=repeat "
+                        "or take")
     passes = -(-count // len(examples))
     chosen = [(turn, index) for turn in range(passes)
               for index in epoch_order(len(examples), turn, prompts_seed(seed))][:count]

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Protocol, Self
 from pydantic import Field, SerializeAsAny, model_validator
 
 from rlfamily import rewards
+from rlfamily.examples import FewerPrompts
 from rlfamily.judges import JudgeConfig
 from rlfamily.plugins import Plugins
 from rlfamily.rewards import AnyReward
@@ -39,12 +40,12 @@ class Pretraining(Strict):
 class Lesson(Strict):
     """What a run takes of a task: `prompts` of its training prompts, within `limits`, under a reward (null: none).
 
-    When the training split has fewer, `reuse_prompts` says whether to go through it again or to refuse.
+    `fewer_prompts` says what to do when the training split has fewer.
     """
 
     task: str
     prompts: int = Field(gt=0)
-    reuse_prompts: bool
+    fewer_prompts: FewerPrompts
     limits: Limits
     reward: AnyReward | None
 
@@ -59,7 +60,7 @@ class TaskConfig(Strict):
     """What the trainer and the evaluation read of any task. Lengths in tokens, prompt and response together.
 
     `prompt_fraction` is the share of an algorithm's `prompts` that this task takes (1 at paper scale); when the
-    training split has fewer, `reuse_prompts` says whether to go through it again or to refuse;
+    training split has fewer, `fewer_prompts` says whether to `refuse`, to `repeat` it, or to `take` what there is;
     the evaluation draws `eval_draws` responses at `eval_temperature` to each of `eval_prompts` held-out prompts (of
     several benchmarks a share of each), each token among the `eval_top_k` likeliest (0: all) and the likeliest that
     reach `eval_top_p` together.
@@ -74,7 +75,7 @@ class TaskConfig(Strict):
     max_tokens_demonstration: int = Field(gt=0)
     min_new_tokens: int = Field(ge=0)
     prompt_fraction: float = Field(gt=0, le=1)
-    reuse_prompts: bool
+    fewer_prompts: FewerPrompts
     eval_prompts: int = Field(gt=0)
     eval_draws: int = Field(gt=0)
     eval_temperature: float = Field(gt=0)
@@ -109,7 +110,7 @@ class TaskConfig(Strict):
     def lesson(self, prompts: int, limits: Limits, rewarded: bool) -> Lesson:
         """What a run takes that asks for `prompts`: that times the task's fraction, at least 1."""
         return Lesson(task=self.kind, prompts=max(1, round(prompts * self.prompt_fraction)), limits=limits,
-                      reuse_prompts=self.reuse_prompts, reward=self.reward.unsourced() if rewarded else None)
+                      fewer_prompts=self.fewer_prompts, reward=self.reward.unsourced() if rewarded else None)
 
     @property
     def evaluation(self) -> Limits:
