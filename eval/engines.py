@@ -1,4 +1,4 @@
-"""Which engines drew the responses behind a number, and which runs they drew too far from the trainer's own policy."""
+"""What stands behind a table's numbers: which engines drew, runs they drew too far off, rows that the data left out."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from eval.entries import Entry
 from rlfamily.records import Index, Manifest
 
 USUAL = "torch"
+LEFT_OUT = "left_out"  # as in a data stage's summary (rlfamily.tasks)
 
 
 def warned(archive: Archive, index: Index, made: Iterable[Entry]) -> list[Entry]:
@@ -20,10 +21,13 @@ def warned(archive: Archive, index: Index, made: Iterable[Entry]) -> list[Entry]
 
 
 def footnote(archive: Archive, made: Iterable[Entry]) -> str:
-    """Says what drew the responses behind a table; "" when that is the usual engine, or nothing was drawn."""
-    keys = {key for entry in made for _, key in entry.runs}
-    engines = {engine for manifest in _behind(archive, keys) if (engine := _engine(manifest))}
-    return f"Responses drawn with {' and '.join(sorted(engines))}." if engines - {USUAL} else ""
+    """Says what drew the responses behind a table, unless it was the usual engine, and what the data left out."""
+    behind = list(_behind(archive, {key for entry in made for _, key in entry.runs}))
+    engines = {engine for manifest in behind if (engine := _engine(manifest))}
+    said = [f"Responses drawn with {' and '.join(sorted(engines))}."] if engines - {USUAL} else []
+    left_out = {f"Left out of {manifest.label}: {', '.join(f'{number} {what}' for what, number in rows.items())}."
+                for manifest in behind if (rows := manifest.summary.get(LEFT_OUT))}
+    return " ".join([*said, *sorted(left_out)])
 
 
 def _disagreements(archive: Archive, entry: Entry, limit: float) -> tuple[str, ...]:

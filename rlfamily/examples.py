@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rlfamily.errors import UserError
 from rlfamily.records import read_jsonl
 from rlfamily.streams import epoch_order, prompts_seed
+
+FewerPrompts = Literal["refuse", "repeat", "take"]
+"""What to do when a training split has fewer prompts than are asked for."""
 
 
 @dataclass(frozen=True)
@@ -39,15 +44,53 @@ def read_demonstrations(path: Path) -> list[Demonstration]:
     return [Demonstration(**row) for row in read_jsonl(path)]
 
 
-def select_prompts(data: Path, count: int, seed: int, reuse: bool) -> list[Example]:
-    """`count` training prompts at random; with `reuse`, pass after pass when there are fewer.
+def held_out(data: Path, count: int) -> dict[int, Example]:
+    """`count` test examples by their place in test.jsonl: of every benchmark its first ones, as many as its share.
 
-    Raises UserError when there are fewer and they may not be reused.
+    Raises UserError when there are fewer.
+    """
+    examples = read_examples(data / "test.jsonl")
+    if count > len(examples):
+        raise UserError(f"task.eval_prompts={count}, but the test split has {len(examples)} prompts: lower it")
+    names = [str(example.meta.get("benchmark", "")) for example in examples]
+    left = shares(Counter(names), count)
+    chosen: dict[int, Example] = {}
+    for place, (name, example) in enumerate(zip(names, examples, strict=True)):
+        if left[name]:
+            left[name] -= 1
+            chosen[place] = example
+    return chosen
+
+
+def shares(sizes: Mapping[str, int], count: int) -> dict[str, int]:
+    """`count` divided in proportion to `sizes` by largest remainders; every part gets one where `count` allows.
+
+    Where remainders tie, and where there is not one for each, the larger part comes first, then the earlier one.
+    """
+    total = sum(sizes.values())
+    found = {name: count * size // total for name, size in sizes.items()}
+    order = sorted(sizes, key=lambda name: (-(count * sizes[name] % total), -sizes[name]))
+    for name in order[:count - sum(found.values())]:
+        found[name] += 1
+    for name in [name for name in found if not found[name]] if count >= len(sizes) else []:
+        # from the part that is furthest above its proportion and keeps one
+        giver = max((one for one in found if found[one] > 1), key=lambda one: total * found[one] - count * sizes[one])
+        found[giver], found[name] = found[giver] - 1, 1
+    return found
+
+
+def select_prompts(data: Path, count: int, seed: int, fewer: FewerPrompts) -> list[Example]:
+    """`count` training prompts at random; when there are fewer, pass after pass (`repeat`), or each once (`take`).
+
+    Raises UserError when there are fewer and `fewer` is `refuse`.
     """
     examples = read_examples(data / "train.jsonl")
-    if count > len(examples) and not reuse:
+    if fewer == "take":
+        count = min(count, len(examples))
+    if count > len(examples) and fewer == "refuse":
         raise UserError(f"data: {count} prompts asked for, train split has {len(examples)}: lower algorithm.prompts or "
-                        "task.prompt_fraction, keep more rows in the task's source, or set task.reuse_prompts=true")
+                        "task.prompt_fraction, keep more rows in the task's source, or set task.fewer_prompts=repeat "
+                        "or take")
     passes = -(-count // len(examples))
     chosen = [(turn, index) for turn in range(passes)
               for index in epoch_order(len(examples), turn, prompts_seed(seed))][:count]

@@ -27,6 +27,7 @@ from rlfamily.stages.kinds import (
     generate,
     hub,
     judge,
+    lengths,
     logprobs,
     pairs,
     preference_model,
@@ -59,6 +60,17 @@ class Planner:
         return self._node("data", data.Config(task=self.config.task.data), {}, f"data {self.config.names['task']}")
 
     @cached_property
+    def lengths(self) -> Node:
+        """Whether the task's prompts leave room for responses; what trains or draws waits for it."""
+        model, task = self.config.model, self.config.task
+        config = lengths.Config.model_validate({name: getattr(task, name) for name in lengths.Config.model_fields})
+        inputs: Sources = {"data": self.data}
+        if not isinstance(model, ScratchModel):
+            inputs["model"] = self.base
+        return self._node("lengths", config, inputs,
+                          f"lengths {self.config.names['task']} · {self.config.names['model']}")
+
+    @cached_property
     def base(self) -> Node:
         """The policy before any training of ours: a hub model, or a stand-in pretrained on the task's corpus."""
         model, task, label = self.config.model, self.config.task, f"base {self.config.names['model']}"
@@ -81,7 +93,7 @@ class Planner:
         gate = base.Gate(task=task.kind, part=corpus.gate.part, least=corpus.gate.least, generation=sampled)
         config = base.Config(model=model.model_copy(update={"finetune": "full", "lr_multiplier": 1.0}),
                              settings=settings, max_tokens=task.max_tokens_demonstration, gate=gate)
-        return self._node("base", config, {"data": self.data}, label)
+        return self._node("base", config, {"data": self.data}, label, self.lengths)
 
     @cached_property
     def warm_start(self) -> Node:
@@ -115,7 +127,8 @@ class Planner:
     def generate(self) -> Node:
         """Held-out responses of the cell's policy."""
         config = generate.Config(generation=self._generation(), finetuning=self._frozen())
-        return self._node("generate", config, {"data": self.data, "policy": self.policy}, f"responses {self.label}")
+        return self._node("generate", config, {"data": self.data, "policy": self.policy}, f"responses {self.label}",
+                          self.lengths)
 
     @cached_property
     def score(self) -> Node:
@@ -149,7 +162,7 @@ class Planner:
             lesson=self.config.task.lesson(prompts, self.config.task.rollout, rewarded=True), temperature=temperature,
             finetuning=self._frozen(), engine=self.config.rollout.engine, seed=self.config.seed)
         inputs: Sources = {"data": self.data, "policy": self.warm_start, "rewards": self._reward_sources}
-        return self._node("pairs", config, inputs, f"preference pairs · seed {self.config.seed}")
+        return self._node("pairs", config, inputs, f"preference pairs · seed {self.config.seed}", self.lengths)
 
     @cached_property
     def _reward_sources(self) -> dict[str, Node]:
@@ -190,7 +203,7 @@ class Planner:
             algorithm=name, settings=settings, finetuning=self._finetuning, seed=self.config.seed,
             lesson=task.lesson(settings.prompts, limits, rewarded=source == "rollouts"),
             rollout=rollout if source == "rollouts" else None)
-        return self._node("train", config, inputs, label)
+        return self._node("train", config, inputs, label, self.lengths)
 
     def _generation(self) -> Generation:
         task = self.config.task
@@ -209,8 +222,8 @@ class Planner:
     def _hub(self, path: str, revision: str, label: str, date_string: str | None = None) -> Node:
         return self._node("hub", hub.Config(path=path, revision=revision, date_string=date_string), {}, label)
 
-    def _node(self, kind: str, config: Strict, inputs: Sources, label: str) -> Node:
-        return Node(kind, config, inputs, self._hardware(kind, config), label)
+    def _node(self, kind: str, config: Strict, inputs: Sources, label: str, *after: Node) -> Node:
+        return Node(kind, config, inputs, self._hardware(kind, config), label, after)
 
     def _hardware(self, kind: str, config: Strict) -> StageHardware:
         """What a stage occupies: only training runs as several processes, and a policy's server has its own slots."""

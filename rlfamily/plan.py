@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from rlfamily import fields
 from rlfamily.composing import expand
 from rlfamily.config import RunConfig, build
 from rlfamily.errors import UserError, nearest
@@ -34,17 +35,20 @@ def cells(
 ) -> list[Cell]:
     """Every cell of an experiment: models, in them rows, in them columns. `rows` limits them (None: every row).
 
-    `extra` overrides come last and hold for every row. Raises UserError for an unknown scale or a refused
-    configuration.
+    `extra` overrides come last and hold for every row. Raises UserError for an unknown scale, a refused
+    configuration, or a metric of what nobody measures.
     """
     if scale not in experiment.scales:
         raise UserError(f"scale: no '{scale}' in this experiment{nearest(scale, experiment.scales)}; "
                         f"it has {', '.join(experiment.scales)}")
     table = _Table(experiment, scale, list(extra))
     chosen = list(experiment.rows if rows is None else rows)
-    return [cell for model in experiment.backbones for row in experiment.rows if row in chosen
+    made = [cell for model in experiment.backbones for row in experiment.rows if row in chosen
             for column in experiment.columns
             for cell in table.cells(model, row, column, seeds or experiment.scales[scale].seeds)]
+    fields.check(experiment, {column: [cell.config for cell in made if cell.column == column]
+                              for column in experiment.columns})
+    return made
 
 
 @dataclass(frozen=True)

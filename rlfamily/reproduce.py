@@ -126,7 +126,7 @@ def main(request: Request) -> int:
     if request.plan:
         return _print_plan(asked, nodes, config.results)
     require_writable(config.results)
-    code, outcomes = _execute(nodes, config, request.executor)
+    code, outcomes = _execute(nodes, config.results, _hardware(asked, config.hardware), request.executor)
     layout = Layout(config.results)
     named = {name: _named(request, name, spec) for name, spec in specs.items()}
     for name, spec in specs.items():
@@ -161,11 +161,17 @@ def _cells(request: Request, specs: dict[str, experiments.Experiment]) -> tuple[
     return cells, asked
 
 
-def _execute(nodes: list[Any], config: Any, executor: str) -> tuple[int, dict[str, Any]]:
+def _hardware(cells: dict[str, list[Any]], otherwise: Any) -> Any:
+    """The machine that the cells with stages ask for, GPUs first: a table of settings asks for none."""
+    asked = [cell.config.hardware for group in cells.values() for cell in group if cell.stages]
+    return next((one for one in asked if one.kind == "gpu"), asked[0] if asked else otherwise)
+
+
+def _execute(nodes: list[Any], results: str, hardware: Any, executor: str) -> tuple[int, dict[str, Any]]:
     from rlfamily.stages.scheduler import Interrupted
 
     try:
-        return OK, execute(nodes, config.results, config.hardware, executor)
+        return OK, execute(nodes, results, hardware, executor)
     except Interrupted as interrupted:
         print(f"interrupted: {interrupted}", file=sys.stderr)
         return INTERRUPTED, interrupted.outcomes

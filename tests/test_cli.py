@@ -39,15 +39,15 @@ def test_a_cell_then_nothing_then_a_sweep(run_cli, tmp_path):
     names = [line for line in sweep.stdout.splitlines() if " on countdown_tiny · seed " in line and "/" not in line]
     assert names == [f"{name} on countdown_tiny · seed {seed}" for name in ("topr", "rloo") for seed in (0, 1)]
     kinds = [manifest_of(tmp_path, key)["kind"] for key in objects(tmp_path)]
-    assert {kind: kinds.count(kind) for kind in kinds} == {"data": 1, "base": 1, "train": 6, "generate": 4, "score": 4}
+    assert {kind: kinds.count(kind) for kind in kinds} == {"data": 1, "lengths": 1, "base": 1, "train": 6, "generate": 4, "score": 4}
     for manifest in (manifest_of(tmp_path, key) for key in objects(tmp_path)):
         written = {name.partition("/")[0] + "/" * ("/" in name) for name in manifest["files"]}
         assert written <= set(get_kind(manifest["kind"]).WRITES), manifest["kind"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("start", "kinds"), [("base", ["base", "data", "generate", "score"]),
-                                             ("sft", ["base", "data", "generate", "score", "train"])])
+@pytest.mark.parametrize(("start", "kinds"), [("base", ["base", "data", "generate", "lengths", "score"]),
+                                             ("sft", ["base", "data", "generate", "lengths", "score", "train"])])
 def test_what_trains_nothing_scores_its_start_and_says_so(run_cli, tmp_path, start, kinds):
     done = run_cli("rlfamily.train", *SMALL, "wandb=off", "results=out", "algorithm=none", f"algorithm.warm_start={start}")
     assert done.returncode == 0, done.stderr

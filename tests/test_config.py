@@ -164,8 +164,8 @@ REFUSED = {
                                 "of a group identical, so the leave-one-out advantage is exactly 0: set "
                                 "algorithm.sampling.mode=sample, algorithm.baseline=none, or "
                                 f"algorithm.allow_degenerate_baseline=true for report parity {TOPR}"),
-    "more puzzles than there are": ("task.eval_prompts=9999", "task: eval_prompts=9999 but source.test=256: lower the "
-                                    "first or raise the second (conf/task/countdown_tiny.yaml or command line)"),
+    "more puzzles than there are": ("task.eval_prompts=9999", "task: eval_prompts=9999 but the test split has 256 prompts: lower "
+                                    "the one or raise the other (task.source) (conf/task/countdown_tiny.yaml or command line)"),
     "added key": ("+extra=1", "command line: '+extra=1' adds, moves or deletes a key; there is no 'extra' (did "
                   "you mean 'executor'?); a table is run by make reproduce TABLE=name"),
     "added experiment": ("+modl=x", "command line: '+modl=x' adds, moves or deletes a key; there is no 'modl' (did you mean "

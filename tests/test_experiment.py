@@ -37,7 +37,7 @@ rows:
   Control: {optional: true, overrides: [algorithm=topr, algorithm.optimizer.lr=0.0]}
 columns:
   Easy: [algorithm.optimizer.lr=5e-6]
-  Hard: {overrides: {tiny: [algorithm.optimizer.lr=6e-6], paper: []}, where: {benchmark: hard}}
+  Hard: {overrides: {tiny: [algorithm.optimizer.lr=6e-6], paper: []}, where: {mode: sample}}
 metrics:
   - {name: Avg@1, stage: score, field: reward, where: {mode: greedy}, better: higher, over_seeds: best, watch: valid}
   - {name: valid, stage: score, field: valid, better: higher}
@@ -116,7 +116,7 @@ def test_an_untrained_row_scores_what_training_starts_from():
 
 def test_columns_of_one_run_share_it():
     spec = Experiment.model_validate(changed(columns={
-        "Easy": {"overrides": [], "where": {"benchmark": "easy"}}, "Hard": {"overrides": [], "where": {"benchmark": "h"}}}))
+        "Easy": {"overrides": [], "where": {"mode": "greedy"}}, "Hard": {"overrides": [], "where": {"mode": "sample"}}}))
     easy, hard = cells(spec, "tiny", seeds=[0], rows=["RLOO"])[:2]
     assert easy.stages["score"].key == hard.stages["score"].key
     assert easy.stages["train"].label == "RLOO · Small · seed 0"
@@ -125,7 +125,7 @@ def test_columns_of_one_run_share_it():
 def test_theory_is_one_stage_for_all():
     metric = {"name": "KL", "stage": "theory", "field": "value"}
     spec = Experiment.model_validate(changed(
-        kind="theory", theory={"checks": ["a"], "seed": 0}, metrics=[metric], derived=None, models=None,
+        kind="theory", theory={"checks": ["a"], "seed": 0}, metrics=[metric], derived=None, models=None, columns={"Easy": [], "Hard": []},
         rows={"K=2": {"overrides": [], "where": {"k": 2}}, "K=4": []}))
     found = cells(spec, "tiny", seeds=[0])
     assert [list(cell.stages) for cell in found] == [["theory"]] * 4

@@ -106,10 +106,10 @@ def test_cells_share_what_is_equal():
     found = planned("topr_tab2")
     nodes = topological(node for cell in found for node in cell.stages.values())
     kinds = [node.kind for node in nodes]
-    assert (kinds.count("data"), kinds.count("base")) == (1, 1)
+    assert (kinds.count("data"), kinds.count("lengths"), kinds.count("base")) == (1, 1, 1)
     assert kinds.count("train") == len(found) + 3
     assert kinds.count("generate") == kinds.count("score") == len(found)
-    assert len(nodes) == 1 + 1 + 3 + 3 * len(found)
+    assert len(nodes) == 1 + 1 + 1 + 3 + 3 * len(found)
 
 
 def test_tables_share_what_is_equal():
@@ -128,7 +128,7 @@ def test_the_sft_row_is_the_warm_start_of_the_others():
     sft = keys("algorithm=sft", "seed=4")["train"]
     for name in ("dpo", "rloo", "topr"):
         assert keys(f"algorithm={name}", "seed=4")["warm start"] == sft
-    assert keys("algorithm=topr", "algorithm.warm_start=base").keys() == {"data", "base", *RUN}
+    assert keys("algorithm=topr", "algorithm.warm_start=base").keys() == {"data", "lengths", "base", *RUN}
 
 
 @pytest.mark.parametrize("start", ["base", "sft"])
@@ -139,7 +139,7 @@ def test_what_trains_nothing_scores_its_start(start):
     trained = graph("algorithm=topr", f"algorithm.warm_start={start}", "seed=4")
     assert policy == trained["warm start" if start == "sft" else "base"].key == trained["train"].inputs["policy"].key
     assert set(graph("algorithm=none", f"algorithm.warm_start={start}")) == {
-        "data", "base", "generate", "score", "logprobs", *(["warm start"] if start == "sft" else [])}
+        "data", "lengths", "base", "generate", "score", "logprobs", *(["warm start"] if start == "sft" else [])}
     assert stages(build(["algorithm=none"]), ["train"]) == {}
 
 
@@ -147,14 +147,27 @@ def test_dpo_and_the_reward_model_share_their_pairs():
     """They draw the same number of responses at the same temperature from the same policy."""
     learned = keys("algorithm=rloo", "algorithm.reward=reward_model")
     assert learned["pairs"] == keys("algorithm=dpo")["pairs"]
-    assert set(learned) == {"data", "base", "warm start", "pairs", "reward_model", *RUN}
+    assert set(learned) == {"data", "lengths", "base", "warm start", "pairs", "reward_model", *RUN}
     assert keys("algorithm=topr", "algorithm.reward=reward_model")["reward_model"] == learned["reward_model"]
 
 
 def test_roles_ask_for_no_more_than_they_need():
-    assert set(graph(roles=["train"])) == {"data", "base", "warm start", "train"}
-    assert set(graph(roles=["score"])) == {"data", "base", "warm start", "train", "generate", "score"}
+    assert set(graph(roles=["train"])) == {"data", "lengths", "base", "warm start", "train"}
+    assert set(graph(roles=["score"])) == {"data", "lengths", "base", "warm start", "train", "generate", "score"}
     assert stages(build([]), []) == {}
+
+
+@pytest.mark.parametrize("overrides", [[], ["model=qwen25_05b", "task=countdown"]])
+def test_what_trains_or_draws_waits_for_the_lengths_and_does_not_know_them(overrides):
+    """Two published models share their data; a limit of the evaluation changes no trained policy."""
+    found = graph("algorithm=dpo", *overrides)
+    waiting = {name for name, node in found.items() if node.after == (found["lengths"],)}
+    assert waiting == {"warm start", "pairs", "train", "generate"} | ({"base"} if "base" in found else set())
+    assert found["lengths"] in found["train"].sources and "lengths" not in str(found["train"].input_keys)
+    if overrides:
+        assert changed(["task.max_tokens_evaluation=500"], overrides) == {"lengths", "generate", "score"}
+        assert changed(["model=qwen25_15b_instruct"], overrides) >= {"lengths", "hub"}
+        assert "data" not in changed(["model=qwen25_15b_instruct"], overrides)
 
 
 def test_a_hub_model_is_a_stage_of_its_own():
@@ -176,12 +189,13 @@ CHANGES = {
     "algorithm.optimizer.lr=1e-3": RUN,
     "algorithm.epochs=3": RUN,
     "algorithm.limits.negative=[0.0,0.5]": RUN,
-    "task.source.seed=1": EVERYTHING,
-    'task.template="{nums} to {target}"': EVERYTHING,
+    "task.source.seed=1": {*EVERYTHING, "lengths"},
+    'task.template="{nums} to {target}"': {*EVERYTHING, "lengths"},
     "task.prompt_fraction=0.5": EVERYTHING - {"data", "base"},
     "task.eval_draws=2": {"generate", "score"},
-    "task.eval_prompts=8": EVERYTHING - {"data"},  # the base model's gate looks at as many puzzles
-    "task.max_tokens_demonstration=40": EVERYTHING - {"data"},
+    "task.eval_prompts=8": {*EVERYTHING, "lengths"} - {"data"},  # the base model's gate looks at as many puzzles
+    "task.max_tokens_demonstration=40": {*EVERYTHING, "lengths"} - {"data"},
+    "task.max_tokens_rollout=40": {*RUN, "lengths"},
     "task.reward_model.epochs=3": set(),
     "model.hidden_size=64": EVERYTHING - {"data"},
     "task.pretrain.epochs=1": EVERYTHING - {"data"},
@@ -215,7 +229,7 @@ def test_the_reward_models_own_settings():
     ("algorithms.sft", [], EVERYTHING - {"data"}),
     ("rewards.verifiable", [], {"train", "generate", "score", "logprobs"}),
     ("rewards.verifiable", ["algorithm=dpo"], {"pairs", *RUN}),
-    ("tasks.countdown", [], EVERYTHING),
+    ("tasks.countdown", [], {*EVERYTHING, "lengths"}),
     ("tasks.math", [], set()),
     ("decoding.plain", [], {"generate", "score"}),
     ("curricula.in_order", [], RUN),
@@ -268,7 +282,7 @@ def test_what_a_stage_occupies():
                 for name, node in graph("algorithm=topr", "hardware.processes=4", *overrides).items()}
 
     alone, server = (1, 0), "hardware.vllm.mode=server"
-    assert slots() == {"data": alone, "base": alone, "warm start": (4, 0), "train": (4, 0), "generate": alone, "score": alone,
+    assert slots() == {"data": alone, "lengths": alone, "base": alone, "warm start": (4, 0), "train": (4, 0), "generate": alone, "score": alone,
                        "logprobs": alone}
     shared = slots("rollout.engine=vllm", "hardware.vllm.tensor_parallel=2")
     assert (shared["train"], shared["generate"], shared["base"]) == ((4, 0), (2, 0), alone)

@@ -61,7 +61,7 @@ def table(tmp_path, monkeypatch, specs):
     def run(*arguments):
         ran = set()
 
-        def execute(nodes, config, executor):
+        def execute(nodes, results, hardware, executor):
             ran.update(node.label for node in nodes)
             for node in nodes:
                 folder = Layout(tmp_path).object(node.key)
@@ -93,3 +93,21 @@ def test_rows_not_asked_for_are_holes_not_failures(table):
         "missing", "not asked for")}
     assert {cell.model for cell in table.index().cells} == {"Small", "Large"}
     json.loads(table.index().model_dump_json())
+
+
+def test_a_table_of_settings_needs_no_gpu(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(reproduce, "_show", lambda tables, layout: None)
+    assert reproduce.main(reproduce.parse(["gnivo_tab5", "scale=paper", f"results={tmp_path}"])) == 0
+    index = Index.model_validate_json((tmp_path / "index" / "gnivo_tab5.json").read_text())
+    assert {cell.status for cell in index.cells} == {"done"} and {cell.config["hardware"]["kind"] for cell in index.cells} == {"gpu"}
+
+
+@pytest.mark.parametrize(("tables", "kind"), [
+    (["gnivo_tab5", "gnivo_theory"], "cpu"), (["gnivo_theory", "topr_fig1", "gnivo_tab5"], "gpu"), (["topr_tab1"], "gpu")])
+def test_the_machine_is_what_the_cells_with_stages_ask_for(tmp_path, monkeypatch, tables, kind):
+    asked = []
+    monkeypatch.setattr(reproduce, "_show", lambda tables, layout: None)
+    monkeypatch.setattr(reproduce, "_execute", lambda nodes, results, hardware, executor: asked.append(hardware.kind) or (0, {}))
+    reproduce.main(reproduce.parse([*tables, "scale=paper", "seeds=0", f"results={tmp_path}"]))
+    assert asked == [kind]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from rlfamily import decoding
 from rlfamily.decoding import Decoded
 from rlfamily.evaluation.pool import Pool
-from rlfamily.examples import Example, read_examples
+from rlfamily.examples import Example, held_out
 from rlfamily.models import Finetuning, sharding
 from rlfamily.place import Place
 from rlfamily.records import write_jsonl
@@ -38,7 +38,7 @@ def write_responses(
     all cells meet the same chance (paired comparison).
     """
     begun = time.monotonic()
-    examples = read_examples(data / "test.jsonl")[:settings.prompts]
+    examples = held_out(data, settings.prompts)
     sampler = Sampler(place, policy / "model", finetuning, settings)
     pool = Pool.at(place.shared, {
         "policy": policy.name, "data": data.name, "version": version, "dtype": finetuning.dtype,
@@ -73,18 +73,23 @@ class Sampler:
         return frozen(self.model, self.finetuning, device, self.settings.engine, self.place,
                       self.settings.limits.max_tokens)
 
-    def rows(self, examples: Sequence[Example], mode: str, draws: int, pool: Pool) -> Iterator[dict[str, Any]]:
-        """`draws` responses to each example as rows, with progress; drawn as far as the pool lacks them."""
-        for start in range(0, len(examples), CHUNK):
-            part = examples[start:start + CHUNK]
-            self.place.progress(start, len(examples), mode)
-            known = pool.draws(mode, start, len(part))
+    def rows(self, examples: Mapping[int, Example], mode: str, draws: int, pool: Pool) -> Iterator[dict[str, Any]]:
+        """`draws` responses to each example as rows, with progress; drawn as far as the pool lacks them.
+
+        An example's item is its place in the test split, whichever others are drawn.
+        """
+        places = list(examples)
+        for start in range(0, len(places), CHUNK):
+            items = places[start:start + CHUNK]
+            part = [examples[item] for item in items]
+            self.place.progress(start, len(places), mode)
+            known = pool.draws(mode, items)
             if known < draws:
                 seeds = [held_out_seed(example.id) + known for example in part]
                 drawn = self.draw(part, params_of(self.settings, mode), seeds, draws - known)
-                pool.add(self._row(mode, start + index // (draws - known), known + index % (draws - known), one)
+                pool.add(self._row(mode, items[index // (draws - known)], known + index % (draws - known), one)
                          for index, one in enumerate(drawn))
-            for item, example in enumerate(part, start):
+            for item, example in zip(items, part, strict=True):
                 for draw in range(draws):
                     yield {"prompt": example.prompt, **pool.row(mode, item, draw)}
 

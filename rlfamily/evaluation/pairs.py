@@ -29,7 +29,7 @@ def write_pairs(
     Raises UserError when every pair is a tie.
     """
     assert lesson.reward is not None
-    examples = select_prompts(data, lesson.prompts, seed, lesson.reuse_prompts)
+    examples = select_prompts(data, lesson.prompts, seed, lesson.fewer_prompts)
     device = sharding.accelerator(place.hardware).device
     drawer, tokenizer = frozen(model, finetuning, device, engine, place, lesson.limits.max_tokens)
     reward = task_reward(place, lesson.task, lesson.reward, models, device)

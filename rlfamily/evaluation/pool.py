@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +33,10 @@ class Pool:
         key = blake3(text.encode()).hexdigest()[:32]
         return cls(shared / FOLDER / key[:2] / f"{key}.jsonl")
 
-    def draws(self, mode: str, start: int, count: int) -> int:
-        """How many draws there are of every one of `count` items from `start` on, counted from the first."""
+    def draws(self, mode: str, items: Sequence[int]) -> int:
+        """How many draws there are of every one of these items, counted from the first."""
         draw = 0
-        while count and all((mode, item, draw) in self._rows for item in range(start, start + count)):
+        while items and all((mode, item, draw) in self._rows for item in items):
             draw += 1
         return draw
 

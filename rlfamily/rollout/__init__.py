@@ -67,5 +67,6 @@ def check_room(prompts: Sequence[Sequence[int]], params: SamplingParams) -> None
                         "has no tokens to draw a response from: give every example a text, or leave it out")
     longest = max(map(len, prompts), default=0)
     if longest >= params.max_total_tokens:
-        raise UserError(f"rollout: a prompt of {longest} tokens leaves no room below max_tokens_rollout="
-                        f"{params.max_total_tokens}: raise task.max_tokens_rollout")
+        raise UserError(f"rollout: a prompt of {longest} tokens leaves no room below the limit of "
+                        f"{params.max_total_tokens}: raise task.max_tokens_rollout in training, "
+                        "task.max_tokens_evaluation for held-out prompts")

@@ -53,6 +53,7 @@ class Node:
     inputs    the stages whose artifacts it reads, by the names of that kind's `Inputs`; alike ones as a mapping
     hardware  what it occupies while it runs
     label     what people see
+    after     checks that must have passed before it runs: it reads nothing of them, so its key does not know them
     """
 
     kind: str
@@ -60,6 +61,7 @@ class Node:
     inputs: Mapping[str, Node | Mapping[str, Node]]
     hardware: StageHardware
     label: str = ""
+    after: tuple[Node, ...] = ()
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -89,9 +91,10 @@ class Node:
 
     @cached_property
     def sources(self) -> list[Node]:
-        """The inputs in one row."""
-        return [node for source in self.inputs.values()
+        """What must be there before it runs: the inputs in one row, and what it waits for."""
+        read = [node for source in self.inputs.values()
                 for node in ([source] if isinstance(source, Node) else source.values())]
+        return [*read, *self.after]
 
     @cached_property
     def key(self) -> str:

@@ -12,10 +12,14 @@ from typing import Annotated, Any, Protocol, Self
 from pydantic import Field, SerializeAsAny, model_validator
 
 from rlfamily import rewards
+from rlfamily.examples import FewerPrompts
 from rlfamily.judges import JudgeConfig
 from rlfamily.plugins import Plugins
 from rlfamily.rewards import AnyReward
 from rlfamily.settings import Distribution, Limits, RewardModelSettings, Strict, by_kind
+
+LEFT_OUT = "left_out"
+"""Key of `build`'s summary: how many rows it left out, by what they are. Tables made from the data show it."""
 
 
 class Gate(Strict):
@@ -36,12 +40,12 @@ class Pretraining(Strict):
 class Lesson(Strict):
     """What a run takes of a task: `prompts` of its training prompts, within `limits`, under a reward (null: none).
 
-    When the training split has fewer, `reuse_prompts` says whether to go through it again or to refuse.
+    `fewer_prompts` says what to do when the training split has fewer.
     """
 
     task: str
     prompts: int = Field(gt=0)
-    reuse_prompts: bool
+    fewer_prompts: FewerPrompts
     limits: Limits
     reward: AnyReward | None
 
@@ -56,9 +60,10 @@ class TaskConfig(Strict):
     """What the trainer and the evaluation read of any task. Lengths in tokens, prompt and response together.
 
     `prompt_fraction` is the share of an algorithm's `prompts` that this task takes (1 at paper scale); when the
-    training split has fewer, `reuse_prompts` says whether to go through it again or to refuse;
-    the evaluation draws `eval_draws` responses at `eval_temperature` to each of `eval_prompts` held-out prompts,
-    each token among the `eval_top_k` likeliest (0: all) and the likeliest that reach `eval_top_p` together.
+    training split has fewer, `fewer_prompts` says whether to `refuse`, to `repeat` it, or to `take` what there is;
+    the evaluation draws `eval_draws` responses at `eval_temperature` to each of `eval_prompts` held-out prompts (of
+    several benchmarks a share of each), each token among the `eval_top_k` likeliest (0: all) and the likeliest that
+    reach `eval_top_p` together.
     `reward` is the task's own reward: any whose needs the task gives. `reward_model` says how a learned one is fitted
     to preferences which that reward labels, for algorithms that ask for one; `pretrain`, how a from-scratch base model
     is trained; `judge`, who compares two responses. Each of the three may be null.
@@ -70,7 +75,7 @@ class TaskConfig(Strict):
     max_tokens_demonstration: int = Field(gt=0)
     min_new_tokens: int = Field(ge=0)
     prompt_fraction: float = Field(gt=0, le=1)
-    reuse_prompts: bool
+    fewer_prompts: FewerPrompts
     eval_prompts: int = Field(gt=0)
     eval_draws: int = Field(gt=0)
     eval_temperature: float = Field(gt=0)
@@ -80,6 +85,16 @@ class TaskConfig(Strict):
     reward_model: RewardModelSettings | None
     pretrain: Pretraining | None
     judge: JudgeConfig | None
+
+    @property
+    def test_prompts(self) -> int | None:
+        """How many prompts the test split has; None where only the data tell."""
+        return None
+
+    @property
+    def benchmarks(self) -> list[str]:
+        """The names that test examples have as their `benchmark`; empty where they have none."""
+        return []
 
     @property
     def data(self) -> Data:
@@ -95,7 +110,7 @@ class TaskConfig(Strict):
     def lesson(self, prompts: int, limits: Limits, rewarded: bool) -> Lesson:
         """What a run takes that asks for `prompts`: that times the task's fraction, at least 1."""
         return Lesson(task=self.kind, prompts=max(1, round(prompts * self.prompt_fraction)), limits=limits,
-                      reuse_prompts=self.reuse_prompts, reward=self.reward.unsourced() if rewarded else None)
+                      fewer_prompts=self.fewer_prompts, reward=self.reward.unsourced() if rewarded else None)
 
     @property
     def evaluation(self) -> Limits:
@@ -106,6 +121,13 @@ class TaskConfig(Strict):
     def distribution(self) -> Distribution:
         """What held-out responses are drawn from."""
         return Distribution(temperature=self.eval_temperature, top_k=self.eval_top_k, top_p=self.eval_top_p)
+
+    @model_validator(mode="after")
+    def _check_eval_prompts(self) -> Self:
+        if self.test_prompts is not None and self.eval_prompts > self.test_prompts:
+            raise ValueError(f"eval_prompts={self.eval_prompts} but the test split has {self.test_prompts} prompts: "
+                             "lower the one or raise the other (task.source)")
+        return self
 
     @model_validator(mode="after")
     def _check_reward(self) -> Self:
@@ -139,7 +161,7 @@ class Task(Protocol):
         ...
 
     def build(self, data: Any, out: Path) -> dict[str, Any]:
-        """Write the task's files into `out`, a function of `data` (a `Data`); return a summary.
+        """Write the task's files into `out`, a function of `data` (a `Data`); return a summary, `LEFT_OUT` in it.
 
         train.jsonl, validation.jsonl, test.jsonl hold examples; demonstrations_train.jsonl and
         demonstrations_validation.jsonl hold demonstrations; corpus.jsonl (demonstrations to pretrain a base

@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import random
 import string
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from rlfamily import tasks
 from rlfamily.errors import UserError
@@ -22,15 +23,10 @@ from rlfamily.examples import Demonstration, Example
 from rlfamily.records import write_jsonl
 from rlfamily.settings import Strict
 from rlfamily.tasks import TaskConfig
-from rlfamily.tasks.support import arithmetic, hub
+from rlfamily.tasks.support import arithmetic, hub, same
 from rlfamily.tasks.support.puzzles import Generator, Puzzle, PuzzleKey, Solution
 
-if TYPE_CHECKING:
-    from datasets import Dataset
-
-VERSION = "1"
-
-
+VERSION = "2"
 HAS_DEMONSTRATIONS = True
 GIVES: frozenset[str] = frozenset({"format", "valid", "nums", "target"})
 
@@ -61,6 +57,7 @@ class Generated(Strict):
 class Hub(Strict):
     """The public datasets. The first `train_rows` puzzles are for training, the next `test` for testing (TinyZero's
     split), the next `validation` for validation; `train` rows are drawn at random, with `seed`, from the first part.
+    Demonstrations of test puzzles are left out.
     """
 
     kind: Literal["hub"]
@@ -94,12 +91,10 @@ class Config(Data, TaskConfig):
 
     kind: Literal["countdown"]
 
-    @model_validator(mode="after")
-    def _check_sizes(self) -> Config:
-        if self.eval_prompts > self.source.test:
-            raise ValueError(f"eval_prompts={self.eval_prompts} but source.test={self.source.test}: "
-                             "lower the first or raise the second")
-        return self
+    @property
+    def test_prompts(self) -> int:
+        """Of either source."""
+        return self.source.test
 
 
 def build(data: Data, out: Path) -> dict[str, Any]:
@@ -191,77 +186,94 @@ def _vocabulary(data: Data, source: Generated) -> list[str]:
 
 
 def _build_hub(data: Data, source: Hub, out: Path) -> dict[str, Any]:
+    left_out: Counter[str] = Counter()
+    counts, held_out = _hub_puzzles(data, source, out, left_out)
     return {
-        **_hub_puzzles(data, source, out),
-        **_hub_demonstrations(source, out),
+        **counts,
+        **_hub_demonstrations(source, out, held_out, left_out),
+        tasks.LEFT_OUT: dict(left_out),
         "puzzles_revision": hub.resolved_revision(source.puzzles),
         "demonstrations_revision": hub.resolved_revision(source.demonstrations),
     }
 
 
-def _hub_puzzles(data: Data, source: Hub, out: Path) -> dict[str, int]:
-    """Write the three splits; the test split is exactly TinyZero's, the others leave out what is held out."""
+def _hub_puzzles(
+    data: Data, source: Hub, out: Path, left_out: Counter[str]
+) -> tuple[dict[str, int], set[PuzzleKey]]:
+    """Write the three splits; the test split is exactly TinyZero's, the others leave out what is held out.
+
+    Returns their sizes and the puzzles of the test split.
+    """
     rows = hub.load(source.puzzles, "train", ("nums", "target"), "task.source.puzzles")
     test_end = source.train_rows + source.test
     needed = test_end + source.validation
     if len(rows) < needed:
         raise UserError(f"task.source.puzzles: '{source.puzzles.path}' has {len(rows)} rows but train_rows + test + "
                         f"validation = {needed}: lower task.source.train_rows (or the others)")
-    test = [_hub_example(data, "test", rows, row) for row in range(source.train_rows, test_end)]
-    seen = set(map(_key, test))
-    validation, validation_skipped = _unseen(data, "validation", rows, range(test_end, needed), source.validation, seen)
     order = list(range(source.train_rows))
     random.Random(source.seed).shuffle(order)
-    train, train_skipped = _unseen(data, "train", rows, order, source.train, seen)
-    if len(train) < source.train:
+    splits = {"test": list(_hub_examples(data, "test", rows, range(source.train_rows, test_end), left_out))}
+    seen: set[Hashable] = set(map(_key, splits["test"]))
+    # The public data holds the same puzzle more than once, in another order of its numbers, also across the split.
+    for split, found, count in (("validation", range(test_end, needed), source.validation),
+                                ("train", order, source.train)):
+        splits[split] = same.unseen(_hub_examples(data, split, rows, found, left_out), lambda one: [_key(one)], seen,
+                                    left_out, f"{split} puzzles", count)
+        seen |= set(map(_key, splits[split]))
+    if len(splits["train"]) < source.train:
         raise UserError(f"task.source.train: {source.train} rows asked, but the first {source.train_rows} rows of "
-                        f"'{source.puzzles.path}' hold {len(train)} puzzles that are not held out: lower it")
-    for split, examples in (("train", train), ("validation", validation), ("test", test)):
+                        f"'{source.puzzles.path}' hold {len(splits['train'])} puzzles that are not held out: lower it")
+    for split, examples in splits.items():
         _write(out / f"{split}.jsonl", examples)
-    return {"train": len(train), "validation": len(validation), "test": len(test),
-            "train_skipped": train_skipped, "validation_skipped": validation_skipped}
+    return {split: len(examples) for split, examples in splits.items()}, set(map(_key, splits["test"]))
 
 
-def _hub_demonstrations(source: Hub, out: Path) -> dict[str, int]:
+def _hub_demonstrations(
+    source: Hub, out: Path, held_out: set[PuzzleKey], left_out: Counter[str]
+) -> dict[str, int]:
+    """As they are, without those of `held_out` puzzles, and without rows that have an empty cell."""
     counts: dict[str, int] = {}
     for split, hub_split in (("demonstrations_train", "train"), ("demonstrations_validation", "test")):
         rows = hub.load(source.demonstrations, hub_split, ("query", "completion"), "task.source.demonstrations")
         texts = [[hub.text(row[column], source.demonstrations, column, place, "task.source.demonstrations")
                   for column in ("query", "completion")] for place, row in enumerate(rows)]
-        kept = [Demonstration(f"{split}-{place}", query, completion)
-                for place, (query, completion) in enumerate(texts) if query is not None and completion is not None]
+        kept: list[Demonstration] = []
+        for place, (query, completion) in enumerate(texts):
+            if query is None or completion is None:
+                left_out["demonstrations without query or completion"] += 1
+            elif same.puzzles_in(query) & held_out:
+                left_out["demonstrations of test puzzles"] += 1
+            else:
+                kept.append(Demonstration(f"{split}-{place}", query, completion))
         _write(out / f"{split}.jsonl", kept)
-        counts |= {split: len(kept), f"{split}_empty": len(rows) - len(kept)}
+        counts[split] = len(kept)
     return counts
 
 
-def _unseen(
-    data: Data, split: str, rows: Dataset, order: Iterable[int], count: int, seen: set[PuzzleKey],
-) -> tuple[list[Example], int]:
-    """Take up to `count` puzzles in `order` that are not in `seen`, adding them; and how many were skipped.
-
-    The public data holds the same puzzle more than once, in another order of its numbers, also across the split.
-    """
-    taken: list[Example] = []
-    skipped = 0
+def _hub_examples(
+    data: Data, split: str, rows: Sequence[Any], order: Iterable[int], left_out: Counter[str]
+) -> Iterator[Example]:
+    """The puzzles of these rows, without those that have an empty cell."""
     for row in order:
-        if len(taken) == count:
-            break
-        example = _hub_example(data, split, rows, row)
-        if _key(example) in seen:
-            skipped += 1
-            continue
-        seen.add(_key(example))
-        taken.append(example)
-    return taken, skipped
+        puzzle = _hub_puzzle(rows[row], row)
+        if puzzle is None:
+            left_out[f"{split} rows without numbers or target"] += 1
+        else:
+            yield _example(data, split, row, *puzzle)
 
 
-def _hub_example(data: Data, split: str, rows: Dataset, row: int) -> Example:
-    numbers, target = rows[row]["nums"], rows[row]["target"]
-    if type(target) is not int or not isinstance(numbers, list) or not all(type(n) is int for n in numbers):
+def _hub_puzzle(cells: Mapping[str, Any], row: int) -> tuple[list[int], int] | None:
+    """Numbers and target of a row; None where one is empty (null, or NaN). Raises UserError for anything else."""
+    numbers, target = cells["nums"], cells["target"]
+    values = [*numbers, target] if isinstance(numbers, list | tuple) else [numbers, target]
+    if any(value is None or value != value for value in values) or numbers == []:
+        return None
+    # A table with an empty cell has whole numbers as floats.
+    if len(values) == 2 or any(type(value) is not int and not (isinstance(value, float) and value.is_integer())
+                               for value in values):
         raise UserError(f"task.source.puzzles: row {row} has nums={numbers!r} and target={target!r}: "
                         "give a list of integers and an integer")
-    return _example(data, split, row, numbers, target)
+    return [int(value) for value in values[:-1]], int(target)
 
 
 # ---------------------------------------------------------------------------- rows

@@ -8,9 +8,9 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -18,12 +18,9 @@ from rlfamily import tasks
 from rlfamily.examples import Example
 from rlfamily.settings import Strict
 from rlfamily.tasks import TaskConfig
-from rlfamily.tasks.support import dialogues, hub, standin
+from rlfamily.tasks.support import dialogues, hub, same, standin
 
-if TYPE_CHECKING:
-    from datasets import Dataset
-
-VERSION = "2"
+VERSION = "3"
 HAS_DEMONSTRATIONS = False
 GIVES: frozenset[str] = frozenset({"gold"})
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
@@ -65,6 +62,11 @@ class Config(Data, TaskConfig):
     """Settings of the task: its data, its reward, and how it is trained and evaluated on."""
 
     kind: Literal["helpful"]
+
+    @property
+    def test_prompts(self) -> int:
+        """Of either source."""
+        return self.source.test
 
 
 def build(data: Data, out: Path) -> dict[str, Any]:
@@ -110,33 +112,26 @@ def messages(prompt: str) -> list[dict[str, str]]:
 def _build_hub(source: Hub, out: Path) -> dict[str, Any]:
     length = hub.token_counter(source.tokenizer, "task.source.tokenizer")
 
-    def kept(rows: Dataset, order: range | list[int], count: int, seen: set[str], split: str) -> list[Example]:
-        examples: list[Example] = []
+    def found(rows: Sequence[Any], order: Iterable[int], split: str) -> Iterator[Example]:
         for row in order:
-            if len(examples) == count:
-                break
             text = hub.text(rows[row]["chosen"], source.dialogues, "chosen", row, "task.source.dialogues")
             if text is None:
-                empty[split] += 1
-                continue
-            prompt = split_dialogue(text)
-            if prompt in seen or not source.min_tokens <= length(text) <= source.max_tokens:
-                continue
-            seen.add(prompt)
-            examples.append(Example(f"{split}-{row}", prompt, {"messages": messages(prompt)}))
-        return examples
+                left_out[f"{split} rows without text"] += 1
+            elif source.min_tokens <= length(text) <= source.max_tokens:
+                prompt = split_dialogue(text)
+                yield Example(f"{split}-{row}", prompt, {"messages": messages(prompt)})
 
     test_rows = hub.load(source.dialogues, "test", ("chosen",), "task.source.dialogues")
     train_rows = hub.load(source.dialogues, "train", ("chosen",), "task.source.dialogues")
-    seen: set[str] = set()
-    empty: Counter[str] = Counter()
+    left_out: Counter[str] = Counter()
     order = list(range(len(train_rows)))
     random.Random(source.seed).shuffle(order)
-    test = kept(test_rows, range(0, len(test_rows), source.test_every), source.test, seen, "test")
-    held_out = kept(train_rows, order, source.validation, seen, "validation")
-    train = kept(train_rows, order, source.train, seen, "train")
-    hub.write_splits(out, {"train": train, "validation": held_out, "test": test},
-                     {"train": source.train, "validation": source.validation, "test": source.test},
-                     source.dialogues.path)
-    return {"train": len(train), "validation": len(held_out), "test": len(test),
-            "rows_without_text": empty.total(), "dialogues_revision": hub.resolved_revision(source.dialogues)}
+    splits: dict[str, list[Example]] = {}
+    for split, rows, places in (("test", test_rows, range(0, len(test_rows), source.test_every)),
+                                ("validation", train_rows, order), ("train", train_rows, order)):
+        taken = {same.normal(one.prompt) for examples in splits.values() for one in examples}
+        splits[split] = same.unseen(found(rows, places, split), lambda one: [same.normal(one.prompt)], set(taken),
+                                    left_out, f"{split} prompts", getattr(source, split))
+    hub.write_splits(out, splits, {split: getattr(source, split) for split in splits}, source.dialogues.path)
+    return {**{split: len(examples) for split, examples in splits.items()}, tasks.LEFT_OUT: dict(left_out),
+            "dialogues_revision": hub.resolved_revision(source.dialogues)}

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from rlfamily import tasks
 from rlfamily.errors import UserError
@@ -23,11 +23,11 @@ from rlfamily.examples import Demonstration, Example
 from rlfamily.records import write_jsonl
 from rlfamily.settings import Strict
 from rlfamily.tasks import TaskConfig
-from rlfamily.tasks.support import hub
+from rlfamily.tasks.support import hub, same
 from rlfamily.tasks.support.math_answers import equivalent, last_boxed
 from rlfamily.tasks.support.math_problems import SIGNS, Generator, Problem, Step, solve
 
-VERSION = "3"
+VERSION = "4"
 HAS_DEMONSTRATIONS = False
 GIVES: frozenset[str] = frozenset({"format", "valid", "answer"})
 PLACE = "{problem}"  # in a template; replaced as it stands, since LaTeX is full of other braces
@@ -87,7 +87,8 @@ class Hub(Strict):
     """The public data. `validation` problems are drawn from the training set with `seed`, the others train.
 
     Left out: problems whose solution has no complete box, repeated ones, those of a benchmark, and `shown` ones (the
-    template's examples). Benchmarks keep every row that has an answer.
+    template's examples); problems are compared in one normal form (`same.normal`). Benchmarks keep every row that has
+    an answer.
     """
 
     kind: Literal["hub"]
@@ -117,14 +118,17 @@ class Config(Data, TaskConfig):
 
     kind: Literal["math"]
 
-    @model_validator(mode="after")
-    def _check_sizes(self) -> Config:
+    @property
+    def test_prompts(self) -> int | None:
+        """Of generated levels; public benchmarks have as many as their files have."""
+        return sum(level.test for level in self.source.levels) if isinstance(self.source, Generated) else None
+
+    @property
+    def benchmarks(self) -> list[str]:
+        """Names of the benchmarks, or of those that levels stand in for."""
         if isinstance(self.source, Generated):
-            test = sum(level.test for level in self.source.levels)
-            if self.eval_prompts > test:
-                raise ValueError(f"eval_prompts={self.eval_prompts} but the levels have {test} test problems: "
-                                 "lower the first or raise one of task.source.levels[].test")
-        return self
+            return list(dict.fromkeys(level.benchmark for level in self.source.levels))
+        return [benchmark.name for benchmark in self.source.benchmarks]
 
 
 def build(data: Data, out: Path) -> dict[str, Any]:
@@ -212,12 +216,14 @@ def _vocabulary(data: Data, source: Generated) -> list[str]:
 
 
 def _build_hub(data: Data, source: Hub, out: Path) -> dict[str, Any]:
-    empty: Counter[str] = Counter()
+    left_out: Counter[str] = Counter()
     test = [(benchmark.name, problem, answer) for index, benchmark in enumerate(source.benchmarks)
-            for problem, answer in _rows(benchmark, f"task.source.benchmarks[{index}]", empty)]
-    rows = _rows(source.training, "task.source.training", empty)
-    held_out = {*source.shown, *(problem for _, problem, _ in test)}
-    training = [(problem, answer) for problem, answer in dict(rows).items() if problem not in held_out]
+            for problem, answer in _rows(benchmark, f"task.source.benchmarks[{index}]", left_out)]
+    rows = _rows(source.training, "task.source.training", left_out)
+    shown = set(map(same.normal, source.shown))
+    training = same.unseen(
+        (row for row in rows if same.normal(row[0]) not in shown), lambda row: [same.normal(row[0])],
+        {same.normal(problem) for _, problem, _ in test}, left_out, "training problems")
     if len(training) <= source.validation:
         raise UserError(f"task.source.validation={source.validation}, but '{source.training.path}' holds "
                         f"{len(training)} problems to train on: lower it")
@@ -232,17 +238,17 @@ def _build_hub(data: Data, source: Hub, out: Path) -> dict[str, Any]:
     counts = {split: len(chosen) for split, chosen in splits.items()} | Counter(name for name, _, _ in test)
     revisions = {f"{name}_revision": hub.resolved_revision(dataset) for name, dataset in
                  [("training", source.training), *((each.name, each) for each in source.benchmarks)]}
-    return {**counts, "test": len(test), "rows_without_problem_or_answer": empty.total(), **revisions}
+    return {**counts, "test": len(test), tasks.LEFT_OUT: dict(left_out), **revisions}
 
 
-def _rows(source: ProblemSet, key: str, empty: Counter[str] | None = None) -> list[tuple[str, str]]:
-    """Problem and answer of each row that has both; `empty` counts the others under `key`."""
+def _rows(source: ProblemSet, key: str, left_out: Counter[str]) -> list[tuple[str, str]]:
+    """Problem and answer of each row that has both; `left_out` counts the others."""
     rows = hub.load(source, source.split, (source.problem, source.answer), key)
     pairs = [(hub.text(row[source.problem], source, source.problem, place, f"{key}.problem"),
               _answer(row[source.answer], source, place, f"{key}.answer")) for place, row in enumerate(rows)]
     found = [(problem.strip(), answer) for problem, answer in pairs if problem and answer]
-    if empty is not None:
-        empty[key] += len(pairs) - len(found)
+    if len(found) < len(pairs):
+        left_out[f"rows of {key} without problem or answer"] += len(pairs) - len(found)
     if not found:
         raise UserError(f"{key}.answer: no row of '{source.path}' has an answer in column '{source.answer}' "
                         f"(boxed={str(source.boxed).lower()})")

@@ -123,10 +123,12 @@ class Config(Wording, TaskConfig):
     def _check(self) -> Config:
         if isinstance(self.reward, clip.Config) and set(self.reward.models) != {clip.MODEL}:
             raise ValueError(f"reward.models must name one model, '{clip.MODEL}'")
-        test = self.source.test if isinstance(self.source, Drawn) else _test_size(self.source)
-        if self.eval_prompts > test:
-            raise ValueError(f"eval_prompts={self.eval_prompts} but the test split has {test} prompts: lower it")
         return self
+
+    @property
+    def test_prompts(self) -> int:
+        """Of either source."""
+        return self.source.test if isinstance(self.source, Drawn) else _test_size(self.source)
 
 
 def build(data: Data, out: Path) -> dict[str, Any]:

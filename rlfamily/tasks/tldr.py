@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -19,14 +19,9 @@ from rlfamily.errors import UserError, nearest
 from rlfamily.examples import Example
 from rlfamily.settings import Strict
 from rlfamily.tasks import TaskConfig
-from rlfamily.tasks.support import hub, posts, standin
+from rlfamily.tasks.support import hub, posts, same, standin
 
-if TYPE_CHECKING:
-    from datasets import Dataset
-
-VERSION = "1"
-
-
+VERSION = "2"
 HAS_DEMONSTRATIONS = False
 GIVES: frozenset[str] = frozenset({"gold", "context"})
 
@@ -69,6 +64,11 @@ class Config(Data, TaskConfig):
 
     kind: Literal["tldr"]
 
+    @property
+    def test_prompts(self) -> int:
+        """Of either source."""
+        return self.source.test
+
 
 def build(data: Data, out: Path) -> dict[str, Any]:
     """Write the task's files into `out` and return their counts. See `rlfamily.tasks.Task.build`."""
@@ -92,34 +92,34 @@ def _world(source: Generated) -> standin.World:
 
 
 def _build_hub(source: Hub, out: Path) -> dict[str, Any]:
-    seen: set[str] = set()
-    empty: Counter[str] = Counter()
+    left_out: Counter[str] = Counter()
 
-    def kept(rows: Dataset, order: Iterable[int], count: int, split: str) -> list[Example]:
-        examples: list[Example] = []
+    def found(rows: Sequence[Any], order: Iterable[int], split: str) -> Iterator[tuple[int, str, Any]]:
         for row in order:
-            if len(examples) == count:
-                break
             post, name = _post(rows[row]["info"], source, row)
-            empty[split] += post is None
-            if post is None or name in seen or not source.min_characters < len(post) < source.max_characters:
-                continue
-            seen.add(name)
-            examples.append(_example(split, row, post.replace("\n", " "), source.instruction))
-        return examples
+            if post is None:
+                left_out[f"{split} rows without text"] += 1
+            elif source.min_characters < len(post) < source.max_characters:
+                yield row, post, name
+
+    def kept(rows: Sequence[Any], order: Iterable[int], split: str, held_out: set[Hashable]) -> list[Example]:
+        posts = same.unseen(found(rows, order, split), lambda one: _marks(one[1], one[2]), held_out, left_out,
+                            f"{split} posts", getattr(source, split))
+        held_out |= {mark for _, post, name in posts for mark in _marks(post, name)}
+        return [_example(split, row, post.replace("\n", " "), source.instruction) for row, post, _ in posts]
 
     test_rows = hub.load(source.posts, "validation", ("info",), "task.source.posts", source.folder)
     train_rows = hub.load(source.posts, "train", ("info",), "task.source.posts", source.folder)
     order = random.Random(source.seed).sample(range(len(train_rows)), len(train_rows))
-    splits = {"test": kept(test_rows, range(len(test_rows)), source.test, "test")}
+    splits = {"test": kept(test_rows, range(len(test_rows)), "test", set())}
     # The whole public validation split is held out, also what the test split has no room for.
-    seen |= {_post(info, source, row)[1] for row, info in enumerate(test_rows["info"])}
-    splits["validation"] = kept(train_rows, order, source.validation, "validation")
-    splits["train"] = kept(train_rows, order, source.train, "train")
+    held_out = {mark for row, cells in enumerate(test_rows) for mark in _marks(*_post(cells["info"], source, row))}
+    splits["validation"] = kept(train_rows, order, "validation", held_out)
+    splits["train"] = kept(train_rows, order, "train", held_out)
     hub.write_splits(out, splits, {"train": source.train, "validation": source.validation, "test": source.test},
                      source.posts.path)
     return {**{split: len(examples) for split, examples in splits.items()},
-            "rows_without_text": empty.total(), "posts_revision": hub.resolved_revision(source.posts)}
+            tasks.LEFT_OUT: dict(left_out), "posts_revision": hub.resolved_revision(source.posts)}
 
 
 def _post(info: Any, source: Hub, row: int) -> tuple[str | None, Any]:
@@ -130,6 +130,11 @@ def _post(info: Any, source: Hub, row: int) -> tuple[str | None, Any]:
             raise UserError(f"task.source.posts: column 'info' of '{source.posts.path}' has no field '{field}' in row "
                             f"{row}{nearest(field, fields)}: give posts as summarize-from-feedback has them")
     return hub.text(info["post"], source.posts, "info.post", row, "task.source.posts"), info["id"]
+
+
+def _marks(post: str | None, name: Hashable) -> list[Hashable]:
+    """What a post is known by: its name, and what it says."""
+    return [("name", name), *([] if post is None else [same.normal(post)])]
 
 
 def _example(split: str, row: int, post: str, instruction: str) -> Example:

@@ -160,7 +160,7 @@ def _rollouts(
                          settings.group_size, params, lambda example: rollout_seed(seed, epoch, example.id))
         return _gather(groups, accelerator.num_processes, shared, len(examples))
 
-    examples = select_prompts(inputs.data, lesson.prompts, seed, lesson.reuse_prompts)
+    examples = select_prompts(inputs.data, lesson.prompts, seed, lesson.fewer_prompts)
     prompts = Prompts(len(examples), settings.batch_prompts, seed)
     rule = curricula.get(settings.curriculum.kind).start(settings.curriculum, prompts)
     return RolloutSource(examples, engine.refresh, draw, prompts, rule, settings.group_size, settings.epochs,

@@ -21,7 +21,7 @@ def test_a_made_up_table_is_done(tmp_path):
     found = plan.cells(experiment.load("topr_tab2"), "tiny", [f"results={tmp_path}"], [0], ["Experiment 1"])
     targets = list(found[0].stages.values())
     store = Store(tmp_path)
-    assert len(needed(targets, store)) == finish(targets, tmp_path) == len(topological(targets)) == 6
+    assert len(needed(targets, store)) == finish(targets, tmp_path) == len(topological(targets)) == 7
     assert needed(targets, store) == []
     assert [problem for node in topological(targets) for problem in store.verify(node.key)] == []
     scores = list(read_jsonl(store.layout.object(found[0].stages["score"].key) / "scores.jsonl"))

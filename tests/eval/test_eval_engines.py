@@ -130,3 +130,19 @@ def test_a_run_page_shows_the_gap_step_by_step(far):
     page = artifact_page(far.archive, lineage, key)
     assert all(name in page for name in ("mismatch_mean", "mismatch_max", "mismatch_kl"))
     assert "0.3123" in page  # the totals
+
+
+def test_the_table_says_what_its_data_left_out(tmp_path):
+    """Once for each data set, however many numbers stand on it; nothing of data that left out nothing."""
+    cells = []
+    for column, left_out in (("A", {"training problems that are held out": 3, "rows without an answer": 1}), ("B", {})):
+        data = commit(tmp_path, "data", f"data {column}", {}, {}, {"task": column}, {"train": 9, "left_out": left_out})
+        for seed in (0, 1):
+            key = commit(tmp_path, "score", f"score {column} {seed}", {"data": data},
+                         {"scores.jsonl": [{"item": 0, "reward": 1.0}]}, {})
+            cells.append(CellEntry(model="m", row="base", column=column, seed=seed, overrides=[], names={"task": "t"},
+                                   config={}, stages={"score": key}, status="done"))
+    write_index(tmp_path, "engines", SPEC, cells, "tiny")
+    frame = Book(Archive(tmp_path)).frame("engines")
+    assert frame.footnote == "Left out of data A: 3 training problems that are held out, 1 rows without an answer."
+    assert f"\n- {frame.footnote}\n" in to_markdown(frame)

@@ -15,8 +15,9 @@ from rlfamily.config import build
 from rlfamily.decoding import Cost, Decoded, DecodingConfig, plain
 from rlfamily.errors import UserError
 from rlfamily.evaluation import generate, score
+from rlfamily.examples import held_out
 from rlfamily.plan import stages
-from rlfamily.records import read_jsonl
+from rlfamily.records import read_jsonl, write_jsonl
 from rlfamily.rollout.settings import Generation
 from rlfamily.stages.kind import get_kind
 from rlfamily.tasks import countdown
@@ -102,3 +103,41 @@ def test_what_a_stage_writes_is_what_its_kind_says(world: World, tmp_path: Path)
         said = get_kind(kind).WRITES
         names = {path.name + ("/" if path.is_dir() else "") for path in folder.iterdir()}
         assert names <= set(said), (kind, names)
+
+
+@pytest.mark.parametrize(("sizes", "count", "expected"), [
+    ((4, 6, 3), 6, (2, 3, 1)),  # exact 1.85, 2.77, 1.38
+    ((4, 6, 3), 13, (4, 6, 3)), ((4, 6, 3), 3, (1, 1, 1)), ((4, 6, 3), 2, (1, 1, 0)), ((4, 6, 3), 1, (0, 1, 0)),
+    ((40, 272, 674, 30, 30), 20, (1, 5, 12, 1, 1)),  # exact .76, 5.20, 12.89, .57, .57: a tie of thirds for the last
+    ((1, 1, 1000), 3, (1, 1, 1)), ((1, 1, 1000), 10, (1, 1, 8)), ((5, 5), 3, (2, 1)),
+])
+def test_a_limit_takes_its_share_of_every_benchmark(
+    tmp_path: Path, sizes: tuple[int, ...], count: int, expected: tuple[int, ...]
+) -> None:
+    names = [name for name, size in zip("abcde", sizes, strict=False) for _ in range(size)]
+    examples = [{"id": f"test-{place}", "prompt": "p", "meta": {"benchmark": name}} for place, name in enumerate(names)]
+    write_jsonl(tmp_path / "test.jsonl", examples)
+    chosen = held_out(tmp_path, count)
+    for name, wanted in zip("abcde", expected, strict=False):
+        assert [place for place in chosen if names[place] == name] == [names.index(name) + turn for turn in range(wanted)]
+    assert {place: example.id for place, example in chosen.items()} == {place: f"test-{place}" for place in sorted(chosen)}
+    with pytest.raises(UserError, match=f"task.eval_prompts={len(names) + 1}, but the test split has {len(names)} prompts"):
+        held_out(tmp_path, len(names) + 1)
+
+
+def test_items_are_places_in_the_test_split(world: World, tmp_path: Path) -> None:
+    """Of two benchmarks in one file; a larger share adds to the pool of a smaller one."""
+    data = tmp_path / "data"
+    data.mkdir()
+    rows = list(read_jsonl(world.data / "test.jsonl"))[:6]
+    write_jsonl(data / "test.jsonl", [row | {"meta": row["meta"] | {"benchmark": "ab"[place // 3]}}
+                                      for place, row in enumerate(rows)])
+    items = {}
+    for prompts, drawn in ((4, 12), (2, 0), (6, 18)):
+        asked = settings(world, world.config.decoding).model_copy(update={"prompts": prompts})
+        made = place(tmp_path / "responses")
+        summary = generate.write_responses(made, data, world.base.parent, world.finetuning, asked, "1")
+        found = list(read_jsonl(made.out / "responses.jsonl"))
+        assert summary["drawn"] == drawn and all(row["prompt"] == rows[row["item"]]["prompt"] for row in found)
+        items[prompts] = [row["item"] for row in found if row["mode"] == "greedy"]
+    assert items == {4: [0, 1, 3, 4], 2: [0, 3], 6: [0, 1, 2, 3, 4, 5]}

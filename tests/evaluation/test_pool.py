@@ -119,6 +119,6 @@ def test_a_torn_line_is_drawn_again(world: World, tmp_path: Path, damage: str) -
 
 def test_a_pool_of_nothing_has_no_draws(tmp_path: Path) -> None:
     pool = Pool(tmp_path / "none.jsonl")
-    assert pool.draws("greedy", 0, 3) == pool.draws("greedy", 0, 0) == 0
+    assert pool.draws("greedy", [0, 1, 2]) == pool.draws("greedy", []) == 0
     with pytest.raises(KeyError):
         pool.row("greedy", 0, 0)

@@ -307,7 +307,7 @@ def test_a_tokenizer_without_pad_pads_with_eos(world):
 
 
 def test_a_prompt_too_long_is_the_users_to_mend(policy, prompts):
-    with pytest.raises(UserError, match=r"a prompt of 8 tokens leaves no room below max_tokens_rollout=8: raise") as caught:
+    with pytest.raises(UserError, match=r"a prompt of 8 tokens leaves no room below the limit of 8: raise") as caught:
         TorchEngine(policy, 4).generate([prompts[0]], SamplingParams(False, 1.0, 8), [0])
     assert "\n" not in str(caught.value)
 

@@ -50,10 +50,15 @@ def write_json(folder: Path, split: str, rows: list[dict[str, Any]]) -> None:
 @pytest.fixture(params=[write_parquet, write_json])
 def data(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
     """Settings of the task on two folders in the hub's format."""
-    request.param(tmp_path / "puzzles", "train", PUZZLES)
-    for split, count in (("train", 5), ("test", 2)):
-        rows = [{"query": f"{split} query {i}", "completion": f"answer\n{i}"} for i in range(count)]
-        request.param(tmp_path / "texts", split, rows)
+    return folders(request.param, tmp_path, PUZZLES, {
+        split: [{"query": f"{split} query {i}", "completion": f"answer\n{i}"} for i in range(count)]
+        for split, count in (("train", 5), ("test", 2))})
+
+
+def folders(write: Any, tmp_path: Path, puzzles: list[dict[str, Any]], texts: dict[str, list[dict[str, Any]]]) -> Any:
+    write(tmp_path / "puzzles", "train", puzzles)
+    for split, rows in texts.items():
+        write(tmp_path / "texts", split, rows)
     content = yaml.safe_load(CONF.read_text())
     source = {**content["source"], "train_rows": 10, "train": 8, "test": 3, "validation": 3,
               "puzzles": {"path": str(tmp_path / "puzzles"), "revision": "main"},
@@ -69,8 +74,9 @@ def test_splits_of_the_public_files(data: Any, tmp_path: Path) -> None:
     assert rows["validation"] == [13, 15]  # 14 is a test puzzle
     assert len(rows["train"]) == 8 and len({2, 7} & set(rows["train"])) == 1 and 4 not in rows["train"]
     assert rows["train"] != sorted(rows["train"])  # drawn at random
-    assert {name: summary[name] for name in ("train", "validation", "test", "validation_skipped")} == {
-        "train": 8, "validation": 2, "test": 3, "validation_skipped": 1}
+    assert {name: summary[name] for name in ("train", "validation", "test")} == {
+        "train": 8, "validation": 2, "test": 3}
+    assert summary["left_out"]["validation puzzles that are held out"] == 1
     assert summary["puzzles_revision"] == summary["demonstrations_revision"] == "local folder"
     for examples in splits.values():
         for example in examples:
@@ -139,3 +145,35 @@ def test_resolved_revision(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     info = type("Info", (), {"sha": "1" * 40})
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda self, path, revision: info)
     assert resolve("a/b", "main") == "1" * 40
+
+
+@pytest.mark.parametrize("write", [write_parquet, write_json])
+def test_rows_with_an_empty_cell_are_left_out_and_counted(tmp_path: Path, write: Any) -> None:
+    """A table that has one holds whole numbers as floats."""
+    puzzles: list[dict[str, Any]] = [dict(row) for row in PUZZLES]
+    puzzles[0]["target"], puzzles[1]["nums"], puzzles[12]["target"] = None, None, float("nan")
+    puzzles[13]["nums"], puzzles[3]["target"] = [14, None, 40], 23.0
+    data = with_source(made := folders(write, tmp_path, puzzles, {
+        split: [{"query": "q", "completion": "c"}, {"query": None, "completion": "c"}] for split in ("train", "test")}),
+        {**made.source.model_dump(), "train": 6})
+    summary = countdown.build(data, tmp_path)
+    assert summary["left_out"] == {
+        "test rows without numbers or target": 1, "validation rows without numbers or target": 1,
+        "validation puzzles that are held out": 1, "train rows without numbers or target": 2,
+        "train puzzles that are held out": 1, "repeated train puzzles": 1, "demonstrations without query or completion": 2}
+    assert (summary["train"], summary["validation"], summary["test"]) == (6, 1, 2)
+    metas = [example.meta for example in read_examples(tmp_path / "train.jsonl")]
+    assert {"nums": [4, 5, 40], "target": 23} in metas and all(type(meta["target"]) is int for meta in metas)
+
+
+@pytest.mark.parametrize("query", [
+    "Using the numbers [40, 11, 12], create an equation that equals 30. For example (1 + 2) / 3.",
+    "make 30 from 12 , 40 and 11", "12 40 11 30", "\uff13\uff10 : 11 12 40", "use [11, 12,\n40] make 30"])
+def test_demonstrations_of_test_puzzles_are_left_out_and_counted(tmp_path: Path, query: str) -> None:
+    others = [{"query": text, "completion": "c"} for text in ("use [11, 12, 40] make 31", "use [11, 12] make 30", "hi")]
+    data = folders(write_json, tmp_path, PUZZLES, {
+        "train": [*others, {"query": query, "completion": "c"}], "test": others})
+    summary = countdown.build(data, tmp_path)
+    assert summary["left_out"]["demonstrations of test puzzles"] == 1
+    assert [row.prompt for row in read_demonstrations(tmp_path / "demonstrations_train.jsonl")] == [
+        row["query"] for row in others]

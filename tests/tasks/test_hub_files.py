@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import zipfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -49,17 +50,15 @@ NAN = float("nan")
     ([("a", ["1", None]), ("b", [None]), ("c", [])], [("a", "1")]),
 ])
 def test_rows_with_an_empty_cell_are_left_out_and_counted(tmp_path: Path, rows: Any, kept: Any) -> None:
-    from collections import Counter
-
     folder = parquet(tmp_path / "set", [{"problem": problem, "answer": answer} for problem, answer in rows])
-    empty: Counter[str] = Counter()
-    assert math._rows(problems(folder), "task.source.training", empty) == kept
-    assert empty["task.source.training"] == len(rows) - len(kept)
+    left_out: Counter[str] = Counter()
+    assert math._rows(problems(folder), "task.source.training", left_out) == kept
+    assert left_out == {"rows of task.source.training without problem or answer": len(rows) - len(kept)}
 
 
 def refusal(folder: Path, **columns: str) -> str:
     with pytest.raises(UserError) as error:
-        math._rows(problems(folder).model_copy(update=columns), "task.source.training")
+        math._rows(problems(folder).model_copy(update=columns), "task.source.training", Counter())
     assert "\n" not in str(error.value) and str(error.value).startswith("task.source.training.")
     return str(error.value)
 

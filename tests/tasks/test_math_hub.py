@@ -102,6 +102,23 @@ def test_training_problems_are_solvable_distinct_and_not_held_out(data: Any, tmp
     assert all(set(example.meta) == {"answer"} for example in splits[0])
 
 
+@pytest.mark.parametrize("form", [
+    "also  in\tAMC?", "ALSO IN AMC?\r\n", "Also in AMC\uff1f", "Also in\u00a0A\u200bMC?", "Alsoin AMC?", "\u01ceb"])
+def test_a_test_problem_in_another_form_is_not_trained_on(tmp_path: Path, form: str) -> None:
+    """Blanks, case, line ends and Unicode forms do not tell problems apart; what is kept stays as written."""
+    write_json(tmp_path / "math", "train", [worked(f"Wh\u00e4t {i}?", "$\\boxed{1}$") for i in range(4)] + [
+        worked(form, "$\\boxed{1}$"), worked("Wha\u0308t  0?", "$\\boxed{1}$")])
+    write_json(tmp_path / "AMC2023", "test", [{"question": "Also in AMC?", "answer": "1"},
+                                              {"question": "A\u030cB", "answer": "1"}])
+    source = json.loads(json.dumps(CONTENT["source"])) | {"validation": 1}
+    source["training"]["path"] = str(tmp_path / "math")
+    source["benchmarks"] = [source["benchmarks"][0] | {"path": str(tmp_path / "AMC2023")}]
+    summary = math.build(math.Config.model_validate({**CONTENT, "source": source}).data, tmp_path)
+    assert summary["left_out"] == {"training problems that are held out": 1, "repeated training problems": 1}
+    prompts = [example.prompt for name in ("train", "validation") for example in read_examples(tmp_path / f"{name}.jsonl")]
+    assert sorted(prompt.split("Problem: ")[-1].split("\n")[0] for prompt in prompts) == [f"Wh\u00e4t {i}?" for i in range(4)]
+
+
 def test_prompt_is_the_papers_template(data: Any, tmp_path: Path) -> None:
     math.build(data, tmp_path)
     prompt = read_examples(tmp_path / "test.jsonl")[1].prompt

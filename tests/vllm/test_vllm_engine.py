@@ -156,7 +156,7 @@ def test_ends_of_responses(both):
 
 def test_no_prompts_and_prompts_without_room(both):
     assert both[0].generate([], SAMPLED, []) == []
-    with pytest.raises(UserError, match="a prompt of 48 tokens leaves no room below max_tokens_rollout=48"):
+    with pytest.raises(UserError, match="a prompt of 48 tokens leaves no room below the limit of 48"):
         both[0].generate([[5] * LIMIT], SAMPLED, [0])
 
 

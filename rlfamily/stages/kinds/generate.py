@@ -15,7 +15,7 @@ from rlfamily.rollout.settings import Generation
 from rlfamily.settings import Strict
 from rlfamily.stages.kind import Versioned, Work
 
-VERSION = "2"
+VERSION = "3"
 WRITES = {"responses.jsonl": "a response with its token ids and what it cost (cost_*)"}
 
 

@@ -1,20 +1,19 @@
-"""Read a dataset from the hub at a pinned revision, or from a local folder of parquet or json files."""
+"""Read a dataset from the hub at a pinned revision, or from a local folder of parquet, json or csv files."""
 
 from __future__ import annotations
 
 import re
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rlfamily.errors import UserError, nearest
 from rlfamily.examples import Example
 from rlfamily.records import write_jsonl
 from rlfamily.settings import Strict
-
-if TYPE_CHECKING:
-    from datasets import Dataset
+from rlfamily.tasks.support import local
 
 LOCAL, UNRESOLVED = "local folder", "unresolved"
 
@@ -26,52 +25,78 @@ class HubDataset(Strict):
     revision: str
 
 
-def load(source: HubDataset, split: str, columns: Sequence[str], key: str, folder: str | None = None) -> Dataset:
-    """Return one split, memory-mapped, with `columns` alone. `key` is the config key to name in messages.
+def load(source: HubDataset, split: str, columns: Sequence[str], key: str, folder: str | None = None) -> Sequence[Any]:
+    """Return one split as rows with `columns` alone. `key` is the config key to name in messages.
 
-    `folder` is the part of the dataset to look in, where it has several.
+    `folder` is the part of the dataset to look in, where it has several. Local JSON and CSV files are read as they are
+    written (`local`), everything else by the library, memory-mapped.
     Raises UserError when the dataset cannot be read (offline, misspelt, damaged) or lacks a column.
     """
-    import datasets  # late: it takes a second, and planning never needs it
-
-    local = Path(source.path).is_dir()
     try:
-        rows = datasets.load_dataset(
-            source.path, data_dir=folder, revision=None if local else source.revision, split=split)
-        if local:
-            rows.data.validate(full=True)  # else text that is no UTF-8 fails when its row is read
+        rows: Any = _local(source, split, folder) if Path(source.path).is_dir() else None
+        own = rows is not None
+        rows = rows if own else _library(source, split, folder)
     except Exception as error:  # a damaged file raises whatever its format's library does
         raise UserError(
             f"{key}.path: dataset '{source.path}' (split '{split}') cannot be read [{_cause(error)}"
-            f"{_broken(source, split) if local else ''}]; check the name and the "
+            f"{_broken(source) if Path(source.path).is_dir() else ''}]; check the name and the "
             f"network, or give a local folder of its parquet or json files: {key}.path=/some/folder"
         ) from error
-    missing = [column for column in columns if column not in rows.column_names]
+    there = list(dict.fromkeys(name for row in rows for name in row)) if own else rows.column_names
+    missing = [column for column in columns if column not in there]
     if missing:
         raise UserError(f"{key}.path: dataset '{source.path}' has no column '{missing[0]}'"
-                        f"{nearest(missing[0], rows.column_names)}, "
-                        f"only {', '.join(rows.column_names)}: give a dataset with {', '.join(columns)}")
+                        f"{nearest(missing[0], there)}, "
+                        f"only {', '.join(there)}: give a dataset with {', '.join(columns)}")
+    if own:
+        return [{column: row.get(column) for column in columns} for row in rows]
     return rows.select_columns(list(columns))
+
+
+def _local(source: HubDataset, split: str, folder: str | None) -> list[dict[str, Any]] | None:
+    """The rows of a folder's JSON or CSV files; None where it has others. The library says which is of which split."""
+    import datasets  # late: it takes a second, and planning never needs it
+    from datasets.packaged_modules.csv.csv import Csv
+    from datasets.packaged_modules.json.json import Json
+
+    builder = datasets.load_dataset_builder(source.path, data_dir=folder)
+    if not isinstance(builder, Json | Csv) or not split.isidentifier():
+        return None
+    files = builder.config.data_files
+    if split not in files:
+        raise local.Unreadable(f"no files of split '{split}', only of {', '.join(map(str, files))}")
+    return local.read([Path(path) for path in files[split]])
+
+
+def _library(source: HubDataset, split: str, folder: str | None) -> Any:
+    import datasets
+
+    here = Path(source.path).is_dir()
+    rows = datasets.load_dataset(source.path, data_dir=folder, revision=None if here else source.revision, split=split)
+    if here:
+        rows.data.validate(full=True)  # else text that is no UTF-8 fails when its row is read
+    return rows
 
 
 def _cause(error: BaseException) -> str:
     """What went wrong, from the error that began it: those around it say only that there was one."""
-    while error.__cause__ is not None:
+    while error.__cause__ is not None and not isinstance(error, local.Unreadable):
         error = error.__cause__
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
-def _broken(source: HubDataset, split: str) -> str:
-    """The first file of a local folder that cannot be read by itself, as the end of a message."""
+def _broken(source: HubDataset) -> str:
+    """The first parquet file or archive of a local folder that is damaged, as the end of a message."""
     import datasets
 
-    formats = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".csv": "csv", ".gz": "json", ".zip": "json"}
     for file in sorted(Path(source.path).rglob("*")):
-        if file.suffix in formats and file.is_file():
-            try:
-                datasets.load_dataset(formats[file.suffix], data_files=str(file), split="train")
-            except Exception:  # as above
-                return f", in '{file.relative_to(source.path)}'"
+        try:
+            if file.suffix == ".parquet":
+                datasets.load_dataset("parquet", data_files=str(file), split="train")
+            if file.suffix == ".zip":
+                zipfile.ZipFile(file).close()
+        except Exception:  # as above
+            return f", in '{file.relative_to(source.path)}'"
     return ""
 
 
