@@ -65,7 +65,9 @@ def save_model(case: Case, folder: Path) -> None:
 class EvenWords:
     """The reward of `bench.work`, as the trainer wants it."""
 
-    def score(self, examples: Sequence[Example], responses: Sequence[str]) -> list[RewardParts]:
+    def score(
+        self, examples: Sequence[Example], responses: Sequence[str], truncated: Sequence[bool] = ()
+    ) -> list[RewardParts]:
         """Score each response."""
         return [RewardParts(work.reward(response), {}) for response in responses]
 

@@ -236,6 +236,9 @@ class Experiment(Closed):
     def _check_names(self) -> Experiment:
         if self.model and self.models:
             raise ValueError("give model or models, not both")
+        for seeds in (scale.seeds for scale in self.scales.values()):
+            if len({*seeds}) < len(seeds):
+                raise ValueError(f"seeds={seeds} names one twice, which is one run: name each once")
         for kind, name, known in self._references():
             if name not in known:
                 raise ValueError(f"there is no {kind} '{name}'{nearest(name, known)}")
@@ -290,9 +293,8 @@ def load(name: str, folder: Path = EXPERIMENTS) -> Experiment:
         raise UserError(f"table: no experiment '{name}' in {folder.name}/{nearest(name, known)}")
     path = folder / f"{name}.yaml"
     try:
-        content = OmegaConf.to_container(OmegaConf.load(path))
-        return Experiment.model_validate(content)
-    except (YAMLError, OmegaConfBaseException) as error:
+        return Experiment.model_validate(OmegaConf.to_container(OmegaConf.load(path)))
+    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
         raise UserError(f"{folder.name}/{name}.yaml: not readable as yaml: {' '.join(str(error).split())}") from error
     except ValidationError as error:
         raise UserError(f"{folder.name}/{name}.yaml: {describe(error, Experiment)}") from error

@@ -48,7 +48,7 @@ def pretrain(place: Place, data: Path, model: ScratchModel, settings: AlgorithmS
     """Build the tokenizer and a random model, then fit the corpus with the supervised loss."""
     corpus = _first(read_demonstrations(data / "corpus.jsonl"), settings.prompts, "task.pretrain.lines", "corpus")
     accelerator = sharding.accelerator(place.hardware)
-    tokenizer = scratch.train_tokenizer(json.loads((data / "vocabulary.json").read_text()))
+    tokenizer = scratch.train_tokenizer(json.loads((data / "vocabulary.json").read_text("utf-8")))
     learner = policy.Policy(scratch.build_model(model, tokenizer), tokenizer, model.dtype, accelerator.device)
     learner.model.eval()
     source = FixedSource(encode(learner, corpus, limit), settings.batch_prompts, settings.epochs, model.seed,
@@ -119,7 +119,7 @@ def read_pairs(folder: Path) -> list[Rows]:
             for row in read_jsonl(folder / "pairs.jsonl")]
 
 
-def encode(learner: policy.Policy | reward_model.RewardModel, rows: list[Demonstration], limit: int) -> list[Rows]:
+def encode(learner: policy.Policy, rows: list[Demonstration], limit: int) -> list[Rows]:
     """Groups of one; a demonstration longer than `limit` tokens loses its tail (and with it its EOS).
 
     Raises UserError when no prompt is short enough to leave room for a completion.

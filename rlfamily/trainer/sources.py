@@ -84,7 +84,7 @@ class FixedSource:
                   epoch_slice(len(self.groups), self.batch_groups, step, self.steps_per_epoch, self.seed)]
         rows = Rows([prompt for group in chosen for prompt in group.prompts],
                     [completion for group in chosen for completion in group.completions])
-        truncated = [ids[-1] != self.eos_id for ids in rows.completions]
+        truncated = [not ids or ids[-1] != self.eos_id for ids in rows.completions]
         return TrainBatch(rows, group_size=len(chosen[0]), truncated=truncated)
 
     def log_behaviour(self, step: int, batch: TrainBatch, logp_NT: Tensor) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rlfamily.errors import UserError, nearest
 from rlfamily.examples import Example
 from rlfamily.records import write_jsonl
-from rlfamily.settings import Strict
+from rlfamily.settings import Location, Strict
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -22,7 +22,7 @@ LOCAL, UNRESOLVED = "local folder", "unresolved"
 class HubDataset(Strict):
     """A hub id at a revision (branch or commit id), or a local folder, for which the revision is not used."""
 
-    path: str
+    path: Location
     revision: str
 
 
