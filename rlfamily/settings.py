@@ -37,7 +37,7 @@ def by_kind(schema: Callable[[str], type[Strict]]) -> BeforeValidator:
 
 def _address(text: str) -> str:
     if not re.fullmatch(r"https?://[^\s/?#]+\S*", text):
-        raise ValueError("no address: write one as in https://host:8000/v1, or null where there may be none")
+        raise ValueError("no address: write one as in http://localhost:8000/v1, or null where there may be none")
     return text
 
 

@@ -88,13 +88,13 @@ def test_a_local_model_that_is_not_there_is_refused_before_anything_starts(tmp_p
 JUDGED = ["task=helpful", "model=qwen25_05b"]
 
 
-@pytest.mark.parametrize("text", ["None", "none", "localhost:8000", "host/v1", "https://", "ftp://host", "http:// host"])
+@pytest.mark.parametrize("text", ["None", "none", "localhost:8000", "localhost/v1", "https://", "ftp://localhost", "http:// localhost"])
 @pytest.mark.parametrize("key", ["task.judge.base_url", "hardware.vllm.server_url"])
 def test_an_address_is_one_or_null(key, text):
-    with pytest.raises(UserError, match=r"(no address: write one as in https://host:8000/v1|is the text None)") as error:
+    with pytest.raises(UserError, match=r"(no address: write one as in http://localhost:8000/v1|is the text None)") as error:
         config.build([*JUDGED, f"{key}='{text}'"])
     assert "\n" not in str(error.value) and key.rpartition(".")[2] in str(error.value)
-    for good in ("null", "http://localhost:8000", "https://host/v1"):
+    for good in ("null", "http://localhost:8000", "https://localhost/v1"):
         config.build([*JUDGED, "hardware.vllm.mode=server", f"{key}={good}"])
 
 
