@@ -227,8 +227,9 @@ def _build_hub(data: Data, source: Hub, out: Path) -> dict[str, Any]:
     random.Random(source.seed).shuffle(training)
     splits = {"validation": training[:source.validation], "train": training[source.validation:]}
     for split, chosen in splits.items():
-        _write(out / f"{split}.jsonl", (Example(f"{split}-{place}", _prompt(data, problem), {"answer": answer} | _opening(data))
-                                        for place, (problem, answer) in enumerate(chosen)))
+        _write(out / f"{split}.jsonl", (
+            Example(f"{split}-{place}", _prompt(data, problem), {"answer": answer} | _opening(data))
+            for place, (problem, answer) in enumerate(chosen)))
     _write(out / "test.jsonl", (
         Example(f"test-{place}", _prompt(data, problem), {"answer": answer, "benchmark": name} | _opening(data))
         for place, (name, problem, answer) in enumerate(test)))
