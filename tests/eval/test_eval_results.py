@@ -10,6 +10,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from eval.__main__ import main
 from rlfamily.errors import UserError
 from rlfamily.results import load
 
@@ -29,6 +30,13 @@ def test_frames(root):
     assert len(steps) == 3 * 40
     assert steps.groupby("seed").pg_loss.mean().mean() == pytest.approx(float(first.reproduced))
     assert set(results.samples.stage) == {"train", "score"}
+
+
+def test_the_home_folder_has_a_short_name(root, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(root.parent))
+    assert load(f"~/{root.name}").layout.root == root
+    assert main(["--results", f"~/{root.name}", "topr_tab3"]) == 2
+    assert f"no results under {root}" in capsys.readouterr().err
 
 
 def test_an_empty_folder_is_one_line(tmp_path):
