@@ -130,7 +130,7 @@ def _pairs(case: Case, learner: policy.Policy) -> Source:
         sides = [encode_completion(learner.tokenizer, pair[name], case.new) for name in ("chosen", "rejected")]
         return Rows([encode_prompt(learner.tokenizer, pair["prompt"])] * 2, sides)
 
-    return FixedSource(list(map(tokens, case.pair_texts())), case.prompts, 1, 0, learner.eos_id)
+    return FixedSource(list(map(tokens, case.pair_texts())), case.prompts, 1, 0, (learner.eos_id,))
 
 
 class GateTracker:

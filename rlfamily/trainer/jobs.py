@@ -52,7 +52,7 @@ def pretrain(place: Place, data: Path, model: ScratchModel, settings: AlgorithmS
     learner = policy.Policy(scratch.build_model(model, tokenizer), tokenizer, model.dtype, accelerator.device)
     learner.model.eval()
     source = FixedSource(encode(learner, corpus, limit), settings.batch_prompts, settings.epochs, model.seed,
-                         learner.eos_id)
+                         learner.stop_ids)
     trainer = Trainer(learner, None, source, Recipe.of(algorithms.get("sft"), settings, 1.0), 1.0,
                       place.hardware.micro_tokens, accelerator, model.seed, 0)
     return fit(place, trainer, settings.model_dump())
@@ -89,7 +89,7 @@ def train_policy(
         source = _rollouts(place, inputs, learner, settings, finetuning, lesson, rollout, seed, accelerator)
     else:
         groups = _demonstrations(inputs.data, learner, lesson) if inputs.pairs is None else read_pairs(inputs.pairs)
-        source = FixedSource(groups, settings.batch_prompts, settings.epochs, seed, learner.eos_id)
+        source = FixedSource(groups, settings.batch_prompts, settings.epochs, seed, learner.stop_ids)
     wants_reference = "ref" in algorithms.needs(algorithm, settings) or settings.kl_ref_every > 0
     reference = _reference(inputs.policy, learner, finetuning, accelerator) if wants_reference else None
     # Demonstrations and pairs take the model's own distribution, rollouts the one they were drawn from.

@@ -79,7 +79,7 @@ def _fit(
     """
     accelerator, micro_batch = sharding.accelerator(place.hardware), place.hardware.micro_batch
     held_out = len(pairs) // HELD_OUT_SHARE
-    source = FixedSource(pairs[held_out:], training.batch_pairs, training.epochs, seed, learner.eos_id)
+    source = FixedSource(pairs[held_out:], training.batch_pairs, training.epochs, seed, (learner.eos_id,))
     trainer = Trainer(learner, None, source, Recipe.of_pairs(training, lr_multiplier), 1.0,
                       place.hardware.micro_tokens, accelerator, seed, 0)
     totals = fit(place, trainer, training.model_dump())
