@@ -88,7 +88,7 @@ def test_a_local_model_that_is_not_there_is_refused_before_anything_starts(tmp_p
 JUDGED = ["task=helpful", "model=qwen25_05b"]
 
 
-@pytest.mark.parametrize("text", ["None", "none", "localhost:8000", "localhost/v1", "https://", "ftp://localhost", "http:// localhost"])
+@pytest.mark.parametrize("text", ["None", "none", "nowhere", "localhost:8000", "localhost/v1", "https://", "ftp://localhost", "http:// localhost"])
 @pytest.mark.parametrize("key", ["task.judge.base_url", "hardware.vllm.server_url"])
 def test_an_address_is_one_or_null(key, text):
     with pytest.raises(UserError, match=r"(no address: write one as in http://localhost:8000/v1|is the text None)") as error:
