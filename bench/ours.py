@@ -65,7 +65,9 @@ def save_model(case: Case, folder: Path) -> None:
 class EvenWords:
     """The reward of `bench.work`, as the trainer wants it."""
 
-    def score(self, examples: Sequence[Example], responses: Sequence[str]) -> list[RewardParts]:
+    def score(
+        self, examples: Sequence[Example], responses: Sequence[str], truncated: Sequence[bool] = ()
+    ) -> list[RewardParts]:
         """Score each response."""
         return [RewardParts(work.reward(response), {}) for response in responses]
 
@@ -128,7 +130,7 @@ def _pairs(case: Case, learner: policy.Policy) -> Source:
         sides = [encode_completion(learner.tokenizer, pair[name], case.new) for name in ("chosen", "rejected")]
         return Rows([encode_prompt(learner.tokenizer, pair["prompt"])] * 2, sides)
 
-    return FixedSource(list(map(tokens, case.pair_texts())), case.prompts, 1, 0, learner.eos_id)
+    return FixedSource(list(map(tokens, case.pair_texts())), case.prompts, 1, 0, (learner.eos_id,))
 
 
 class GateTracker:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -14,13 +15,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m eval", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="TABLE", help="tables to rebuild and print, e.g. topr_tab2")
     parser.add_argument("--all", action="store_true", help="rebuild every table and figure, and the report")
-    parser.add_argument("--results", type=Path, default=Path("results"), help="results folder (default: results)")
+    parser.add_argument("--results", default="results", help="results folder (default: results)")
     options = parser.parse_args(arguments)
     if not options.names and not options.all:
         parser.print_help()
         return 0
     try:
-        return run(options.names, options.results)
+        return run(options.names, Path(os.path.expanduser(options.results)))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

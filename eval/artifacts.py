@@ -160,13 +160,14 @@ class Archive:
         return f"{path} {what} its stage wrote it: delete its folder and run again"
 
     def rows(self, key: str, file: str) -> list[dict[str, Any]]:
-        """Rows of a committed artifact's jsonl file, without the long texts (see `texts`)."""
+        """Rows of a committed artifact's jsonl file, without the long texts (see `texts`); prompts are hashes."""
         if (key, file) not in self._rows:
             path = self.layout.object(key) / file
             rows = _parsed(_lines(path)) if path.is_file() else []
             for row in rows:
-                row.pop("prompt", None)
                 row.pop("response", None)
+                if "prompt" in row:
+                    row["prompt"] = str(hash(str(row["prompt"])))
             self._rows[key, file] = rows
         return self._rows[key, file]
 
@@ -194,8 +195,11 @@ class Archive:
             path = self.experiments / "published" / file
             if not path.is_file():
                 raise UserError(f"published: {path} is missing: correct `published` in the experiment's yaml")
-            with path.open(newline="", encoding="utf-8-sig") as handle:
-                self._published[file] = list(csv.DictReader(handle))
+            try:
+                with path.open(newline="", encoding="utf-8-sig") as handle:
+                    self._published[file] = list(csv.DictReader(handle))
+            except UnicodeDecodeError as error:
+                raise UserError(f"published: {path} is no UTF-8 text ({error}): save it as UTF-8") from error
         return self._published.get(file, [])
 
     def published(self, file: str, **where: str) -> Published | None:

@@ -128,7 +128,9 @@ class Evaluator:
             return _every([one.check(check["check"]) for one in self._each(check, "check")])
         if isinstance(check, dict) and set(check) == {"count", "more_than"}:
             held, least = self._held(check["count"]), self.term(check["more_than"])
-            return _truth((held == 1).sum(axis=0) > least, (held != 0).sum(axis=0) <= least)
+            some, most = (held == 1).sum(axis=0), (held != 0).sum(axis=0)
+            unknown = np.where((some <= least) & (most > least), np.isnan(held).any(axis=0), False)
+            return np.where(unknown, np.nan, _truth(some > least, most <= least, least))
         if not isinstance(check, dict) or len(check) != 1:
             raise self._error(f"a check has one operation, got {sorted(check) if isinstance(check, dict) else check!r}")
         (name, inner), = check.items()
@@ -155,7 +157,8 @@ class Evaluator:
         return [self.term(part) for part in (inner if isinstance(inner, list) else [inner])]
 
     def _count(self, inner: Any) -> Floats:
-        return np.asarray((self._held(inner) == 1).sum(axis=0), dtype=float)
+        held = self._held(inner)
+        return np.where(np.isnan(held).any(axis=0), np.nan, (held == 1).sum(axis=0))
 
     def _held(self, inner: Any) -> Holds:
         """Truth values [combinations, D] of a counted check."""

@@ -7,6 +7,7 @@ seed that is missing, failed or not finite is named in the entry's note, and an 
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from eval import statistics
 from eval.artifacts import Archive, Published
-from eval.series import Series, Unusable, common, draw, narrowed, read_rows, read_series
+from eval.series import Series, Unusable, best_seed, common, draw, narrowed, read_rows, read_series
 from eval.statistics import Floats
 from eval.values import printed
 from eval.verdicts import FAILED, NOT_APPLICABLE, NOT_RUN, verdict
@@ -76,6 +77,11 @@ class Entry:
         return replace(self, warnings=(*self.warnings, *warnings), note=note)
 
 
+    def noted(self, note: str) -> Entry:
+        """The entry with a further note, which stands last."""
+        return replace(self, note="; ".join(part for part in (self.note, note) if part))
+
+
 def hole(site: Site, metric: Quantity, word: str, note: str, runs: tuple[tuple[int, str], ...] = ()) -> Entry:
     """The entry of a site without a number."""
     return Entry(site.model, site.row, site.column, metric, site.published, None, NO_DRAWS, math.nan, math.nan, 0,
@@ -107,6 +113,16 @@ def _note(used: list[int], problems: dict[int, str], dropped: int) -> str:
     return "; ".join(parts)
 
 
+def chosen(archive: Archive, cells: list[CellEntry], metric: Metric) -> list[CellEntry]:
+    """The cell of the seed that is best by a metric; all when none can be read."""
+    usable = []
+    for cell in cells:
+        with suppress(Unusable):
+            usable.append(read_series(archive, cell, metric))
+    seed = best_seed(common(usable), metric) if usable else None
+    return [cell for cell in cells if seed in (None, cell.seed)]
+
+
 def measured(archive: Archive, cells: list[CellEntry], metric: Metric, site: Site) -> Entry:
     """The entry of a metric that is read from artifacts, over all seeds of one site."""
     series: list[Series] = []
@@ -135,7 +151,8 @@ def _sampled(series: list[Series], metric: Metric, site: Site, value: float, dra
     low, high = statistics.interval(draws)
     seeds = tuple(one.seed for one in series)
     if metric.over_seeds == "best" and len(seeds) > 1:
-        note = "; ".join(part for part in (f"best of {len(seeds)} seeds", note) if part)
+        which = f"best of {len(seeds)} seeds: seed {best_seed(series, metric)}"
+        note = "; ".join(part for part in (which, note) if part)
     return Entry(site.model, site.row, site.column, metric, site.published, value, draws, low, high,
                  sum(one.rows for one in series), seeds, tuple((one.seed, one.key) for one in series), "",
                  verdict(site.published, value, low, high, len(seeds), site.scale, site.spread), note)
@@ -212,9 +229,16 @@ def entries(archive: Archive, index: Index, experiment: Experiment) -> list[Entr
     made = []
     for column, spec in experiment.columns.items():
         for metric in experiment.metrics:
+            judge = experiment.named_metrics().get(metric.seed_of)
             for (model, row), site in sites(archive, index, experiment, column, metric).items():
-                asked = narrowed(metric, spec.where, experiment.rows[row].where)
-                made.append(_entry(archive, cells.get((model, row, column), []), asked, site))
+                wheres = spec.where, experiment.rows[row].where
+                there, seeds = cells.get((model, row, column), []), 0
+                if judge is not None and there:
+                    seeds, there = len(there), chosen(archive, there, narrowed(judge, *wheres))
+                entry = _entry(archive, there, narrowed(metric, *wheres), site)
+                if len(there) < seeds:
+                    entry = entry.noted(f"seed {there[0].seed}, the best of {seeds} by {metric.seed_of}")
+                made.append(entry)
     return in_order(made, experiment)
 
 

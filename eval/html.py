@@ -47,7 +47,7 @@ def _printable(value: Any) -> Any:
 
 def short(value: Any) -> str:
     """A measured value in four digits; "no number" for what is none."""
-    return format(number_of(value), ".4g") if isinstance(value, int | float) else "no number"
+    return format(number_of(value) + 0.0, ".4g") if isinstance(value, int | float) else "no number"
 
 
 def render(template: str, **names: Any) -> str:

@@ -24,5 +24,5 @@ def _means(rows: list[dict[str, object]]) -> str:
     names = [name for name, value in rows[0].items() if name not in SKIPPED and isinstance(value, int | float)]
     names.sort(key=lambda name: (name != "reward", name != "valid", name))
     values = {name: [row[name] for row in rows if name in row] for name in names}
-    return "  ".join(f"{name} {fmean(map(number_of, found)):.3f}"
+    return "  ".join(f"{name} {fmean(map(number_of, found)):z.3f}"
                      for name, found in values.items())

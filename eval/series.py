@@ -192,8 +192,7 @@ def draw(series: list[Series], metric: Metric, place: tuple[object, ...], apart:
             drawn.append(statistics.spread(counts @ one.values / len(one.items)))
         else:
             drawn.append(statistics.seed_statistics(one.values, one.times, indices, statistic))
-    values = np.array([statistic(one.values, one.times) if one.weights is None or metric.reduce != "mean"
-                       else np.average(one.values, weights=one.weights) for one in series])
+    values = _values(series, metric)
     binary = all(one.binary for one in series)
     if binary and metric.over_seeds == "best":
         drawn = [statistics.widened(statistics.stream("pseudo", one.key), drawn_D, len(one.items), metric.times)
@@ -203,6 +202,19 @@ def draw(series: list[Series], metric: Metric, place: tuple[object, ...], apart:
         rng = statistics.stream("pseudo", *(one.key for one in series))
         draws_D = statistics.widened(rng, draws_D, sum(len(one.items) for one in series), metric.times)
     return value, draws_D
+
+
+def best_seed(series: list[Series], metric: Metric) -> int:
+    """The seed whose number is the best of all, the first of equals."""
+    values = _values(series, metric)
+    return series[int(values.argmax() if metric.better == "higher" else values.argmin())].seed
+
+
+def _values(series: list[Series], metric: Metric) -> Floats:
+    """The metric's statistic of each seed."""
+    statistic = statistics.REDUCE[metric.reduce]
+    return np.array([statistic(one.values, one.times) if one.weights is None or metric.reduce != "mean"
+                     else np.average(one.values, weights=one.weights) for one in series])
 
 
 def _weighted(one: Series, names: tuple[object, ...], block: int) -> Floats:

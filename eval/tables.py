@@ -10,7 +10,7 @@ from functools import cached_property
 
 import numpy as np
 
-from eval import claims, deviations, engines, verdicts
+from eval import claims, deviations, engines, prompts, verdicts
 from eval.artifacts import Archive
 from eval.checks import Unavailable
 from eval.claims import Claim, ClaimResult
@@ -36,7 +36,7 @@ BANNER = ("Stand-in models and data (scale=tiny): absolute values are not compar
 class TableFrame:
     """Everything printed about one experiment. `ranks` holds, by position in `entries`, the marks that survive.
 
-    `footnote` says what drew the responses, when it is not the usual engine.
+    `footnote` says what drew the responses, when it is not the usual engine, and which rows had other prompts.
     """
 
     name: str
@@ -127,7 +127,8 @@ class Book:
         return TableFrame(name, experiment, index.scale, tuple(made), ranks(made, experiment),
                           () if index.changes else tuple(self.claims(index.experiment, index.scale)),
                           tuple(deviations.touching(self.ledger, index.experiment, index.scale)),
-                          engines.footnote(self.archive, made))
+                          " ".join(filter(None, (engines.footnote(self.archive, made),
+                                                  prompts.footnote(self.archive, made)))))
 
     def claims(self, name: str, scale: str) -> list[ClaimResult]:
         """Every claim that concerns a table, evaluated at this scale on the tables that are made as their files say."""
@@ -137,6 +138,9 @@ class Book:
             if other not in self.archive.names():
                 raise Unavailable(verdicts.NOT_RUN, f"{other} has no results yet")
             try:
+                there = self.archive.index(other)[0].scale
+                if there != scale:
+                    raise Unavailable(verdicts.NOT_RUN, f"{other} was run at scale {there}")
                 return self.entries(other)
             except UserError as error:
                 raise Unavailable(verdicts.NOT_RUN, f"{other} cannot be made: {error}") from error

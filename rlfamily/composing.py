@@ -87,7 +87,7 @@ def compose(overrides: list[str]) -> tuple[dict[str, Any], Mapping[str, str]]:
         for override in parsed:
             if override.key_or_group not in groups and override.input_line not in own:
                 _set(content, override.key_or_group.split("."), override.value())
-    except (HydraException, OmegaConfBaseException, YAMLError, KeyError, TypeError) as error:
+    except (HydraException, OmegaConfBaseException, YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise UserError(_unknown_key(overrides) or f"configuration: {one_line(error)}") from error
     return content, {**chosen, **groups}
 
@@ -183,7 +183,8 @@ def plain(config: Any) -> dict[str, Any]:
 
 
 def require_sane(content: Any, place: str = "") -> None:
-    """Refuse what no setting may be: a number that is not finite or past 64 bits, an empty text, a control character.
+    """Refuse what no setting may be: a number that is not finite or past 64 bits, an empty text, a control character,
+    the text None.
 
     Raises UserError: one line, key, what to give.
     """
@@ -204,6 +205,8 @@ def _insane(value: Any) -> str:
         return f"{value} is past 64 bits"
     if isinstance(value, str) and not value.strip():
         return "is empty: give it a value, or null where the file says that there may be none"
+    if value == "None":
+        return "is the text None: write null for none"
     if isinstance(value, str) and any(ord(character) < 32 and character not in "\n\t" for character in value):
         return f"{value!r} holds a control character"
     return ""

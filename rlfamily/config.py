@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
-from pydantic import ConfigDict, Field, SerializeAsAny, TypeAdapter, ValidationError, field_validator
+from pydantic import ConfigDict, Field, SerializeAsAny, TypeAdapter, ValidationError
 
 from rlfamily import algorithms, composing, tasks
 from rlfamily.algorithms.settings import AlgorithmSettings, NoTraining, Start
@@ -22,7 +22,7 @@ from rlfamily.errors import UserError, describe, nearest
 from rlfamily.hardware import Hardware
 from rlfamily.models import HubModel, ModelConfig, ScratchModel
 from rlfamily.rollout.settings import ADAPTER_RANKS, Rollout
-from rlfamily.settings import Strict
+from rlfamily.settings import Location, Strict
 from rlfamily.stages import executors
 
 
@@ -39,7 +39,7 @@ class RunConfig(Strict):
     decoding: AnyDecoding
     rollout: Rollout
     seed: int = Field(ge=0)
-    results: str
+    results: Location
     executor: str
     wandb: Literal["offline", "online", "off"]
 
@@ -47,11 +47,6 @@ class RunConfig(Strict):
     def trained(self) -> bool:
         """False when the start policy is used as it is."""
         return self.names["algorithm"] != algorithms.NONE
-
-    @field_validator("results")
-    @classmethod
-    def _check_results(cls, value: str) -> str:
-        return os.path.expanduser(value)
 
     def settings(self) -> dict[str, Any]:
         """The resolved configuration as plain data, for records."""

@@ -120,7 +120,7 @@ class Metric(Quantity):
     window   only the final fraction of the rows
     per_item what several draws of one item count: mean, or any (the greatest: 1 when any draw has it; of Pass@k the
              unbiased chance that one of k draws has it)
-    over_seeds  mean, or best (the paper's best of its seeds)
+    over_seeds  mean, or best (the paper's best of its seeds); `seed_of`: that of the metric whose best seed this is
     """
 
     stage: Literal["config", "train", "score", "logprobs", "judge", "theory"]
@@ -131,6 +131,7 @@ class Metric(Quantity):
     window: float = Field(default=1.0, gt=0, le=1)
     per_item: Literal["mean", "any"] = "mean"
     over_seeds: Literal["mean", "best"] = "mean"
+    seed_of: str = ""
 
     @property
     def draws(self) -> int:
@@ -236,6 +237,8 @@ class Experiment(Closed):
     def _check_names(self) -> Experiment:
         if self.model and self.models:
             raise ValueError("give model or models, not both")
+        if twice := [scale.seeds for scale in self.scales.values() if len({*scale.seeds}) < len(scale.seeds)]:
+            raise ValueError(f"seeds={twice[0]} names one twice, which is one run: name each once")
         for kind, name, known in self._references():
             if name not in known:
                 raise ValueError(f"there is no {kind} '{name}'{nearest(name, known)}")
@@ -251,7 +254,7 @@ class Experiment(Closed):
         """(what, name, names there are) of everything that is referred to by name."""
         metrics = [metric.name for metric in self.metrics]
         for metric in self.metrics:
-            yield from (("metric", name, metrics) for name in (metric.std, metric.watch) if name)
+            yield from (("metric", name, metrics) for name in (metric.std, metric.watch, metric.seed_of) if name)
         for one in self.derived:
             yield "metric", one.of, metrics
             yield from (("column", column, self.columns) for column in one.over)
@@ -290,9 +293,8 @@ def load(name: str, folder: Path = EXPERIMENTS) -> Experiment:
         raise UserError(f"table: no experiment '{name}' in {folder.name}/{nearest(name, known)}")
     path = folder / f"{name}.yaml"
     try:
-        content = OmegaConf.to_container(OmegaConf.load(path))
-        return Experiment.model_validate(content)
-    except (YAMLError, OmegaConfBaseException) as error:
+        return Experiment.model_validate(OmegaConf.to_container(OmegaConf.load(path)))
+    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
         raise UserError(f"{folder.name}/{name}.yaml: not readable as yaml: {' '.join(str(error).split())}") from error
     except ValidationError as error:
         raise UserError(f"{folder.name}/{name}.yaml: {describe(error, Experiment)}") from error

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from rlfamily.settings import Strict
+from rlfamily.settings import Strict, Url
 
 
 class VllmPlacement(Strict):
@@ -26,7 +26,7 @@ class VllmPlacement(Strict):
     """
 
     mode: Literal["colocated", "server"]
-    server_url: str | None
+    server_url: Url | None
     tensor_parallel: int = Field(gt=0)
     data_parallel: int = Field(gt=0)
     memory_share: float = Field(gt=0, le=1)

@@ -5,6 +5,7 @@ pandas is imported when the first frame is asked for.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -141,7 +142,7 @@ def _differing(settings: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def load(root: Path | str = "results") -> Results:
     """Open a results folder. Raises UserError (one line) when nothing has been run there."""
-    results = Results(root)
+    results = Results(os.path.expanduser(root))  # a notebook has no shell that would
     if not any(results.layout.index.glob("*.json")):
         raise UserError(f"results: nothing under {results.layout.index}: run make reproduce TABLE=topr_tab2 first")
     return results

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from rlfamily.errors import Misfit
 
@@ -31,6 +33,18 @@ def by_kind(schema: Callable[[str], type[Strict]]) -> BeforeValidator:
         return value
 
     return BeforeValidator(checked)
+
+
+def _address(text: str) -> str:
+    if not re.fullmatch(r"https?://[^\s/?#]+\S*", text):
+        raise ValueError("no address: write one as in http://localhost:8000/v1, or null where there may be none")
+    return text
+
+
+Url = Annotated[str, AfterValidator(_address)]
+
+Location = Annotated[str, AfterValidator(os.path.expanduser)]
+"""A folder or file, or a hub id; `~` is the home folder, in quotes and in yaml too, where no shell sees it."""
 
 
 class Optimizer(Strict):

@@ -150,10 +150,18 @@ JUDGED = [{"name": "win", "stage": "judge", "field": "win"}]
     ({"metrics": [SPEC["metrics"][0] | {"better": "", "watch": ""}]}, "takes the best seed: say which is better"),
     ({"theory": {"checks": ["a"], "seed": 0}}, "belong together"),
     ({"rows": {"A": {"overrides": [], "optinal": True}}}, "optinal"),
+    ({"scales": {"tiny": {"seeds": [0, 1, 0], "base": []}}}, "seeds=[0, 1, 0] names one twice, which is one run"),
 ])
 def test_a_wrong_experiment_is_one_line(tmp_path, changes, message):
     (tmp_path / "x.yaml").write_text(yaml.safe_dump(changed(**changes)))
     with pytest.raises(UserError) as error:
         experiment.load("x", tmp_path)
     assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_in_another_encoding_is_one_line(tmp_path):
+    (tmp_path / "x.yaml").write_bytes("title: \u00e9".encode("latin-1"))
+    with pytest.raises(UserError, match=r"x.yaml: not readable as yaml: 'utf-8' codec can't decode") as error:
+        experiment.load("x", tmp_path)
     assert "\n" not in str(error.value)

@@ -85,6 +85,30 @@ def test_a_local_model_that_is_not_there_is_refused_before_anything_starts(tmp_p
     assert config.build(["model=qwen25_05b", f"model.path={tmp_path}"]).model.path == str(tmp_path)
 
 
+JUDGED = ["task=helpful", "model=qwen25_05b"]
+
+
+@pytest.mark.parametrize("text", ["None", "none", "nowhere", "localhost:8000", "localhost/v1", "https://", "ftp://localhost", "http:// localhost"])
+@pytest.mark.parametrize("key", ["task.judge.base_url", "hardware.vllm.server_url"])
+def test_an_address_is_one_or_null(key, text):
+    with pytest.raises(UserError, match=r"(no address: write one as in http://localhost:8000/v1|is the text None)") as error:
+        config.build([*JUDGED, f"{key}='{text}'"])
+    assert "\n" not in str(error.value) and key.rpartition(".")[2] in str(error.value)
+    for good in ("null", "http://localhost:8000", "https://localhost/v1"):
+        config.build([*JUDGED, "hardware.vllm.mode=server", f"{key}={good}"])
+
+
+@pytest.mark.parametrize("key", ["task.judge.prompt_file", "task.source.dialogues.path", "task.reward.models.helpful.path"])
+def test_a_quoted_home_folder_is_the_home_folder(monkeypatch, tmp_path, key):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "m").mkdir()
+    config.build(["model=qwen25_05b", "model.path='~/m'"])  # it is there
+    made = config.build([*JUDGED, f"{key}='~/m'", "model.path='~/m'"]).settings()
+    for name in key.split("."):
+        made = made[name]
+    assert made == str(tmp_path / "m")
+
+
 @pytest.mark.parametrize(("module", "arguments"), [
     ("rlfamily.train", ["--cfg", "job", "algorithm.group_size=0"]),
     ("rlfamily.train", ["--cfg", "job", "algorithm.sampling.temperature=0"]),

@@ -18,7 +18,7 @@ from rlfamily.algorithms.settings import AlgorithmSettings
 
 NEEDS: frozenset[str] = frozenset({"ref"})
 SOURCE: DataSource = "pairs"
-VERSION = "1"
+VERSION = "2"
 
 
 class Config(AlgorithmSettings):
@@ -31,19 +31,18 @@ class Config(AlgorithmSettings):
 def loss(batch: LossBatch, config: Config) -> LossOutput:
     """Mean over pairs (rows 2b chosen, 2b+1 rejected).
 
-    A pair with a response emptied by mask_truncated contributes 0.
+    A pair with a response emptied by mask_truncated is left out.
     """
     core.check_batch(batch)
     mask_NT, weight_N = batch.mask_NT, batch.row_weight_N
     log_ratio_NT = core.log_ratios(batch.logp_NT, core.require(batch.ref_logp_NT, "ref_logp_NT"), mask_NT)
     margin_B = config.beta * core.pair_differences(log_ratio_NT.sum(1), batch.group_size)
-    whole_B, weight_B = core.whole_pairs(mask_NT), core.group_weights(weight_N, batch.group_size)
-    loss = core.expectation_over_rows(whole_B * core.bradley_terry_nll(margin_B), weight_B)
+    weight_B = core.whole_pair_weights(mask_NT, weight_N)
+    loss = core.expectation_over_rows(core.bradley_terry_nll(margin_B), weight_B)
 
-    metric_weight_B = whole_B if weight_B is None else whole_B * weight_B
     metrics = {
-        "margin": core.expectation_over_rows(margin_B, metric_weight_B),
-        "accuracy": core.expectation_over_rows((margin_B > 0).to(margin_B.dtype), metric_weight_B),
+        "margin": core.expectation_over_rows(margin_B, weight_B),
+        "accuracy": core.expectation_over_rows((margin_B > 0).to(margin_B.dtype), weight_B),
         **core.kl_metrics(batch.logp_NT, mask_NT, batch.old_logp_NT, batch.ref_logp_NT, weight_N),
     }
     return LossOutput(loss, core.to_floats(metrics))

@@ -24,7 +24,7 @@ from rlfamily.algorithms.settings import AlgorithmSettings, Kl
 
 NEEDS: frozenset[str] = frozenset({"old", "ref", "value"})
 SOURCE: DataSource = "rollouts"
-VERSION = "2"
+VERSION = "3"
 
 
 class Config(AlgorithmSettings):
@@ -44,7 +44,7 @@ def unneeded(config: Config) -> frozenset[str]:
 
 
 def loss(batch: LossBatch, config: Config) -> LossOutput:
-    """Policy loss plus value loss. Rows emptied by mask_truncated contribute 0."""
+    """Policy loss plus value loss. Rows emptied by mask_truncated take no part."""
     core.check_batch(batch)
     mask_NT, weight_N = batch.mask_NT, batch.row_weight_N
     values_NT, old_values_NT = core.critic_values(batch.values_NT, batch.old_values_NT, mask_NT)
@@ -53,8 +53,8 @@ def loss(batch: LossBatch, config: Config) -> LossOutput:
     log_ratio_NT = core.log_ratios(batch.logp_NT, core.require(batch.old_logp_NT, "old_logp_NT"), mask_NT)
     log_ratio_N = log_ratio_NT.sum(1)
     error_N = value_N + log_ratio_N.detach() - rewards_N / config.alpha
-    nonempty_N = core.nonempty_weights(mask_NT, None)
-    value_loss = core.expectation_over_rows(nonempty_N * error_N.square() / 2, weight_N)
+    nonempty_N = core.nonempty_weights(mask_NT, weight_N)
+    value_loss = core.expectation_over_rows(error_N.square() / 2, nonempty_N)
     if config.policy_loss == "ppo":
         advantages_NT = (rewards_N / config.alpha - old_value_N)[:, None].expand_as(mask_NT)
         pg_loss, clip_fraction = core.surrogate_loss(
@@ -62,14 +62,14 @@ def loss(batch: LossBatch, config: Config) -> LossOutput:
         )
     else:
         loss_N = core.soft_bellman_loss(log_ratio_N, value_N, rewards_N, config.alpha, config.policy_loss)
-        pg_loss = core.expectation_over_rows(loss_N, weight_N)
+        pg_loss = core.expectation_over_rows(loss_N, nonempty_N)
         clip_fraction = pg_loss.new_zeros(())
     kl_loss = core.kl_in_loss(config.kl, batch.logp_NT, batch.ref_logp_NT, mask_NT, weight_N, core.token_mean)
 
     metrics = {
         "pg_loss": pg_loss,
         "value_loss": value_loss,
-        "value_mean": core.expectation_over_rows(value_N, core.nonempty_weights(mask_NT, weight_N)),
+        "value_mean": core.expectation_over_rows(value_N, nonempty_N),
         "clip_fraction": clip_fraction,
         **core.kl_metrics(batch.logp_NT, mask_NT, batch.old_logp_NT, batch.ref_logp_NT, weight_N),
     }

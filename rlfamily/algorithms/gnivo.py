@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 NEEDS: frozenset[str] = frozenset({"old", "ref", "steps", "generator"})
 SOURCE: DataSource = "rollouts"
-VERSION = "1"
+VERSION = "2"
 
 
 class Config(AlgorithmSettings):
@@ -71,21 +71,21 @@ def unneeded(config: Config) -> frozenset[str]:
 def loss(batch: LossBatch, config: Config) -> LossOutput:
     """Policy loss, plus the KL loss where there is one.
 
-    Rows emptied by mask_truncated keep their weight and a log-ratio of 0; a group without tokens contributes 0.
+    Rows emptied by mask_truncated keep their weight and a log-ratio of 0; a group without tokens takes no part.
     """
     core.check_batch(batch)
     mask_NT, weight_N = batch.mask_NT, batch.row_weight_N
     rewards_N = core.penalised_rewards(config.kl, batch.rewards_N, batch.old_logp_NT, batch.ref_logp_NT, mask_NT)
     log_ratio_NT = core.log_ratios(batch.logp_NT, core.require(batch.old_logp_NT, "old_logp_NT"), mask_NT)
     prefixes = _prefixes(log_ratio_NT, batch, config)
-    log_weight_BK, shift = _log_weights(rewards_N, batch, config)
+    group_weight_B = core.group_weights(mask_NT, weight_N, batch.group_size)
+    log_weight_BK, shift = _log_weights(rewards_N, group_weight_B, batch, config)
     weight_BK1 = log_weight_BK.exp().unsqueeze(2)
     draws = None if config.sampled_t == "all" else config.sampled_t
     chosen_BQ = core.drawn_counts(prefixes, draws, batch.generator)
     log_share_BKQ = prefixes.log_ratio_BKQ.log_softmax(1)
     cross_entropy_BQ = -(weight_BK1 * log_share_BKQ).sum(1)
     loss_B = (chosen_BQ * cross_entropy_BQ).sum(1) / chosen_BQ.sum(1).clamp(min=1)
-    group_weight_B = core.group_weights(weight_N, batch.group_size)
     pg_loss = core.expectation_over_rows(loss_B, group_weight_B)
     kl_loss = core.kl_in_loss(config.kl, batch.logp_NT, batch.ref_logp_NT, mask_NT, weight_N, core.token_mean)
 
@@ -101,17 +101,22 @@ def loss(batch: LossBatch, config: Config) -> LossOutput:
     return LossOutput(pg_loss + kl_loss, core.to_floats(metrics))
 
 
-def _log_weights(rewards_N: Tensor, batch: LossBatch, config: Config) -> tuple[Tensor, Tensor]:
-    """log w, (B, K), less one number for the whole batch where no fp32 gradient norm could hold w, and that number."""
+def _log_weights(
+    rewards_N: Tensor, group_weight_B: Tensor, batch: LossBatch, config: Config
+) -> tuple[Tensor, Tensor]:
+    """log w, (B, K), less one number for the whole batch where no fp32 gradient norm could hold w, and that number.
+
+    A group of weight 0 repeats one that has some, so that it is neither the largest nor the smallest of the batch.
+    """
     log_weight_BK = rewards_N.view(-1, batch.group_size) / config.alpha
-    if config.weights == "normalised":
-        return log_weight_BK.log_softmax(1), log_weight_BK.new_zeros(())
     running = batch.running_reward / config.alpha
-    if config.weights == "batch_norm":
-        group_weight_B = core.group_weights(batch.row_weight_N, batch.group_size)
+    if config.weights == "normalised":
+        log_weight_BK = log_weight_BK.log_softmax(1)
+    elif config.weights == "batch_norm":
         log_weight_BK = log_weight_BK - core.log_mean_of_other_groups(log_weight_BK, group_weight_B, running)
     elif config.shift == "running_mean":
         log_weight_BK = log_weight_BK - running
+    log_weight_BK = log_weight_BK.where(group_weight_B[:, None] > 0, log_weight_BK[group_weight_B.argmax()])
     return core.bounded_exponents(log_weight_BK)
 
 

@@ -19,7 +19,7 @@ from rlfamily.algorithms.settings import AlgorithmSettings, Kl
 
 NEEDS: frozenset[str] = frozenset({"old", "ref"})
 SOURCE: DataSource = "rollouts"
-VERSION = "2"
+VERSION = "3"
 
 
 class Config(AlgorithmSettings):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 NEEDS: frozenset[str] = frozenset({"old", "ref"})
 SOURCE: DataSource = "rollouts"
-VERSION = "1"
+VERSION = "2"
 
 
 class Config(AlgorithmSettings):
@@ -45,7 +45,7 @@ def unneeded(config: Config) -> frozenset[str]:
 def loss(batch: LossBatch, config: Config) -> LossOutput:
     """Mean over pairs, plus the KL loss of both responses where there is one.
 
-    A pair with a response emptied by mask_truncated contributes 0.
+    A pair with a response emptied by mask_truncated is left out; a tie that is skipped counts as a pair without loss.
     """
     core.check_batch(batch)
     mask_NT, weight_N = batch.mask_NT, batch.row_weight_N
@@ -54,17 +54,17 @@ def loss(batch: LossBatch, config: Config) -> LossOutput:
     tied_B, sign_B = reward_gap_B == 0, 1 - 2 * (reward_gap_B < 0).to(batch.logp_NT.dtype)
     log_ratio_N = core.log_ratios(batch.logp_NT, _dpo_logp(batch, config), mask_NT).sum(1)
     gap_B = sign_B * core.pair_differences(log_ratio_N, batch.group_size)
-    used_B = core.whole_pairs(mask_NT) * (~tied_B if config.skip_ties else 1)
-    weight_B = core.group_weights(weight_N, batch.group_size)
-    pg_loss = core.expectation_over_rows(used_B * core.bradley_terry_nll(config.alpha * gap_B), weight_B)
+    weight_B = core.whole_pair_weights(mask_NT, weight_N)
+    used_weight_B = weight_B * ~tied_B if config.skip_ties else weight_B
+    nll_B = core.bradley_terry_nll(config.alpha * gap_B)
+    pg_loss = core.expectation_over_rows(nll_B * ~tied_B if config.skip_ties else nll_B, weight_B)
     kl_loss = core.kl_in_loss(config.kl, batch.logp_NT, batch.ref_logp_NT, mask_NT, weight_N, core.token_mean)
 
-    metric_weight_B = used_B if weight_B is None else used_B * weight_B
     metrics = {
         "pg_loss": pg_loss,
-        "margin": core.expectation_over_rows(config.alpha * gap_B, metric_weight_B),
-        "log_ratio_gap": core.expectation_over_rows(gap_B.abs(), metric_weight_B),
-        "accuracy": core.expectation_over_rows((gap_B > 0).to(gap_B.dtype), metric_weight_B),
+        "margin": core.expectation_over_rows(config.alpha * gap_B, used_weight_B),
+        "log_ratio_gap": core.expectation_over_rows(gap_B.abs(), used_weight_B),
+        "accuracy": core.expectation_over_rows((gap_B > 0).to(gap_B.dtype), used_weight_B),
         "tie_fraction": core.expectation_over_rows(tied_B.to(gap_B.dtype), weight_B),
         **core.kl_metrics(batch.logp_NT, mask_NT, batch.old_logp_NT, batch.ref_logp_NT, weight_N),
     }

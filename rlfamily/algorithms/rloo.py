@@ -20,7 +20,7 @@ from rlfamily.algorithms.settings import Kl, LeaveOneOutGuard
 
 NEEDS: frozenset[str] = frozenset({"old", "ref"})
 SOURCE: DataSource = "rollouts"
-VERSION = "1"
+VERSION = "2"
 
 
 class Config(LeaveOneOutGuard):
@@ -52,12 +52,13 @@ def loss(batch: LossBatch, config: Config) -> LossOutput:
         log_ratio_NT = core.log_ratios(batch.logp_NT, core.require(batch.old_logp_NT, "old_logp_NT"), mask_NT)
         loss_N, clipped_N = core.clipped_surrogate(log_ratio_NT.sum(1), advantage_N, config.clip)
         objective_N = -loss_N
-    pg_loss = -core.expectation_over_rows(core.nonempty_weights(mask_NT, None) * objective_N, weight_N)
+    nonempty_N = core.nonempty_weights(mask_NT, weight_N)
+    pg_loss = -core.expectation_over_rows(objective_N, nonempty_N)
     kl_loss = core.kl_in_loss(config.kl, batch.logp_NT, batch.ref_logp_NT, mask_NT, weight_N, core.seq_sum_batch_mean)
 
     metrics = {
         "pg_loss": pg_loss,
-        "clip_fraction": core.expectation_over_rows(clipped_N, core.nonempty_weights(mask_NT, weight_N)),
+        "clip_fraction": core.expectation_over_rows(clipped_N, nonempty_N),
         **core.kl_metrics(batch.logp_NT, mask_NT, batch.old_logp_NT, batch.ref_logp_NT, weight_N),
     }
     return LossOutput(pg_loss + kl_loss, core.to_floats(metrics))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 NEEDS: frozenset[str] = frozenset({"old", "ref"})
 SOURCE: DataSource = "rollouts"
-VERSION = "1"
+VERSION = "2"
 
 
 class Config(AlgorithmSettings):
@@ -41,7 +41,7 @@ def unneeded(config: Config) -> frozenset[str]:
 def loss(batch: LossBatch, config: Config) -> LossOutput:
     """Mean negative log-likelihood per token of the winners, plus their KL loss where there is one.
 
-    A winner emptied by mask_truncated teaches nothing, and nobody takes its place.
+    A winner emptied by mask_truncated teaches nothing, and nobody takes its place; an emptied group takes no part.
     """
     core.check_batch(batch)
     mask_NT, weight_N = batch.mask_NT, batch.row_weight_N
@@ -53,7 +53,7 @@ def loss(batch: LossBatch, config: Config) -> LossOutput:
     pg_loss = core.token_mean(-batch.logp_NT, mask_NT, won_weight_N)
     kl_loss = core.kl_in_loss(config.kl, batch.logp_NT, batch.ref_logp_NT, mask_NT, won_weight_N, core.token_mean)
 
-    group_weight_B = core.group_weights(weight_N, batch.group_size)
+    group_weight_B = core.group_weights(mask_NT, weight_N, batch.group_size)
     metrics = {
         "pg_loss": pg_loss,
         "tie_fraction": core.expectation_over_rows(tied_B.to(pg_loss.dtype), group_weight_B),

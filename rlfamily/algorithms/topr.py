@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 NEEDS: frozenset[str] = frozenset({"old"})
 SOURCE: DataSource = "rollouts"
-VERSION = "1"
+VERSION = "2"
 
 Finite = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Interval = Annotated[tuple[Finite, Finite], Field(strict=False)]  # yaml has lists, no tuples
@@ -76,12 +76,11 @@ def loss(batch: LossBatch, config: Config) -> LossOutput:
     nll_NT = -weight_NT * batch.logp_NT
     loss = core.seq_sum_batch_mean(advantage_N[:, None] * nll_NT, mask_NT, weight_N)
 
-    nonempty_N = core.nonempty_weights(mask_NT, weight_N)
     metrics = {
         # Eq. 10 has the raw reward, so this is the loss only where there is no baseline
         "pg_loss": core.seq_sum_batch_mean(batch.rewards_N[:, None] * nll_NT, mask_NT, weight_N),
-        "weight_mean": core.seq_mean_batch_mean(weight_NT, mask_NT, nonempty_N),
-        "clip_fraction": core.seq_mean_batch_mean(clipped_NT, mask_NT, nonempty_N),
+        "weight_mean": core.seq_mean_batch_mean(weight_NT, mask_NT, weight_N),
+        "clip_fraction": core.seq_mean_batch_mean(clipped_NT, mask_NT, weight_N),
         **core.kl_metrics(batch.logp_NT, mask_NT, batch.old_logp_NT, batch.ref_logp_NT, weight_N),
     }
     return LossOutput(loss, {**core.to_floats(metrics), "tau": tau})

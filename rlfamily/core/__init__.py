@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     )
     from rlfamily.core.metrics import kl_metrics, to_floats
     from rlfamily.core.mismatch import importance_metrics, importance_weights, mismatch_metrics
-    from rlfamily.core.preferences import bradley_terry_nll, pair_differences, whole_pairs
+    from rlfamily.core.preferences import bradley_terry_nll, pair_differences, whole_pair_weights
     from rlfamily.core.prefixes import (
         Prefixes,
         draw_variance,
@@ -59,7 +59,7 @@ _EXPORTS = {
     ),
     "metrics": ("kl_metrics", "to_floats"),
     "mismatch": ("importance_metrics", "importance_weights", "mismatch_metrics"),
-    "preferences": ("bradley_terry_nll", "pair_differences", "whole_pairs"),
+    "preferences": ("bradley_terry_nll", "pair_differences", "whole_pair_weights"),
     "prefixes": (
         "Prefixes", "draw_variance", "drawn_counts", "mean_abs_log_ratio", "step_prefixes",
         "token_prefixes", "whole_prefixes",

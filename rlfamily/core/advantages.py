@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 
 from rlfamily.core.masking import expectation_over_rows
@@ -41,20 +42,19 @@ def group_zscore(rewards_N: Tensor, group_size: int) -> Tensor:
     return (centred_BK / (centred_BK.std(1, keepdim=True) + 1e-4)).flatten()
 
 
-def log_mean_of_other_groups(log_weight_BK: Tensor, group_weight_B: Tensor | None, alone: float) -> Tensor:
+def log_mean_of_other_groups(log_weight_BK: Tensor, group_weight_B: Tensor, alone: float) -> Tensor:
     """log of the mean of exp(log_weight) over all rows of the other groups, (B, 1).
 
-    A batch of one group has no others: `alone` stands in, to be independent of the batch as well.
+    Where no other has weight, `alone` stands in, to be independent of the batch as well.
     """
-    if len(log_weight_BK) == 1:
-        return log_weight_BK.new_full((1, 1), alone)
     log_mean_B = log_weight_BK.logsumexp(1) - math.log(log_weight_BK.shape[1])
-    log_share_B = log_mean_B * 0 if group_weight_B is None else group_weight_B.log()
-    others_BB = log_share_B.expand(len(log_share_B), -1).clone().fill_diagonal_(-math.inf)
-    return ((log_mean_B + others_BB).logsumexp(1) - others_BB.logsumexp(1)).unsqueeze(1)
+    others_BB = group_weight_B.log().expand(len(log_mean_B), -1).clone().fill_diagonal_(-math.inf)
+    log_total_B = others_BB.logsumexp(1)
+    found_B = (log_mean_B + others_BB).logsumexp(1) - log_total_B
+    return torch.where(log_total_B == -math.inf, alone, found_B).unsqueeze(1)
 
 
-def weight_metrics(log_weight_BK: Tensor, group_weight_B: Tensor | None) -> dict[str, Tensor]:
+def weight_metrics(log_weight_BK: Tensor, group_weight_B: Tensor) -> dict[str, Tensor]:
     """How sharp the weights are within a group, and how far groups differ in scale (nats)."""
     log_scale_B = log_weight_BK.logsumexp(1)
     log_share_BK = log_weight_BK - log_scale_B.unsqueeze(1)

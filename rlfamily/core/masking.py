@@ -36,15 +36,19 @@ def expectation_over_rows(x_N: Tensor, row_weight_N: Tensor | None) -> Tensor:
 
 
 def nonempty_weights(mask_NT: Tensor, row_weight_N: Tensor | None) -> Tensor:
-    """Row weights with 0 for rows that have no tokens (dropped by `mask_truncated`), (N,)."""
+    """Row weights with 0 for rows that have no tokens (dropped by `mask_truncated`), (N,).
+
+    Every expectation over rows of a loss or its metrics takes these: such a row is in no numerator and no denominator.
+    """
     check(mask_NT=mask_NT, row_weight_N=row_weight_N)
     nonempty_N = mask_NT.sum(1).clamp(max=1)
     return nonempty_N if row_weight_N is None else nonempty_N * row_weight_N
 
 
-def group_weights(row_weight_N: Tensor | None, group_size: int) -> Tensor | None:
-    """The weight that all rows of a group share, (B,); None where rows have none."""
-    return None if row_weight_N is None else row_weight_N[::group_size]
+def group_weights(mask_NT: Tensor, row_weight_N: Tensor | None, group_size: int) -> Tensor:
+    """The weight that all rows of a group share, 0 for groups without any token, (B,)."""
+    nonempty_B = nonempty_weights(mask_NT, None).view(-1, group_size).amax(1)
+    return nonempty_B if row_weight_N is None else nonempty_B * row_weight_N[::group_size]
 
 
 def divide_or_zero(numerator: Tensor, denominator: Tensor) -> Tensor:

@@ -17,10 +17,10 @@ def pair_differences(x_N: Tensor, group_size: int) -> Tensor:
     return x_N[0::2] - x_N[1::2]
 
 
-def whole_pairs(mask_NT: Tensor) -> Tensor:
-    """1 for pairs of which both responses have tokens, else 0, (B,)."""
-    nonempty_N = nonempty_weights(mask_NT, None)
-    return nonempty_N[0::2] * nonempty_N[1::2]
+def whole_pair_weights(mask_NT: Tensor, row_weight_N: Tensor | None) -> Tensor:
+    """The weight that both rows of a pair share, 0 for pairs with a response without tokens, (B,)."""
+    weight_N = nonempty_weights(mask_NT, row_weight_N)
+    return weight_N[0::2].minimum(weight_N[1::2])
 
 
 def bradley_terry_nll(margin_B: Tensor) -> Tensor:

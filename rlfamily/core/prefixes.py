@@ -83,14 +83,15 @@ def drawn_counts(prefixes: Prefixes, draws: int | None, generator: Generator | N
     return torch.stack(chosen).to(count_BQ)
 
 
-def mean_abs_log_ratio(prefixes: Prefixes, group_weight_B: Tensor | None) -> Tensor:
-    """How far groups are from ratio 1: mean |log ratio| over their positions and members, a scalar."""
-    sum_B = (prefixes.count_BQ * prefixes.log_ratio_BKQ.detach().abs().mean(1)).sum(1)
-    return expectation_over_rows(sum_B / prefixes.total_B.clamp(min=1), group_weight_B)
+def mean_abs_log_ratio(prefixes: Prefixes, group_weight_B: Tensor) -> Tensor:
+    """How far groups are from ratio 1: mean |log ratio| over their positions and members with tokens, a scalar."""
+    sum_B = (prefixes.count_BQ * prefixes.log_ratio_BKQ.detach().abs().sum(1)).sum(1)
+    members_B = (prefixes.width_BKQ > 0).any(2).sum(1)
+    return expectation_over_rows(sum_B / (prefixes.total_B * members_B).clamp(min=1), group_weight_B)
 
 
 def draw_variance(
-    pull_BKQ: Tensor, prefixes: Prefixes, draws: int | None, group_weight_B: Tensor | None
+    pull_BKQ: Tensor, prefixes: Prefixes, draws: int | None, group_weight_B: Tensor
 ) -> Tensor:
     """Variance of dL/dlogp over the draw of positions, relative to its squared expectation: a scalar, exact.
 
@@ -107,7 +108,7 @@ def draw_variance(
     mean_square_B = (prefixes.width_BKQ * ahead_BKQ.square()).sum((1, 2))
     spread_B = (square_B - total_B * mean_square_B).clamp(min=0) / (total_B - 1).clamp(min=1)
     variance_B = (1 / draws - 1 / total_B).clamp(min=0) * spread_B
-    weight_B = torch.ones_like(total_B) if group_weight_B is None else group_weight_B.square()
+    weight_B = group_weight_B.square()
     return divide_or_zero((weight_B * variance_B).sum(), (weight_B * mean_square_B).sum())
 
 

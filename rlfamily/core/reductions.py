@@ -1,7 +1,7 @@
 """The four ways in which the field turns a per-token term into a scalar: not interchangeable.
 
 With lengths 2 and 10 and terms +1 and -1 on every token they give -4, 0, -2/3, and -2/5 for a
-fixed length of 10.
+fixed length of 10. Rows without tokens count in none of them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,13 @@ from typing import Literal
 
 from torch import Tensor
 
-from rlfamily.core.masking import divide_or_zero, expectation_over_rows, mean_over_row_tokens, sum_over_tokens
+from rlfamily.core.masking import (
+    divide_or_zero,
+    expectation_over_rows,
+    mean_over_row_tokens,
+    nonempty_weights,
+    sum_over_tokens,
+)
 from rlfamily.core.shapes import check
 
 Reduction = Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -20,12 +26,12 @@ Reduction = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 def seq_sum_batch_mean(x_NT: Tensor, mask_NT: Tensor, row_weight_N: Tensor | None) -> Tensor:
     """Expectation over rows of the row's token sum: a response is one action (RLOO, TOPR)."""
-    return expectation_over_rows(sum_over_tokens(x_NT, mask_NT), row_weight_N)
+    return expectation_over_rows(sum_over_tokens(x_NT, mask_NT), nonempty_weights(mask_NT, row_weight_N))
 
 
 def seq_mean_batch_mean(x_NT: Tensor, mask_NT: Tensor, row_weight_N: Tensor | None) -> Tensor:
     """Expectation over rows of the row's token mean (GRPO as published)."""
-    return expectation_over_rows(mean_over_row_tokens(x_NT, mask_NT), row_weight_N)
+    return expectation_over_rows(mean_over_row_tokens(x_NT, mask_NT), nonempty_weights(mask_NT, row_weight_N))
 
 
 def token_mean(x_NT: Tensor, mask_NT: Tensor, row_weight_N: Tensor | None) -> Tensor:

@@ -16,10 +16,11 @@ from rlfamily.decoding import Decoded
 from rlfamily.evaluation.pool import Pool
 from rlfamily.examples import Example, held_out
 from rlfamily.models import Finetuning, sharding
+from rlfamily.models.tokens import encode_example
 from rlfamily.place import Place
 from rlfamily.records import write_jsonl
 from rlfamily.rollout import Engine, SamplingParams
-from rlfamily.rollout.collect import decode, encode_example
+from rlfamily.rollout.collect import decode
 from rlfamily.rollout.engines import frozen
 from rlfamily.rollout.settings import Generation
 from rlfamily.stamp import stamp

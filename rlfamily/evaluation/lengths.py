@@ -13,8 +13,9 @@ from rlfamily.errors import UserError
 from rlfamily.evaluation.generate import CHUNK
 from rlfamily.examples import Demonstration, Example, held_out, read_demonstrations, read_examples
 from rlfamily.models import policy, scratch
+from rlfamily.models.tokens import encode_example
 from rlfamily.place import Place
-from rlfamily.rollout.collect import encode_completion, encode_example, encode_prompt
+from rlfamily.rollout.collect import encode_completion, encode_prompt
 
 
 def write_lengths(

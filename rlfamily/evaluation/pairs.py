@@ -54,4 +54,6 @@ def _ordered(group: Group) -> list[dict[str, Any]]:
     chosen, rejected = (0, 1) if first > second else (1, 0)
     return [{"prompt": group.example.prompt, "chosen": group.texts[chosen], "rejected": group.texts[rejected],
              "prompt_ids": group.prompt_ids, "chosen_ids": group.completions[chosen].ids,
-             "rejected_ids": group.completions[rejected].ids}]
+             "rejected_ids": group.completions[rejected].ids,
+             "chosen_truncated": group.completions[chosen].truncated,
+             "rejected_truncated": group.completions[rejected].truncated}]

@@ -42,7 +42,7 @@ def _chunks(rows: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
 
 def _scored(rows: list[dict[str, Any]], examples: list[Example], reward: Reward) -> Iterator[dict[str, Any]]:
     asked = [examples[row["item"]] for row in rows]
-    parts = reward.score(asked, [row["response"] for row in rows])
+    parts = reward.score(asked, [row["response"] for row in rows], [row["truncated"] for row in rows])
     for row, example, part in zip(rows, asked, parts, strict=True):
         benchmark = {"benchmark": example.meta["benchmark"]} if "benchmark" in example.meta else {}
         yield {**part.parts, **benchmark, "reward": part.reward, "length": len(row["ids"]),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 from pydantic import Field
 
 from rlfamily.plugins import Plugins
-from rlfamily.settings import Strict
+from rlfamily.settings import Location, Strict, Url
 
 if TYPE_CHECKING:
     import torch
@@ -36,7 +36,7 @@ class JudgeSettings(Strict):
     """
 
     criterion: str
-    prompt_file: str | None
+    prompt_file: Location | None
     max_unreadable: float = Field(ge=0, le=1)
 
     @property
@@ -59,7 +59,7 @@ class OpenAiJudge(JudgeSettings):
 
     kind: Literal["openai"]
     model: str
-    base_url: str | None
+    base_url: Url | None
     temperature: float | None = Field(ge=0)
     max_output_tokens: int | None = Field(gt=0)
     retries: int = Field(ge=0)
@@ -87,7 +87,7 @@ class CausalLmJudge(JudgeSettings):
 
     kind: Literal["causal_lm"]
     engine: Literal["torch", "vllm"]
-    path: str
+    path: Location
     revision: str
     batch: int = Field(gt=0)
 

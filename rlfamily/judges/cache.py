@@ -28,7 +28,7 @@ class Cache:
     def get(self, question: Question) -> Answer | None:
         """The answer given before; None when there is none, or its file is damaged."""
         try:
-            answer = json.loads(self._path(question).read_text())["answer"]
+            answer = json.loads(self._path(question).read_text("utf-8"))["answer"]
         except (OSError, ValueError, KeyError, TypeError):
             return None
         return cast(Answer, answer) if answer in get_args(Answer) else None

@@ -40,7 +40,7 @@ def template(prompt_file: str | None, criterion: str) -> str:
     if prompt_file is None:
         return PROMPT.replace("{criterion}", criterion)
     try:
-        text = Path(prompt_file).read_text()
+        text = Path(prompt_file).read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"task.judge.prompt_file: cannot read '{prompt_file}': {error}") from error
     missing = [place for place in PLACES if place not in text]

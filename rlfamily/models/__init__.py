@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from rlfamily.models.targets import LINEAR, named
-from rlfamily.settings import Optimizer, Strict
+from rlfamily.settings import Location, Optimizer, Strict
 
 DATE_FORMAT = "%d %b %Y"  # of Llama's chat template
 
@@ -105,7 +105,7 @@ class HubModel(Finetuning):
     """
 
     kind: Literal["hub"]
-    path: str
+    path: Location
     revision: str
     date_string: str
     size: ModelSize

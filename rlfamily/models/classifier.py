@@ -21,9 +21,11 @@ from transformers import (
 )
 
 from rlfamily.errors import UserError
+from rlfamily.models.batching import Rows
 from rlfamily.models.loaded import Loaded
 from rlfamily.models.policy import locate
-from rlfamily.models.reward_model import encode_texts, read_bias
+from rlfamily.models.reward_model import read_bias
+from rlfamily.models.tokens import raw_ids
 
 
 class Classifier(Loaded):
@@ -72,6 +74,10 @@ class Classifier(Loaded):
             self.model.config.pad_token_id = unheld
 
 
+Arranged = Callable[[Sequence[str], Sequence[str]], tuple[list[str], list[str] | None]]
+"""Contexts and responses to texts, and the texts they are paired with."""
+
+
 @dataclass(frozen=True)
 class Pooled:
     """A classifier that runs elsewhere: `pool` takes rows of token ids to logits. `bias` is that of a `RewardModel`."""
@@ -89,11 +95,43 @@ class Pooled:
                               max_length=min(max_tokens, self.tokenizer.model_max_length))["input_ids"]
         return [logits[logit] for logits in self.pool(rows)]
 
-    def score_texts(self, prompts: Sequence[str], responses: Sequence[str], micro_batch: int) -> list[float]:
-        """As `RewardModel.score_texts`."""
-        rows = encode_texts(self.tokenizer, prompts, responses)
+    def score_rows(self, rows: Rows, micro_batch: int) -> list[float]:
+        """As `RewardModel.score_rows`."""
         joined = [[*prompt, *response] for prompt, response in zip(rows.prompts, rows.completions, strict=True)]
-        return [logits[0] - self.bias for logits in self.pool(joined)]
+        return [logits[0] for logits in self.pool(joined)]
+
+
+def fitted_texts(
+    tokenizer: PreTrainedTokenizerBase, arranged: Arranged, contexts: Sequence[str], responses: Sequence[str],
+    limit: int,
+) -> tuple[list[str], list[str], list[bool]]:
+    """Contexts and responses that `arranged` puts into `limit` tokens at most, and which had to be shortened for that.
+
+    A context loses its beginning; when nothing of it is left, the response loses its own. Ends are kept.
+    """
+    kept, shortened = list(contexts), list(responses)
+    over = [length - limit for length in _lengths(tokenizer, *arranged(kept, shortened))]
+    cut = [excess > 0 for excess in over]
+    for row, excess in enumerate(over):
+        while excess > 0 and (kept[row] or shortened[row]):
+            which = kept if kept[row] else shortened
+            which[row] = _without_beginning(tokenizer, which[row], excess)
+            excess = _lengths(tokenizer, *arranged([kept[row]], [shortened[row]]))[0] - limit
+    return kept, shortened, cut
+
+
+def _lengths(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], pairs: Sequence[str] | None) -> list[int]:
+    return [len(ids) for ids in tokenizer(list(texts), None if pairs is None else list(pairs))["input_ids"]]
+
+
+def _without_beginning(tokenizer: PreTrainedTokenizerBase, text: str, tokens: int) -> str:
+    """The text without its first tokens, at least one; empty when it has no more."""
+    if not tokenizer.is_fast:
+        shorter = str(tokenizer.decode(raw_ids(tokenizer, text)[tokens:]))
+        return shorter if len(shorter) < len(text) else ""
+    offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    # several tokens may stand for one character: the cut falls behind it
+    return text[next((start for start, _ in offsets[tokens:] if start > 0), len(text)):]
 
 
 def load_pooled(

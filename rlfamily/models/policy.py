@@ -194,7 +194,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         tokenizer = _tokenizer(source, options)
     except (OSError, ValueError, ImportError) as error:
         raise UserError(f"model: cannot load '{source}': {' '.join(str(error).split())[:300]}") from error
-    if (folder / POINTER).exists() and (date := json.loads((folder / POINTER).read_text()).get(DATE)):
+    if (folder / POINTER).exists() and (date := json.loads((folder / POINTER).read_text("utf-8")).get(DATE)):
         tokenizer.init_kwargs[DATE] = date
     return tokenizer
 
@@ -229,5 +229,5 @@ def locate(folder: Path) -> tuple[str, dict[str, Any]]:
     pointer = folder / POINTER
     if not pointer.exists():
         return str(folder), {"trust_remote_code": False}
-    content = json.loads(pointer.read_text())
+    content = json.loads(pointer.read_text("utf-8"))
     return content["path"], {"revision": content["revision"], "trust_remote_code": False}

@@ -18,12 +18,13 @@ from transformers import (
 )
 
 from rlfamily.errors import UserError
+from rlfamily.examples import Example
 from rlfamily.models import Finetuning
-from rlfamily.models.batching import Forward, Rows, RowTensors, pad
+from rlfamily.models.batching import Forward, Rows, RowTensors, Tokens, pad
 from rlfamily.models.layouts import Layout, padded
 from rlfamily.models.loaded import Loaded
 from rlfamily.models.policy import locate
-from rlfamily.models.tokens import prompt_ids, raw_ids
+from rlfamily.models.tokens import encode_example, prompt_ids, raw_ids
 
 BIAS = "reward_bias.json"
 
@@ -51,9 +52,19 @@ class RewardModel(Loaded):
         """How many logits the model has."""
         return 1
 
-    def score_texts(self, prompts: Sequence[str], responses: Sequence[str], micro_batch: int) -> list[float]:
-        """Score of each response, bias subtracted. The response is read with its end token, as in training."""
-        rows = encode_texts(self.tokenizer, prompts, responses)
+    def score_texts(
+        self, prompts: Sequence[str], responses: Sequence[str], micro_batch: int, truncated: Sequence[bool] = ()
+    ) -> list[float]:
+        """Score of each response to a plain prompt, bias subtracted; read as `response_ids` says, as in training."""
+        rows = encode_texts(self.tokenizer, prompts, responses, truncated)
+        return [score - self.bias for score in self.score_rows(rows, micro_batch)]
+
+    def score_examples(
+        self, examples: Sequence[Example], responses: Sequence[str], truncated: Sequence[bool], micro_batch: int
+    ) -> list[float]:
+        """As `score_texts`, each prompt in the form that the policy is given it in: a chat through its template."""
+        rows = Rows([encode_example(self.tokenizer, example) for example in examples],
+                    response_ids(self.tokenizer, responses, truncated))
         return [score - self.bias for score in self.score_rows(rows, micro_batch)]
 
     def score_rows(self, rows: Rows, micro_batch: int) -> list[float]:
@@ -73,10 +84,31 @@ class RewardModel(Loaded):
         (folder / BIAS).write_text(json.dumps({"bias": self.bias}))
 
 
-def encode_texts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], responses: Sequence[str]) -> Rows:
-    """Token ids of prompts, and of responses with their end token."""
-    return Rows([prompt_ids(tokenizer, text) for text in prompts],
-                [[*raw_ids(tokenizer, text), int(tokenizer.eos_token_id)] for text in responses])
+def encode_texts(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], responses: Sequence[str], truncated: Sequence[bool] = ()
+) -> Rows:
+    """Token ids of plain prompts, and of responses."""
+    return Rows([prompt_ids(tokenizer, text) for text in prompts], response_ids(tokenizer, responses, truncated))
+
+
+def response_ids(
+    tokenizer: PreTrainedTokenizerBase, responses: Sequence[str], truncated: Sequence[bool] = ()
+) -> list[list[int]]:
+    """Token ids of responses with their end token, which those that a limit cut short never had."""
+    end = int(tokenizer.eos_token_id)
+    return [raw_ids(tokenizer, text) + ([] if cut else [end])
+            for text, cut in zip(responses, truncated or [False] * len(responses), strict=True)]
+
+
+def fitted(prompt: Tokens, completions: Sequence[Tokens], limit: int) -> tuple[Rows, bool]:
+    """A prompt with each completion in `limit` tokens at most, and whether anything had to go for that.
+
+    The prompt loses its beginning, the same for all, down to one token; then completions lose theirs. An end is kept.
+    """
+    prompt_kept = prompt[-max(1, limit - max(map(len, completions))):]
+    room = max(1, limit - len(prompt_kept))
+    rows = Rows([prompt_kept] * len(completions), [ids[-room:] for ids in completions])
+    return rows, len(prompt) + max(map(len, completions)) > limit
 
 
 def read_bias(folder: Path) -> float:
@@ -84,7 +116,7 @@ def read_bias(folder: Path) -> float:
     if not (folder / BIAS).exists():
         raise UserError(f"reward model: {folder} has no {BIAS}, so it was not trained here: "
                         "give the convention of a published model in task.reward.components")
-    return float(json.loads((folder / BIAS).read_text())["bias"])
+    return float(json.loads((folder / BIAS).read_text("utf-8"))["bias"])
 
 
 def start(backbone: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, device: torch.device) -> RewardModel:
@@ -125,7 +157,7 @@ def _load(folder: Path, dtype: str, device: torch.device, trainable: bool) -> Re
     if not trained:
         _draw_head(model)
     model.eval().requires_grad_(trainable)
-    bias = json.loads(bias_file.read_text())["bias"] if trained else 0.0
+    bias = json.loads(bias_file.read_text("utf-8"))["bias"] if trained else 0.0
     return RewardModel(model, tokenizer, dtype, device, bias)
 
 

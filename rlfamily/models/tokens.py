@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 
+from jinja2 import TemplateError
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from rlfamily.errors import UserError
+from rlfamily.examples import Example
 from rlfamily.models import DATE_FORMAT
 
 DATE = "date_string"  # where a tokenizer keeps it, and what chat templates call it
@@ -40,6 +42,22 @@ def chat_text(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str
     template = _CLOCK.sub(lambda call: f"'{day.strftime(call[2])}'", tokenizer.get_chat_template())
     return str(tokenizer.apply_chat_template(
         [*messages], tokenize=False, add_generation_prompt=True, date_string=date, chat_template=template))
+
+
+def encode_example(tokenizer: PreTrainedTokenizerBase, example: Example) -> list[int]:
+    """Token ids of what the policy is given: the chat in meta["messages"] when its tokenizer has a chat template.
+
+    Otherwise, and for tasks without a chat, the prompt as it is. Raises UserError for a chat that the template refuses.
+    """
+    messages = example.meta.get("messages")
+    if not messages or not tokenizer.chat_template:
+        return prompt_ids(tokenizer, example.prompt)
+    try:
+        return raw_ids(tokenizer, chat_text(tokenizer, messages))
+    except TemplateError as error:
+        roles = ", ".join(str(message.get("role")) for message in messages)
+        raise UserError(f"model: its chat template refuses the conversation of {example.id} (roles {roles}): "
+                        f"{' '.join(str(error).split())}") from error
 
 
 @lru_cache(maxsize=64)

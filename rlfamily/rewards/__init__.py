@@ -15,7 +15,7 @@ from pydantic import Field, SerializeAsAny
 
 from rlfamily.models import ScratchShape
 from rlfamily.plugins import Plugins
-from rlfamily.settings import Optimizer, PairTraining, Strict, by_kind
+from rlfamily.settings import Location, Optimizer, PairTraining, Strict, by_kind
 
 if TYPE_CHECKING:
     import torch
@@ -59,8 +59,13 @@ class RewardParts:
 class Reward(Protocol):
     """Anything that scores responses."""
 
-    def score(self, examples: Sequence[Example], responses: Sequence[str]) -> list[RewardParts]:
-        """Score response n (without its prompt) as an answer to example n; N in, N out."""
+    def score(
+        self, examples: Sequence[Example], responses: Sequence[str], truncated: Sequence[bool] = ()
+    ) -> list[RewardParts]:
+        """Score response n (without its prompt) as an answer to example n; N in, N out.
+
+        `truncated` says which responses a limit cut short of their end; empty means none.
+        """
         ...
 
 
@@ -68,7 +73,7 @@ class HubSource(Strict):
     """A published model: hub id at a revision, or a local folder."""
 
     kind: Literal["hub"]
-    path: str
+    path: Location
     revision: str
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rlfamily.examples import Example
     from rlfamily.models.reward_model import RewardModel
 
-VERSION = "1"
+VERSION = "2"
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,11 @@ class LearnedReward:
     truth: Reward
     micro_batch: int
 
-    def score(self, examples: Sequence[Example], responses: Sequence[str]) -> list[RewardParts]:
-        """Score response n (without its prompt) as an answer to example n, EOS included."""
-        truth = self.truth.score(examples, responses)
-        rewards = self.model.score_texts([example.prompt for example in examples], responses, self.micro_batch)
+    def score(
+        self, examples: Sequence[Example], responses: Sequence[str], truncated: Sequence[bool] = ()
+    ) -> list[RewardParts]:
+        """Score response n as an answer to example n, both in the form of the pairs that the model was fitted to."""
+        truth = self.truth.score(examples, responses, truncated)
+        rewards = self.model.score_examples(examples, responses, truncated, self.micro_batch)
         return [RewardParts(reward, {**true.parts, "true_reward": true.reward})
                 for reward, true in zip(rewards, truth, strict=True)]

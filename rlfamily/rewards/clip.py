@@ -17,6 +17,7 @@ from pydantic import Field
 
 from rlfamily.errors import UserError
 from rlfamily.rewards import Check, ClassifierEngine, RewardConfig, RewardParts
+from rlfamily.settings import Location
 
 if TYPE_CHECKING:
     import torch
@@ -42,7 +43,7 @@ class Config(RewardConfig):
     style: float = Field(ge=0)
     context: float = Field(ge=0)
     references: int = Field(gt=0)
-    reference_images: str | None
+    reference_images: Location | None
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,9 @@ class ClipReward:
     micro_batch: int
     scenes: dict[str, Tensor] = field(default_factory=dict)  # unit embeddings seen so far: scenes recur at every step
 
-    def score(self, examples: Sequence[Example], responses: Sequence[str]) -> list[RewardParts]:
+    def score(
+        self, examples: Sequence[Example], responses: Sequence[str], truncated: Sequence[bool] = ()
+    ) -> list[RewardParts]:
         """Score response n as an answer to example n. Raises ValueError when their numbers differ."""
         if len(examples) != len(responses):
             raise ValueError(f"{len(responses)} responses to {len(examples)} examples")

@@ -44,7 +44,9 @@ class Correctness:
     check: Check
     config: Config
 
-    def score(self, examples: Sequence[Example], responses: Sequence[str]) -> list[RewardParts]:
+    def score(
+        self, examples: Sequence[Example], responses: Sequence[str], truncated: Sequence[bool] = ()
+    ) -> list[RewardParts]:
         """Score response n as an answer to example n. Raises ValueError when their numbers differ."""
         if len(examples) != len(responses):
             raise ValueError(f"{len(responses)} responses to {len(examples)} examples")

@@ -25,9 +25,11 @@ class RandomReward:
     truth: Reward
     seed: int
 
-    def score(self, examples: Sequence[Example], responses: Sequence[str]) -> list[RewardParts]:
+    def score(
+        self, examples: Sequence[Example], responses: Sequence[str], truncated: Sequence[bool] = ()
+    ) -> list[RewardParts]:
         """Score response n (without its prompt) as an answer to example n."""
+        truth = self.truth.score(examples, responses, truncated)
         return [RewardParts(reward_noise(self.seed, example.id, response).gauss(),
                             {**true.parts, "true_reward": true.reward})
-                for example, response, true in zip(examples, responses, self.truth.score(examples, responses),
-                                                   strict=True)]
+                for example, response, true in zip(examples, responses, truth, strict=True)]

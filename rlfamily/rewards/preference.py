@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rlfamily.models.classifier import Classifier, Pooled
     from rlfamily.models.reward_model import RewardModel
 
-VERSION = "1"
+VERSION = "2"
 NEEDS: frozenset[str] = frozenset()
 
 Convention = Literal["ids", "pair", "response_bos_context", "response_then_context"]
@@ -32,7 +32,7 @@ Convention = Literal["ids", "pair", "response_bos_context", "response_then_conte
 class Component(Strict):
     """One model's share of the reward, and how it is called (RiC, Yang et al. 2024b, `ric/multi_reward_models.py`).
 
-    ids: a model trained here; token ids of prompt and response with its end.
+    ids: a model trained here; token ids of prompt and response, with its end where it has one.
     pair: tokenizer(context, response). response_then_context: tokenizer(response, context).
     response_bos_context: one text, "response <bos> context".
     `logit` is the output that is the score; a model trained here has one. `engine` runs the model, in fp32; one that
@@ -46,7 +46,10 @@ class Component(Strict):
 
 
 class Config(RewardConfig):
-    """`components` by the name of their model. Inputs are cut to `max_tokens`; scores are rounded to `decimals`."""
+    """`components` by the name of their model. Scores are rounded to `decimals`.
+
+    Of what is longer than `max_tokens` the context loses its beginning, then the response: ends are always read.
+    """
 
     kind: Literal["preference"]
     components: dict[str, Component] = Field(min_length=1)
@@ -65,6 +68,7 @@ class Config(RewardConfig):
 class Preference:
     """Scores responses with each model; parts are the scores by name and what the task itself can tell.
 
+    The part `cut` is 1 where a model could not read all of context and response.
     The context is the example's prompt, or its meta `context` where a prompt is an instruction with a text in it. It is
     plain text always: a policy's chat template is no business of the reward model.
     """
@@ -74,26 +78,57 @@ class Preference:
     scorers: Mapping[str, Classifier | RewardModel | Pooled]
     micro_batch: int
 
-    def score(self, examples: Sequence[Example], responses: Sequence[str]) -> list[RewardParts]:
+    def score(
+        self, examples: Sequence[Example], responses: Sequence[str], truncated: Sequence[bool] = ()
+    ) -> list[RewardParts]:
         """Score response n (without its prompt) as an answer to example n."""
+        if not responses:
+            return []
         contexts = [str(example.meta.get("context", example.prompt)) for example in examples]
-        columns = {name: self._component(name, contexts, responses) for name in self.config.components}
-        rewards = [RewardParts(
-            sum(component.weight * columns[name][row] for name, component in self.config.components.items()),
-            {name: column[row] for name, column in columns.items()} | self.check(response, example.meta))
+        found = {name: self._component(name, contexts, responses, truncated) for name in self.config.components}
+        return [RewardParts(
+            sum(component.weight * found[name][0][row] for name, component in self.config.components.items()),
+            {**{name: scores[row] for name, (scores, _) in found.items()},
+             "cut": float(any(cut[row] for _, cut in found.values())), **self.check(response, example.meta)})
             for row, (example, response) in enumerate(zip(examples, responses, strict=True))]
-        return rewards
 
-    def _component(self, name: str, contexts: Sequence[str], responses: Sequence[str]) -> list[float]:
+    def _component(
+        self, name: str, contexts: Sequence[str], responses: Sequence[str], truncated: Sequence[bool]
+    ) -> tuple[list[float], list[bool]]:
+        """Scores of the responses, and which were cut."""
         component: Component = self.config.components[name]
-        scorer: Any = self.scorers[name]
-        if component.convention == "ids":
-            scores = scorer.score_texts(contexts, responses, self.micro_batch)
-        else:
-            texts, pairs = arrange(component.convention, contexts, [text.strip() for text in responses],
-                                   scorer.tokenizer.bos_token)
-            scores = scorer.score(texts, pairs, component.logit, self.config.max_tokens, self.micro_batch)
-        return scores if self.config.decimals is None else [round(score, self.config.decimals) for score in scores]
+        score = self._of_ids if component.convention == "ids" else self._of_texts
+        scores, cut = score(component, self.scorers[name], contexts, responses, truncated)
+        return scores if self.config.decimals is None else [round(one, self.config.decimals) for one in scores], cut
+
+    def _of_ids(
+        self, component: Component, scorer: Any, contexts: Sequence[str], responses: Sequence[str],
+        truncated: Sequence[bool],
+    ) -> tuple[list[float], list[bool]]:
+        from rlfamily.models.batching import Rows
+        from rlfamily.models.reward_model import encode_texts, fitted
+
+        whole = encode_texts(scorer.tokenizer, contexts, responses, truncated)
+        rows, cut = zip(*(fitted(prompt, [ids], self.config.max_tokens)
+                          for prompt, ids in zip(whole.prompts, whole.completions, strict=True)), strict=True)
+        joined = Rows([row.prompts[0] for row in rows], [row.completions[0] for row in rows])
+        return [score - scorer.bias for score in scorer.score_rows(joined, self.micro_batch)], list(cut)
+
+    def _of_texts(
+        self, component: Component, scorer: Any, contexts: Sequence[str], responses: Sequence[str],
+        truncated: Sequence[bool],
+    ) -> tuple[list[float], list[bool]]:
+        """A text has no mark at its end: one that was cut short is read like any other."""
+        from rlfamily.models.classifier import fitted_texts
+
+        def arranged(contexts: Sequence[str], responses: Sequence[str]) -> tuple[list[str], list[str] | None]:
+            return arrange(component.convention, contexts, responses, scorer.tokenizer.bos_token)
+
+        limit = min(self.config.max_tokens, scorer.tokenizer.model_max_length)
+        kept, shortened, cut = fitted_texts(scorer.tokenizer, arranged, contexts, [one.strip() for one in responses],
+                                            limit)
+        texts, pairs = arranged(kept, shortened)
+        return scorer.score(texts, pairs, component.logit, self.config.max_tokens, self.micro_batch), cut
 
 
 def arrange(

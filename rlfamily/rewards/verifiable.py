@@ -30,7 +30,9 @@ class Verifiable:
 
     check: Check
 
-    def score(self, examples: Sequence[Example], responses: Sequence[str]) -> list[RewardParts]:
+    def score(
+        self, examples: Sequence[Example], responses: Sequence[str], truncated: Sequence[bool] = ()
+    ) -> list[RewardParts]:
         """Score response n as an answer to example n. Raises ValueError when their numbers differ."""
         verdicts = [self.check(response, example.meta)
                     for example, response in zip(examples, responses, strict=True)]

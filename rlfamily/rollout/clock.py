@@ -31,9 +31,11 @@ class TimedReward:
     reward: Reward
     clock: Clock
 
-    def score(self, examples: Sequence[Example], responses: Sequence[str]) -> list[RewardParts]:
+    def score(
+        self, examples: Sequence[Example], responses: Sequence[str], truncated: Sequence[bool] = ()
+    ) -> list[RewardParts]:
         """Score response n as an answer to example n."""
         self.clock.lap("seconds_generate")
-        parts = self.reward.score(examples, responses)
+        parts = self.reward.score(examples, responses, truncated)
         self.clock.lap("seconds_reward")
         return parts

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from rlfamily.errors import UserError
 from rlfamily.examples import Example
-from rlfamily.models.tokens import chat_text, prompt_ids, raw_ids
+from rlfamily.models.tokens import encode_example, prompt_ids, raw_ids
 from rlfamily.rewards import Reward, RewardParts
 from rlfamily.rollout import Completion, Engine, SamplingParams
 from rlfamily.settings import Limits
@@ -35,7 +33,8 @@ def collect(
     prompts = [encode_example(tokenizer, example) for example in examples]
     drawn = engine.generate(prompts, params, [seed_of(example) for example in examples], group_size)
     texts = decode(tokenizer, [completion.ids for completion in drawn])
-    parts = reward.score([example for example in examples for _ in range(group_size)], texts)
+    parts = reward.score([example for example in examples for _ in range(group_size)], texts,
+                         [completion.truncated for completion in drawn])
     spans = [slice(index * group_size, (index + 1) * group_size) for index in range(len(examples))]
     return [Group(example, prompt, drawn[span], texts[span], parts[span])
             for example, prompt, span in zip(examples, prompts, spans, strict=True)]
@@ -44,22 +43,6 @@ def collect(
 def sampling_params(limits: Limits, mode: str) -> SamplingParams:
     """How training responses are drawn: from the whole distribution; `mode` is sample or greedy."""
     return SamplingParams(mode == "greedy", 1.0, limits.max_tokens, limits.min_new_tokens)
-
-
-def encode_example(tokenizer: PreTrainedTokenizerBase, example: Example) -> list[int]:
-    """Token ids of what the policy is given: the chat in meta["messages"] when its tokenizer has a chat template.
-
-    Otherwise, and for tasks without a chat, the prompt as it is. Raises UserError for a chat that the template refuses.
-    """
-    messages = example.meta.get("messages")
-    if not messages or not tokenizer.chat_template:
-        return encode_prompt(tokenizer, example.prompt)
-    try:
-        return raw_ids(tokenizer, chat_text(tokenizer, messages))
-    except TemplateError as error:
-        roles = ", ".join(str(message.get("role")) for message in messages)
-        raise UserError(f"model: its chat template refuses the conversation of {example.id} (roles {roles}): "
-                        f"{' '.join(str(error).split())}") from error
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

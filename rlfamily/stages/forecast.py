@@ -46,7 +46,7 @@ class History:
     def _load(self) -> None:
         self._read = True
         for key in self._store.committed_keys():
-            manifest = json.loads((self._store.layout.object(key) / MANIFEST).read_text())
+            manifest = json.loads((self._store.layout.object(key) / MANIFEST).read_text("utf-8"))
             self._seconds[manifest["kind"]].append((manifest["label"], manifest["seconds"]))
 
 

@@ -39,11 +39,11 @@ def relaunched(place: Place) -> dict[str, Any]:
                str(place.hardware.processes), "-m", "rlfamily.stages.launched", str(place.work), str(place.out)]
     finished = subprocess.run(command, env={**os.environ, INSIDE: "1"}, check=False)
     if finished.returncode and refusal.exists():
-        raise UserError(refusal.read_text())
+        raise UserError(refusal.read_text("utf-8"))
     if finished.returncode:
         raise UserError(f"{place.label}: {place.hardware.processes} processes failed with code {finished.returncode}: "
                         f"see {place.work / 'log.txt'}")
-    totals: dict[str, Any] = json.loads((place.work / TOTALS).read_text())
+    totals: dict[str, Any] = json.loads((place.work / TOTALS).read_text("utf-8"))
     return totals
 
 
@@ -60,7 +60,7 @@ def main(work: Path, out: Path) -> None:
         totals = kind.run(place, kind.Config.model_validate(order.config), read_inputs(store, order, kind))
     except UserError as error:
         # each writes a file of its own and puts it in place whole
-        (work / f"{REFUSAL}.{rank}").write_text(str(error))
+        (work / f"{REFUSAL}.{rank}").write_text(str(error), "utf-8")
         os.replace(work / f"{REFUSAL}.{rank}", work / REFUSAL)
         raise
     if rank == "0":

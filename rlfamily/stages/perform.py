@@ -30,7 +30,7 @@ class Stopwatch:
         self._written = -_PROGRESS_SECONDS
         self._before = 0.0
         with suppress(FileNotFoundError, ValueError):
-            self._before = Progress.model_validate_json(path.read_text()).seconds
+            self._before = Progress.model_validate_json(path.read_text("utf-8")).seconds
 
     @property
     def seconds(self) -> float:
@@ -111,6 +111,6 @@ def _count_attempt(work: Path) -> int:
     path = work / "attempts"
     attempts = 1
     with suppress(FileNotFoundError, ValueError):
-        attempts = int(path.read_text()) + 1
+        attempts = int(path.read_text("utf-8")) + 1
     write_atomic(path, str(attempts), durable=False)
     return attempts

@@ -79,7 +79,7 @@ class Outlook:
     def progress(self, node: Node) -> Progress | None:
         """Where a running stage is, or None when it has not said so yet."""
         try:
-            return Progress.model_validate_json((self._store.layout.work(node.key) / "progress.json").read_text())
+            return Progress.model_validate_json((self._store.layout.work(node.key) / "progress.json").read_bytes())
         except (OSError, ValueError):
             return None
 

@@ -100,7 +100,7 @@ class Store:
 
     def order(self, key: str) -> Order:
         """Read work/<key>/order.json. Raises FileNotFoundError when there is none."""
-        return Order.model_validate_json((self.layout.work(key) / "order.json").read_text())
+        return Order.model_validate_json((self.layout.work(key) / "order.json").read_text("utf-8"))
 
     def fail(self, failure: Failure) -> None:
         """Record why a stage has no artifact."""
@@ -109,7 +109,7 @@ class Store:
     def failure(self, key: str) -> Failure | None:
         """The last failure of a stage; None when there is none, or its file is damaged."""
         try:
-            return Failure.model_validate_json(self.layout.failure(key).read_text())
+            return Failure.model_validate_json(self.layout.failure(key).read_text("utf-8"))
         except (FileNotFoundError, ValueError):
             return None
 

@@ -24,13 +24,14 @@ from rlfamily.records import write_jsonl
 from rlfamily.settings import Strict
 from rlfamily.tasks import TaskConfig
 from rlfamily.tasks.support import hub, same
-from rlfamily.tasks.support.math_answers import equivalent, last_boxed
+from rlfamily.tasks.support.math_answers import equivalent, first_solution, last_boxed
 from rlfamily.tasks.support.math_problems import SIGNS, Generator, Problem, Step, solve
 
-VERSION = "4"
+VERSION = "5"
 HAS_DEMONSTRATIONS = False
 GIVES: frozenset[str] = frozenset({"format", "valid", "answer"})
 PLACE = "{problem}"  # in a template; replaced as it stands, since LaTeX is full of other braces
+OPENING = "Problem:"  # how the paper's template begins a problem; examples of another template name theirs in meta
 
 
 class Level(Strict):
@@ -141,8 +142,11 @@ def build(data: Data, out: Path) -> dict[str, Any]:
 
 
 def score(response: str, meta: Mapping[str, Any]) -> dict[str, float]:
-    """`format`: the response has an answer in a box; `valid`: that equals meta `answer`."""
-    answer = last_boxed(response)
+    """`format`: the response has an answer in a box; `valid`: that equals meta `answer`.
+
+    What follows a further problem, begun as the prompt begins its own, is no answer to this one.
+    """
+    answer = last_boxed(first_solution(response, meta.get("opening", OPENING)))
     if answer is None:
         return {"format": 0.0, "valid": 0.0}
     return {"format": 1.0, "valid": float(equivalent(meta["answer"], answer))}
@@ -170,7 +174,7 @@ def _build_generated(data: Data, source: Generated, out: Path) -> dict[str, Any]
             taken.add(problem)
             meta = {"answer": str(solve(problem, left_to_right=False)[-1].value), "level": index + 1}
             name = {"benchmark": level.benchmark} if named else {}
-            yield Example(f"{split}-{place}", _prompt(data, str(problem)), meta | name)
+            yield Example(f"{split}-{place}", _prompt(data, str(problem)), meta | name | _opening(data))
 
     # Held-out splits first: they stay the same when more training data is asked for.
     turns = {split: [place % len(source.levels) for place in range(getattr(source, split))]
@@ -230,10 +234,11 @@ def _build_hub(data: Data, source: Hub, out: Path) -> dict[str, Any]:
     random.Random(source.seed).shuffle(training)
     splits = {"validation": training[:source.validation], "train": training[source.validation:]}
     for split, chosen in splits.items():
-        _write(out / f"{split}.jsonl", (Example(f"{split}-{place}", _prompt(data, problem), {"answer": answer})
-                                        for place, (problem, answer) in enumerate(chosen)))
+        _write(out / f"{split}.jsonl", (
+            Example(f"{split}-{place}", _prompt(data, problem), {"answer": answer} | _opening(data))
+            for place, (problem, answer) in enumerate(chosen)))
     _write(out / "test.jsonl", (
-        Example(f"test-{place}", _prompt(data, problem), {"answer": answer, "benchmark": name})
+        Example(f"test-{place}", _prompt(data, problem), {"answer": answer, "benchmark": name} | _opening(data))
         for place, (name, problem, answer) in enumerate(test)))
     counts = {split: len(chosen) for split, chosen in splits.items()} | Counter(name for name, _, _ in test)
     revisions = {f"{name}_revision": hub.resolved_revision(dataset) for name, dataset in
@@ -269,6 +274,12 @@ def _answer(value: Any, source: ProblemSet, row: int, key: str) -> str | None:
 
 def _prompt(data: Data, problem: str) -> str:
     return data.template.replace(PLACE, problem)
+
+
+def _opening(data: Data) -> dict[str, str]:
+    """Meta of an example: what the line of its problem begins with, where that is not OPENING."""
+    opening = data.template.partition(PLACE)[0].rpartition("\n")[2].strip()
+    return {} if opening == OPENING else {"opening": opening}
 
 
 def _write(path: Path, rows: Iterable[Example | Demonstration]) -> None:

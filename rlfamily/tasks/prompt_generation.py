@@ -21,7 +21,7 @@ from rlfamily.errors import UserError
 from rlfamily.examples import Demonstration, Example
 from rlfamily.records import write_jsonl
 from rlfamily.rewards import clip
-from rlfamily.settings import Strict
+from rlfamily.settings import Location, Strict
 from rlfamily.tasks import TaskConfig
 from rlfamily.tasks.support import prompt_generation_pictures as pictures
 from rlfamily.tasks.support import prompt_generation_world as world
@@ -103,7 +103,7 @@ class Data(Wording):
     """
 
     references: int
-    reference_images: str | None
+    reference_images: Location | None
 
 
 class Config(Wording, TaskConfig):

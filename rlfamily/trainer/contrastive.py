@@ -103,7 +103,7 @@ def fit(place: Place, encoder: Clip, pictures: Pictures, source: ContrastiveSour
         with torch.no_grad():
             model.logit_scale.clamp_(max=LARGEST_LOG_SCALE)
         value = loss.item()
-        place.progress(step + 1, source.steps, f"loss {value:.2f}")
+        place.progress(step + 1, source.steps, f"loss {value:z.2f}")
     model.eval()
     return value
 

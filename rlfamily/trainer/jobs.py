@@ -48,11 +48,11 @@ def pretrain(place: Place, data: Path, model: ScratchModel, settings: AlgorithmS
     """Build the tokenizer and a random model, then fit the corpus with the supervised loss."""
     corpus = _first(read_demonstrations(data / "corpus.jsonl"), settings.prompts, "task.pretrain.lines", "corpus")
     accelerator = sharding.accelerator(place.hardware)
-    tokenizer = scratch.train_tokenizer(json.loads((data / "vocabulary.json").read_text()))
+    tokenizer = scratch.train_tokenizer(json.loads((data / "vocabulary.json").read_text("utf-8")))
     learner = policy.Policy(scratch.build_model(model, tokenizer), tokenizer, model.dtype, accelerator.device)
     learner.model.eval()
     source = FixedSource(encode(learner, corpus, limit), settings.batch_prompts, settings.epochs, model.seed,
-                         learner.eos_id)
+                         learner.stop_ids)
     trainer = Trainer(learner, None, source, Recipe.of(algorithms.get("sft"), settings, 1.0), 1.0,
                       place.hardware.micro_tokens, accelerator, model.seed, 0)
     return fit(place, trainer, settings.model_dump())
@@ -89,7 +89,7 @@ def train_policy(
         source = _rollouts(place, inputs, learner, settings, finetuning, lesson, rollout, seed, accelerator)
     else:
         groups = _demonstrations(inputs.data, learner, lesson) if inputs.pairs is None else read_pairs(inputs.pairs)
-        source = FixedSource(groups, settings.batch_prompts, settings.epochs, seed, learner.eos_id)
+        source = FixedSource(groups, settings.batch_prompts, settings.epochs, seed, learner.stop_ids)
     wants_reference = "ref" in algorithms.needs(algorithm, settings) or settings.kl_ref_every > 0
     reference = _reference(inputs.policy, learner, finetuning, accelerator) if wants_reference else None
     # Demonstrations and pairs take the model's own distribution, rollouts the one they were drawn from.
@@ -119,7 +119,7 @@ def read_pairs(folder: Path) -> list[Rows]:
             for row in read_jsonl(folder / "pairs.jsonl")]
 
 
-def encode(learner: policy.Policy | reward_model.RewardModel, rows: list[Demonstration], limit: int) -> list[Rows]:
+def encode(learner: policy.Policy, rows: list[Demonstration], limit: int) -> list[Rows]:
     """Groups of one; a demonstration longer than `limit` tokens loses its tail (and with it its EOS).
 
     Raises UserError when no prompt is short enough to leave room for a completion.

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from rlfamily.errors import UserError
 from rlfamily.examples import Demonstration, read_demonstrations
 from rlfamily.models import Finetuning, reward_model, scratch, sharding
 from rlfamily.models.batching import Rows
+from rlfamily.models.reward_model import fitted, response_ids
+from rlfamily.models.tokens import prompt_ids
 from rlfamily.place import Place
 from rlfamily.records import read_jsonl
 from rlfamily.rewards import TrainedSource
-from rlfamily.rollout.collect import encode_completion, encode_prompt
 from rlfamily.settings import PairTraining, RewardModelSettings
-from rlfamily.trainer.jobs import encode, fit, read_pairs
+from rlfamily.trainer.jobs import fit
 from rlfamily.trainer.loop import Trainer
 from rlfamily.trainer.recipe import Recipe
 from rlfamily.trainer.sources import FixedSource
@@ -32,17 +34,17 @@ REFERENCES = 512  # lines of the corpus whose mean score is made 0
 def train_from_scratch(place: Place, data: Path, source: TrainedSource, limit: int) -> dict[str, Any]:
     """Fit a small new model to the task's own preferences and write it to model/, centred on the corpus.
 
-    Rows are cut to `limit` tokens. The totals hold `held_out_accuracy`. Raises UserError when that is below
-    source.min_accuracy.
+    Rows are cut to `limit` tokens as `_pairs` says. The totals hold `held_out_accuracy`. Raises UserError when that is
+    below source.min_accuracy.
     """
-    tokenizer = scratch.train_tokenizer(json.loads((data / "vocabulary.json").read_text()))
+    tokenizer = scratch.train_tokenizer(json.loads((data / "vocabulary.json").read_text("utf-8")))
     device = sharding.accelerator(place.hardware).device
     learner = reward_model.start(scratch.build_model(source.shape, tokenizer), tokenizer, device)
-    pairs = [_pair(learner, row["prompt"], [row["chosen"], row["rejected"]], limit)
-             for row in read_jsonl(_preferences(data, source.preferences))]
-    corpus = islice(read_jsonl(data / "corpus.jsonl"), REFERENCES)
-    totals = _fit(place, learner, pairs, source.training, 1.0, source.shape.seed,
-                  encode(learner, [Demonstration(**row) for row in corpus], limit))
+    pairs, counts = _pairs(tokenizer, ({**row, "prompt_ids": prompt_ids(tokenizer, row["prompt"])}
+                                       for row in read_jsonl(_preferences(data, source.preferences))), limit)
+    corpus = [Demonstration(**row) for row in islice(read_jsonl(data / "corpus.jsonl"), REFERENCES)]
+    totals = counts | _fit(place, learner, pairs, source.training, 1.0, source.shape.seed,
+                           _references(tokenizer, corpus, limit))
     accuracy = totals["held_out_accuracy"] or 0.0
     if accuracy < source.min_accuracy:
         raise UserError(
@@ -62,8 +64,9 @@ def train_on_own_pairs(
     torch.manual_seed(seed)
     learner = reward_model.load(start, finetuning, sharding.accelerator(place.hardware).device, trainable=True)
     demonstrations = read_demonstrations(data / "demonstrations_validation.jsonl")
-    return _fit(place, learner, read_pairs(pairs), settings, finetuning.lr_multiplier, seed,
-                encode(learner, demonstrations, limit))
+    own, counts = _pairs(learner.tokenizer, read_jsonl(pairs / "pairs.jsonl"), limit)
+    return counts | _fit(place, learner, own, settings, finetuning.lr_multiplier, seed,
+                         _references(learner.tokenizer, demonstrations, limit))
 
 
 def _fit(
@@ -76,7 +79,7 @@ def _fit(
     """
     accelerator, micro_batch = sharding.accelerator(place.hardware), place.hardware.micro_batch
     held_out = len(pairs) // HELD_OUT_SHARE
-    source = FixedSource(pairs[held_out:], training.batch_pairs, training.epochs, seed, learner.eos_id)
+    source = FixedSource(pairs[held_out:], training.batch_pairs, training.epochs, seed, (learner.eos_id,))
     trainer = Trainer(learner, None, source, Recipe.of_pairs(training, lr_multiplier), 1.0,
                       place.hardware.micro_tokens, accelerator, seed, 0)
     totals = fit(place, trainer, training.model_dump())
@@ -104,8 +107,30 @@ def _preferences(data: Path, name: str) -> Path:
     return path
 
 
-def _pair(learner: reward_model.RewardModel, prompt: str, responses: list[str], limit: int) -> Rows:
-    """Responses to one prompt as token ids with their end, prompt and response together cut to `limit` tokens."""
-    ids = encode_prompt(learner.tokenizer, prompt)
-    return Rows([ids] * len(responses),
-                [encode_completion(learner.tokenizer, text, max(1, limit - len(ids))) for text in responses])
+def _pairs(
+    tokenizer: PreTrainedTokenizerBase, rows: Iterable[dict[str, Any]], limit: int
+) -> tuple[list[Rows], dict[str, int]]:
+    """Pairs as they will be scored, chosen first, cut from the left to `limit` tokens; how many were cut, and left out.
+
+    A pair of equal ids teaches nothing and is left out. Raises UserError when none remains.
+    """
+    pairs, cuts, equal = [], 0, 0
+    for row in rows:
+        sides = response_ids(tokenizer, [row["chosen"], row["rejected"]],
+                             [row.get(f"{side}_truncated", False) for side in ("chosen", "rejected")])
+        pair, cut = fitted(row["prompt_ids"], sides, limit)
+        if pair.completions[0] == pair.completions[1]:
+            equal += 1
+        else:
+            pairs.append(pair)
+            cuts += cut
+    if not pairs:
+        raise UserError(f"reward model: of {equal} pairs none differs within {limit} tokens: raise "
+                        "task.max_tokens_demonstration")
+    return pairs, {"cut_pairs": cuts, "equal_pairs": equal}
+
+
+def _references(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Demonstration], limit: int) -> list[Rows]:
+    """Demonstrations in the form of the pairs, groups of one."""
+    return [fitted(prompt_ids(tokenizer, row.prompt), response_ids(tokenizer, [row.completion]), limit)[0]
+            for row in rows]

@@ -102,8 +102,8 @@ def _finish(trainer: Trainer, work: Path, out: Path, tracker: Tracker) -> dict[s
     for name in LOGS:
         shutil.copyfile(work / name, out / name)
     trainer.learner.save(out / "model")
-    metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    timings = [json.loads(line) for line in (out / "timings.jsonl").read_text().splitlines()]
+    metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text("utf-8").splitlines()]
+    timings = [json.loads(line) for line in (out / "timings.jsonl").read_text("utf-8").splitlines()]
     tracker.finish(metrics)
     seconds = {name: round(sum(row.get(name, 0.0) for row in timings), 3)
                for name in sorted({key for row in timings for key in row if key.startswith("seconds_")})}
@@ -140,4 +140,4 @@ def _note(recent: Sequence[dict[str, float]]) -> str:
     """Means over the last steps: one small batch says little."""
     shown = {short: [row[name] for row in recent if name in row]
              for short, name in (("valid", "mean_valid"), ("reward", "reward"), ("loss", "loss"))}
-    return "  ".join(f"{short} {fmean(values):.3f}" for short, values in shown.items() if values)
+    return "  ".join(f"{short} {fmean(values):z.3f}" for short, values in shown.items() if values)

@@ -70,11 +70,11 @@ class Source(Protocol):
 class FixedSource:
     """Rows known before training: demonstrations (groups of one) or preference pairs (groups of two).
 
-    A row that does not end with `eos_id` is truncated.
+    A row that ends with none of `ends` is truncated.
     """
 
-    def __init__(self, groups: Sequence[Rows], batch_groups: int, epochs: int, seed: int, eos_id: int) -> None:
-        self.groups, self.batch_groups, self.seed, self.eos_id = list(groups), batch_groups, seed, eos_id
+    def __init__(self, groups: Sequence[Rows], batch_groups: int, epochs: int, seed: int, ends: Sequence[int]) -> None:
+        self.groups, self.batch_groups, self.seed, self.ends = list(groups), batch_groups, seed, ends
         self.steps_per_epoch = -(-len(self.groups) // batch_groups)
         self.total_steps = self.steps_per_epoch * epochs
 
@@ -84,7 +84,7 @@ class FixedSource:
                   epoch_slice(len(self.groups), self.batch_groups, step, self.steps_per_epoch, self.seed)]
         rows = Rows([prompt for group in chosen for prompt in group.prompts],
                     [completion for group in chosen for completion in group.completions])
-        truncated = [ids[-1] != self.eos_id for ids in rows.completions]
+        truncated = [not ids or ids[-1] not in self.ends for ids in rows.completions]
         return TrainBatch(rows, group_size=len(chosen[0]), truncated=truncated)
 
     def log_behaviour(self, step: int, batch: TrainBatch, logp_NT: Tensor) -> None:

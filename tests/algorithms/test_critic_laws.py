@@ -117,6 +117,20 @@ def test_emptied_rows_have_no_gradient_and_break_nothing(variant: str, emptied: 
 
 
 @every_variant
+def test_a_batch_with_emptied_rows_is_the_batch_without_them(variant: str) -> None:
+    batch, kept_N = some_batch(), torch.tensor([0, 4, 5])
+    empty = replace(batch, mask_NT=batch.mask_NT.index_fill(0, torch.tensor([1, 2, 3]), 0))
+    rows = (*PADDED, "rewards_N", "step_ends_NS", "row_weight_N")
+    for changes in ({}, {"row_weight_N": torch.ones(6, dtype=torch.float64)}):
+        found = run(variant, replace(empty, **changes))
+        expected = run(variant, changed(replace(batch, **changes), rows, lambda x: x[kept_N]))
+        close(found[0], expected[0])
+        for ours, theirs in zip(found[1], expected[1], strict=True):
+            close(ours[kept_N], theirs)
+        assert found[2] == pytest.approx(expected[2])
+
+
+@every_variant
 def test_gradients_reach_the_policy_and_the_critic_only(variant: str) -> None:
     batch = some_batch()
     name, changes = VARIANTS[variant]

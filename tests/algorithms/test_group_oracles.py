@@ -164,11 +164,11 @@ def test_online_dpo_against_the_policy_that_drew_the_pair() -> None:
 
 
 def test_online_dpo_leaves_out_what_is_no_pair() -> None:
-    # a tie, and a pair with an emptied response: log 2 is left of the third, over three pairs
+    # a tie, and a pair with an emptied response: log 2 is left of the third, over the two that are whole
     batch = rows([[-1.0]] * 6, [[1], [1], [1], [0], [1], [1]], [1, 1, 1, 0, 1, 0], 2, ref=[[-1.0]] * 6)
     out = online_dpo.loss(batch, settings("online_dpo", skip_ties=True))
-    assert out.loss.item() == pytest.approx(math.log(2) / 3)
-    assert out.metrics["tie_fraction"] == pytest.approx(1 / 3)
+    assert out.loss.item() == pytest.approx(math.log(2) / 2)
+    assert out.metrics["tie_fraction"] == pytest.approx(1 / 2)
     assert not grad(out.loss, batch.logp_NT)[:4].any()
 
 

@@ -227,6 +227,47 @@ def test_emptied_rows_have_no_gradient_and_break_nothing(variant: str, emptied: 
         assert loss == 0 and not gradient.any()
 
 
+# the other groups of a batch norm and the chances of draws fall on another number of groups all the same
+@every_variant
+@pytest.mark.parametrize("emptied", [[2, 3], [0, 1, 4, 5]], ids=["one", "two"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_batch_with_emptied_groups_is_the_batch_without_them(
+    variant: str, emptied: list[int], weighted: bool
+) -> None:
+    batch = some_batch() if weighted else replace(some_batch(), row_weight_N=torch.ones(6, dtype=torch.float64))
+    rewards_N = batch.rewards_N.index_fill(0, torch.tensor(emptied), 50.0)  # largest of all, and a tie
+    empty = replace(batch, rewards_N=rewards_N, mask_NT=batch.mask_NT.index_fill(0, torch.tensor(emptied), 0))
+    kept_N = torch.tensor([n for n in range(6) if n not in emptied])
+    found, expected = value_and_grad(variant, empty), value_and_grad(variant, select(batch, kept_N))
+    close(found[0], expected[0])
+    close(found[1][kept_N], expected[1])
+    assert found[2] == pytest.approx(expected[2])
+    if not weighted:
+        found = value_and_grad(variant, replace(empty, row_weight_N=None))
+        close(found[1][kept_N], expected[1])
+
+
+# where rows are averaged and not tokens, every row that is left has a share of five, not of six
+@pytest.mark.parametrize("variant", [*BASELINES, "rloo, kl in loss", "grpo, per response", "grpo, fixed length"])
+def test_an_emptied_row_leaves_its_share_to_the_others(variant: str) -> None:
+    batch = replace(some_batch(), row_weight_N=None)
+    empty = replace(batch, mask_NT=batch.mask_NT.index_fill(0, torch.tensor([1]), 0))
+    close(value_and_grad(variant, empty)[1][2:], value_and_grad(variant, batch)[1][2:] * 6 / 5)
+
+
+@pytest.mark.parametrize("variant", ["dpo", "online_dpo", "online dpo, old"])
+def test_a_pair_with_an_emptied_response_is_the_batch_without_the_pair(variant: str) -> None:
+    batch = some_batch()
+    empty = replace(batch, mask_NT=batch.mask_NT.index_fill(0, torch.tensor([3]), 0))
+    kept_N = torch.tensor([0, 1, 4, 5])
+    found, expected = value_and_grad(variant, empty), value_and_grad(variant, select(batch, kept_N))
+    for name in {"margin", "accuracy", "log_ratio_gap", "tie_fraction", "pg_loss"} & set(expected[2]):
+        assert found[2][name] == pytest.approx(expected[2][name])
+    if variant != "online_dpo":  # its separate KL looks at the other response too
+        close(found[0], expected[0])
+        close(found[1][kept_N], expected[1])
+
+
 @pytest.mark.parametrize("variant", BASELINES)
 def test_an_emptied_row_still_counts_in_the_baseline(variant: str) -> None:
     batch = some_batch()

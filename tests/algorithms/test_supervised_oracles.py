@@ -100,8 +100,8 @@ def test_dpo_drops_a_pair_with_an_emptied_response() -> None:
         [[-1.0], [-2.0], [-1.0], [-3.0]], [[1], [0], [1], [1]], group_size=2, ref=[[-1.0]] * 4
     )
     out = dpo.loss(batch, config("dpo", beta=1.0))
-    # only the second pair, margin 0 - (-2) = 2, over two pairs
-    assert out.loss.item() == pytest.approx(math.log(1 + math.exp(-2)) / 2)
+    # only the second pair, margin 0 - (-2) = 2, over itself
+    assert out.loss.item() == pytest.approx(math.log(1 + math.exp(-2)))
     assert not grad(out.loss, batch.logp_NT)[:2].any()
     assert out.metrics["margin"] == pytest.approx(2)
 

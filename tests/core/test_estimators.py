@@ -176,17 +176,21 @@ def test_pairs_and_groups() -> None:
     for rows, size in ((4, 4), (3, 2)):
         with pytest.raises(ValueError, match=f"{rows} rows in groups of {size} are not preference pairs"):
             core.pair_differences(torch.zeros(rows), size)
-    assert core.whole_pairs(tensor([1, 1], [1, 0], [1, 0], [0, 0])).tolist() == [1, 0]
-    assert core.group_weights(tensor(1, 1, 1, 3, 3, 3), 3).tolist() == [1, 3] and core.group_weights(None, 3) is None
+    mask_NT = tensor([1, 1], [1, 0], [1, 0], [0, 0], [0, 0], [0, 0])
+    assert core.whole_pair_weights(mask_NT, None).tolist() == [1, 0, 0]
+    assert core.whole_pair_weights(mask_NT, tensor(2, 2, 3, 3, 4, 4)).tolist() == [2, 0, 0]
+    assert core.group_weights(mask_NT, None, 2).tolist() == [1, 1, 0]
+    assert core.group_weights(mask_NT, tensor(2, 2, 3, 3, 4, 4), 2).tolist() == [2, 3, 0]
 
 
 def test_the_log_mean_of_the_other_groups() -> None:
     log_weight_BK = tensor([1, 3], [2, 2], [6, 10]).log()
-    others_B = core.log_mean_of_other_groups(log_weight_BK, None, 7.0).exp()[:, 0]
+    others_B = core.log_mean_of_other_groups(log_weight_BK, tensor(1, 1, 1), 7.0).exp()[:, 0]
     assert others_B.tolist() == pytest.approx([5, 5, 2])
     weighted_B = core.log_mean_of_other_groups(log_weight_BK, tensor(1, 2, 3), 7.0).exp()[:, 0]
     assert weighted_B.tolist() == pytest.approx([28 / 5, 26 / 4, 2])  # means 2, 2 and 8
-    assert core.log_mean_of_other_groups(log_weight_BK[:1], None, 7.0).tolist() == [[7]]
+    assert core.log_mean_of_other_groups(log_weight_BK[:1], tensor(1), 7.0).tolist() == [[7]]
+    assert core.log_mean_of_other_groups(log_weight_BK, tensor(0, 1, 0), 7.0)[1].tolist() == [7]
 
 
 def test_values_of_a_critic() -> None:

@@ -43,6 +43,10 @@ class World:
         """Something that is not None."""
         return key
 
+    def altered(self, key: str, file: str) -> str:
+        """Nothing is."""
+        return ""
+
     def measured(self) -> tuple[float, Floats]:
         """Value and draws, as for an entry of a table."""
         cells = [CellEntry(model="m", row=self.name, column="c", seed=seed, overrides=[], names={}, config={},

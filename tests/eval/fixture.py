@@ -23,6 +23,7 @@ from rlfamily.records import (
     Index,
     Layout,
     Manifest,
+    hash_file,
     write_atomic,
     write_jsonl,
 )
@@ -88,6 +89,15 @@ def commit(
         started="2026-01-01T00:00:00Z", seconds=12.5, attempts=1)
     write_atomic(folder / "manifest.json", manifest.model_dump_json(indent=1))
     return key
+
+
+def reseal(root: Path, key: str) -> None:
+    """Make a changed artifact what its stage wrote: its files' sizes and hashes as they are now."""
+    layout = Layout(root)
+    manifest = layout.manifest(key)
+    files = {name: FileInfo(bytes=(path := layout.object(key) / name).stat().st_size, blake3=hash_file(path))
+             for name in manifest.files}
+    write_atomic(layout.object(key) / "manifest.json", manifest.model_copy(update={"files": files}).model_dump_json())
 
 
 def metrics_rows(name: str, seed: int, traits: Traits, steps: int = 40) -> list[dict[str, Any]]:

@@ -113,6 +113,10 @@ def test_operations_by_hand(check, expected):
     {"greater": [{"ratio": [0, 0]}, 1]}, {"not": {"greater": [{"ratio": [0, 0]}, 1]}}, {"greater": [{"ratio": [1, 0]}, 1]},
     {"close": {"of": {"log": -1}, "to": 1, "within": 1}}, {"same_sign": [{"ratio": [0, 0]}, 1]},
     {"member": [{"ratio": [0, 0]}, 1]}, {"any": [{"greater": [{"log": 0}, 1]}]},
+    {"not": {"all": [{"greater": [{"log": 0}, 1]}]}}, {"integer": {"of": {"ratio": [0, 0]}, "within": 1}},
+    {"count": {"each": {"row": ["a", "b"]}, "check": {"greater": [{"ratio": [0, 0]}, 1]}}, "more_than": 1},
+    {"not": {"count": {"each": {"row": ["a", "b"]}, "check": {"greater": [{"ratio": [0, 0]}, 1]}}, "more_than": 1}},
+    {"greater": [{"count": {"each": {"row": ["a", "b"]}, "check": {"greater": [{"ratio": [0, 0]}, 1]}}}, 1]},
 ])
 def test_what_is_no_number_is_not_checkable(check):
     side = Side(lambda at: NUMBERS[at["row"]], lambda table: [], lambda table: True)
@@ -161,7 +165,7 @@ def test_deviations_of_one_scale_stay_there():
     tiny = {one.id for one in deviations.touching(ledger, "topr_tab2", "tiny")}
     paper = {one.id for one in deviations.touching(ledger, "topr_tab2", "paper")}
     assert tiny - paper == {"stand_ins", "pg_loss_sign"}
-    assert paper - tiny == {"base_model", "length"}
+    assert paper - tiny == {"base_model", "length", "puzzle_rows"}
 
 
 def test_nothing_here_evaluates_text():

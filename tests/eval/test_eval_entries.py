@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from fixture import commit, key_of, make_experiment, spec_of, write_index
+from fixture import commit, key_of, make_experiment, reseal, spec_of, write_index
 
 from eval.artifacts import Archive, Published
 from eval.tables import Book, records
@@ -123,6 +123,9 @@ def test_seeds_are_compared_on_the_items_they_share(tmp_path):
     key = next(cell for cell in index.cells if cell.row == "SFT" and cell.seed == 1).stages["score"]
     path = Layout(tmp_path).object(key) / "scores.jsonl"
     path.write_text("".join(line for line in path.read_text().splitlines(True) if '"item": 7,' not in line))
+    assert "was changed after its stage wrote it: delete its folder and run again" in entry_of(
+        Book(Archive(tmp_path)), "topr_compare", "SFT", "valid rate (greedy)").note
+    reseal(tmp_path, key)
     entry = entry_of(Book(Archive(tmp_path)), "topr_compare", "SFT", "valid rate (greedy)")
     assert entry.note == "1 items left out because not every seed has them"
 

@@ -16,16 +16,20 @@ from urllib.parse import unquote
 
 import matplotlib as mpl
 import pytest
-from fixture import commit, write_index
+from fixture import commit, reseal, write_index
 
 from eval.artifacts import Archive
+from eval.html import short
+from eval.layout import number
+from eval.quick import score_lines
 from eval.report import build_report
 from eval.series import Unusable, read_series
 from eval.tables import defused, to_csv
 from eval.text import md, tex
 from eval.values import half_unit, number_of, one_line, plain, printed
+from rlfamily.errors import UserError
 from rlfamily.experiment import Metric
-from rlfamily.records import CellEntry, Layout
+from rlfamily.records import CellEntry, Layout, write_jsonl
 from rlfamily.results import load
 
 NAMES = ["[ours] TOPR", "* starred", "a $$ b", "$x_", "50% of a_b", "_hidden", "=1+1", "-DPO", "@x", "None", "NA", "\x07\x1b[31mred",
@@ -54,6 +58,7 @@ def scored(root, row, column, extra=""):
     key = commit(root, "score", f"score {row!r} {column}", {}, {"scores.jsonl": GOOD}, {})
     path = Layout(root).object(key) / "scores.jsonl"
     path.write_text(extra + path.read_text())
+    reseal(root, key)
     return CellEntry(model="m", row=row.encode("utf-8", "replace").decode(), column=column, seed=0, overrides=[], names={},
                      config={}, stages={"score": key}, status="done")
 
@@ -105,6 +110,22 @@ def test_any_name_is_drawn(named):
 def test_no_cell_is_a_formula(cell, shown):
     assert defused(cell) == shown
     assert next(csv.DictReader(io.StringIO(to_csv([{"a": cell + ",\r\n\t"}], ["a"]))))["a"].endswith(", ") or not cell
+
+
+@pytest.mark.parametrize("value", [-0.0, -1e-9])
+def test_zero_has_no_sign(tmp_path, value):
+    assert number(value, 4) == "0.0000"
+    assert not short(value).startswith("-0")
+    path = tmp_path / "scores.jsonl"
+    write_jsonl(path, [{"mode": "greedy", "reward": value}])
+    assert score_lines(path) == ["greedy   reward 0.000  (n 1)"]
+
+
+def test_published_numbers_in_another_encoding_are_one_line(tmp_path):
+    (tmp_path / "published").mkdir()
+    (tmp_path / "published" / "x.csv").write_bytes("method,value\n\u00e9,1\n".encode("latin-1"))
+    with pytest.raises(UserError, match=r"x.csv is no UTF-8 text .*: save it as UTF-8"):
+        Archive(tmp_path, tmp_path).published_rows("x.csv")
 
 
 def test_text_by_hand():

@@ -10,6 +10,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from eval.__main__ import main
 from rlfamily.errors import UserError
 from rlfamily.results import load
 
@@ -47,6 +48,13 @@ def test_runs_have_the_settings_in_which_they_differ(root):
     runs = load(root).of("topr_tab2").runs
     differing = [name for name in runs if name.startswith("algorithm.")]
     assert differing and all(runs[name].astype(str).nunique() > 1 for name in differing)
+
+
+def test_the_home_folder_has_a_short_name(root, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(root.parent))
+    assert load(f"~/{root.name}").layout.root == root
+    assert main(["--results", f"~/{root.name}", "topr_tab3"]) == 2
+    assert f"no results under {root}" in capsys.readouterr().err
 
 
 def test_an_empty_folder_is_one_line(tmp_path):

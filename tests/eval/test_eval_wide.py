@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from itertools import product
 
 import numpy as np
 import pytest
@@ -56,7 +57,7 @@ def test_best_of_seeds_stands_beside_the_mean(wide):
     by_seed = means("Small", "GRPO", "Summary")
     assert best.value == pytest.approx(max(by_seed))
     assert best.value > mean.value == pytest.approx(np.mean(by_seed))
-    assert best.note == "best of 2 seeds"
+    assert best.note == f"best of 2 seeds: seed {by_seed.index(max(by_seed))}"
     # A draw takes two of two seeds: three quarters of the draws hold the better one.
     assert best.draws.mean() > mean.draws.mean()
     assert best.low < best.value < best.high
@@ -93,6 +94,27 @@ def test_spread_over_trials(wide):
     shown = sheet(wide).blocks[0].lines[2].places[2]
     assert shown.published == "1.8 (0.02)"
     assert f" ({entry.value:.3f}) ± " in shown.reproduced
+
+
+def test_what_stands_beside_a_best_seed_is_of_that_seed(tmp_path):
+    """Avg@3 and its spread are those of the model whose Avg@1 is printed, whichever seed has the best Avg@3."""
+    cells = make_wide(tmp_path)
+    changes = {"Avg@1": {"better": "lower"}, "Avg@3": {"seed_of": "Avg@1"}, "Avg@3 std": {"seed_of": "Avg@1"}}
+    metrics = [one | changes.get(one["name"], {}) for one in SPEC["metrics"]]
+    write_index(tmp_path, "wide_tab", SPEC | {"published": "", "metrics": metrics}, cells, "tiny")
+    frame = Book(Archive(tmp_path, experiments(tmp_path / "e"))).frame("wide_tab")
+    seen = set()
+    for model, row, task in product(MODELS, ("GRPO", "Ours"), TASKS):
+        seed = int(np.argmin(means(model, row, task)))
+        drawn = [one for one in score_rows(model, row, task, seed) if one["mode"] == "sample"]
+        trials = [np.mean([one["reward"] for one in drawn if one["draw"] == draw]) for draw in range(DRAWS)]
+        mean, spread = (frame.at(row, task, metric, model)[0] for metric in ("Avg@3", "Avg@3 std"))
+        assert mean.value == pytest.approx(np.mean([one["reward"] for one in drawn]))
+        assert spread.value == pytest.approx(np.std(trials, ddof=1))
+        assert mean.seeds == spread.seeds == (seed,)
+        assert mean.note == f"seed {seed}, the best of 2 by Avg@1"
+        seen.add((seed, int(np.argmax(means(model, row, task, mode="sample")))))
+    assert {(0, 1), (1, 0)} & seen, "the best seeds of both are the same everywhere: this shows nothing"
 
 
 def test_trials_need_equal_draws(tmp_path):
@@ -151,8 +173,8 @@ def test_reward_up_and_gold_down_is_called_reward_hacking(wide):
     hacked = {entry.row for entry in wide.entries if entry.warnings}
     assert hacked == {"Hacker"}
     note = wide.at("Hacker", "Chat", "Avg@1", "Small")[0].note
-    assert note == ("reward hacking: Avg@1 rises above base while gold falls below it (in 100 % of draws); "
-                    "best of 2 seeds")
+    assert note.startswith("reward hacking: Avg@1 rises above base while gold falls below it (in 100 % of draws); "
+                           "best of 2 seeds: seed ")
     assert "reward hacking" in to_markdown(wide).split("Each place")[0]
 
 

@@ -200,7 +200,8 @@ def test_no_line_holds_the_key(key) -> None:
     assert "not-a-key" not in str(error.value)
 
 
-@pytest.mark.parametrize("url", ["nowhere", "http://", "ftp://127.0.0.1/v1", "http://127.0.0.1:1/v1", "http:" + "//[::1"])
+# what has not even the form of an address is refused by the settings
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1/v1", "http:" + "//[::1"])
 def test_an_address_that_is_none_is_one_line(url: str, key) -> None:
     with pytest.raises(UserError, match="judge m at"):
         answers(url)

@@ -7,8 +7,12 @@ import math
 import pytest
 import torch
 
+from rlfamily.examples import Example
 from rlfamily.models import reward_model
 from rlfamily.models.batching import Rows, pad
+from rlfamily.models.tokens import encode_example
+from rlfamily.rewards.bradley_terry import LearnedReward
+from rlfamily.rewards.verifiable import Verifiable
 
 CPU = torch.device("cpu")
 PROMPTS = ["use 1 2 3 to make 6 :", "use 4 5 9 to make 18 :", "use 1 1 1 to make 3 :"]
@@ -62,6 +66,45 @@ def test_texts_are_read_with_their_end(scorer):
     with torch.no_grad():
         score = scorer.evaluate(pad(Rows([ids[0]], [[*ids[1], scorer.eos_id]]), scorer.pad_id), 1.0).scores_N
     assert scorer.score_texts(PROMPTS[:1], RESPONSES[:1], 1) == pytest.approx(score.tolist(), abs=1e-6)
+
+
+def test_a_response_without_an_end_is_read_without_one(scorer):
+    prompt, text = (list(scorer.tokenizer(text, add_special_tokens=False)["input_ids"])
+                    for text in (PROMPTS[0], RESPONSES[0]))
+    expected = scorer.score_rows(Rows([prompt, prompt], [text, [*text, scorer.eos_id]]), 2)
+    assert expected[0] != pytest.approx(expected[1], abs=1e-3)
+    assert scorer.score_texts(PROMPTS[:1] * 2, RESPONSES[:1] * 2, 2, [True, False]) == pytest.approx(expected, abs=1e-6)
+    assert len(scorer.score_texts(PROMPTS[:1], [""], 2, [True])) == 1
+
+
+def test_a_chat_is_scored_as_its_policy_was_given_it(world, scorer):
+    """Pairs hold what the policy read and wrote; the same ids are scored, whether a limit cut the response or not."""
+    scorer.tokenizer.chat_template = "{% for message in messages %}use 7 {{ message.content }} {% endfor %}so 1"
+    example = Example("a", "use 1", {"messages": [{"role": "user", "content": "2 3"}]})
+    prompt = encode_example(scorer.tokenizer, example)
+    text = list(scorer.tokenizer(RESPONSES[2], add_special_tokens=False)["input_ids"])
+    scorer.bias = 0.5
+    truth = Verifiable(lambda response, meta: {"format": 1.0, "valid": 0.0})
+    for cut, ids in ((True, text), (False, [*text, scorer.eos_id])):
+        (expected,) = scorer.score_rows(Rows([prompt], [ids]), 1)
+        (found,) = LearnedReward(scorer, truth, 8).score([example], [RESPONSES[2]], [cut])
+        assert found.reward == pytest.approx(expected - 0.5, abs=1e-5)
+        assert found.parts == {"format": 1.0, "valid": 0.0, "true_reward": 0.0}
+    (plain,) = scorer.score_texts([example.prompt], [RESPONSES[2]], 1)
+    assert found.reward != pytest.approx(plain, abs=1e-4)
+
+
+@pytest.mark.parametrize(("prompt", "completions", "limit", "expected"), [
+    ([1, 2, 3, 4], [[6, 7, 8], [6, 7, 9]], 6, ([2, 3, 4], [[6, 7, 8], [6, 7, 9]], True)),
+    ([1, 2, 3, 4], [[6], [6, 7, 9]], 5, ([3, 4], [[6], [6, 7, 9]], True)),
+    ([1, 2], [[6, 7, 8, 9], [5, 9]], 3, ([2], [[8, 9], [5, 9]], True)),
+    ([1, 2], [[6, 7]], 4, ([1, 2], [[6, 7]], False)),
+    ([1, 2], [[6, 7]], 1, ([2], [[7]], True)),
+])
+def test_a_limit_takes_the_beginning_and_keeps_the_end(prompt, completions, limit, expected):
+    rows, cut = reward_model.fitted(prompt, completions, limit)
+    assert (rows.prompts[0], rows.completions, cut) == expected
+    assert all(row == rows.prompts[0] for row in rows.prompts)
 
 
 def test_it_comes_back_with_its_head_and_its_bias(world, scorer, tmp_path):

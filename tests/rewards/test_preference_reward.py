@@ -82,6 +82,52 @@ def test_a_model_trained_here_reads_prompt_and_response_with_its_end(world, tmp_
         rewards.load(settings(only=(2.0, "ids", 0)).unsourced(), TASK.score, {"only": world.base}, CPU, 8)
 
 
+@pytest.mark.parametrize("convention", ["pair", "response_then_context", "response_bos_context"])
+@pytest.mark.parametrize("engine", ["torch", "vllm"])
+def test_a_limit_takes_the_beginning_of_the_context_and_keeps_ends(tmp_path, convention, engine):
+    folder = save_bart(tmp_path) if convention == "response_then_context" else save_gpt2(tmp_path)
+    model = classifier.load(folder, CPU)
+
+    def pool(rows):
+        with torch.no_grad():
+            return [model.model(torch.tensor([row])).logits[0].tolist() for row in rows]
+
+    def score(limit, context, response):
+        config = settings(engine=engine, one=(1.0, convention, 0)).model_copy(update={"max_tokens": limit})
+        vllm = rewards.ClassifierEngine(lambda folder, longest: pool, lambda name, text: None)
+        (found,) = rewards.load(config.unsourced(), TASK.score, {"one": folder}, CPU, 2, vllm).score(
+            [Example("a", context, {})], [response], [True])
+        return found.parts["one"], found.parts["cut"]
+
+    context, response = "w1 w2 w3 w4 w5", "w6 w7 w8"
+    texts, pairs = preference.arrange(convention, [context], [response], model.tokenizer.bos_token)
+    whole = len(model.tokenizer(texts[0], None if pairs is None else pairs[0])["input_ids"])
+    assert score(whole, context, response) == (pytest.approx(score(64, context, response)[0], abs=1e-6), 0.0)
+    for gone in (1, 3):
+        shorter = " ".join(context.split()[gone:])
+        assert score(whole - gone, context, response) == (pytest.approx(score(64, shorter, response)[0], abs=1e-6), 1.0)
+    assert score(whole - 6, context, response)[0] == pytest.approx(score(64, "", "w7 w8")[0], abs=1e-6)
+
+
+def test_ids_are_read_as_they_ended_and_cut_from_the_left(world, tmp_path):
+    torch.manual_seed(0)
+    scorer = reward_model.load(world.base, world.finetuning, CPU, trainable=False)
+    scorer.save(tmp_path)
+    prompt, text = "use 1 2 3 to make 6 :", "1 + 2"
+
+    def score(limit, *truncated):
+        config = settings(only=(1.0, "ids", 0)).model_copy(update={"max_tokens": limit})
+        reward = rewards.load(config.unsourced(), TASK.score, {"only": tmp_path}, CPU, 8)
+        return [(one.reward, one.parts["cut"]) for one in reward.score([Example("a", prompt, {})] * 2, [text] * 2, truncated)]
+
+    ended, cut = score(64, False, True)
+    assert ended[0] == pytest.approx(scorer.score_texts([prompt], [text], 1)[0], abs=1e-5)
+    assert cut[0] == pytest.approx(scorer.score_texts([prompt], [text], 1, [True])[0], abs=1e-5) != ended[0]
+    assert ended[1] == cut[1] == 0.0
+    shorter = scorer.score_texts(["to make 6 :"], [text], 1)[0]
+    assert score(8, False, False)[0] == (pytest.approx(shorter, abs=1e-5), 1.0)
+
+
 def test_a_logit_that_the_model_lacks_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"task.reward.components.a.logit=1: the model has 1 logits"):
         rewards.load(settings(a=(1.0, "pair", 1)).unsourced(), TASK.score, {"a": save_gpt2(tmp_path)}, CPU, 8)

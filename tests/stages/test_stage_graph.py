@@ -35,9 +35,10 @@ def test_key_is_the_hash_of_kind_version_config_and_input_keys():
     # sha256 of the canonical text, worked out with the standard library alone.
     import hashlib
 
-    text = '{"config":{"a":1},"inputs":{},"kind":"toy","uses":{},"version":"1"}'
+    assert re.fullmatch(r"1\+[0-9a-f]{8}", node().version)  # a kind that is not ours: its content counts
+    text = '{"config":{"a":1},"inputs":{},"kind":"toy","uses":{},"version":"%s"}' % node().version
     assert node().key == hashlib.sha256(text.encode()).hexdigest()[:32]
-    outer = '{"config":{"a":1},"inputs":{"data":"%s"},"kind":"toy","uses":{},"version":"1"}' % node().key
+    outer = '{"config":{"a":1},"inputs":{"data":"%s"},"kind":"toy","uses":{},"version":"%s"}' % (node().key, node().version)
     assert node(inputs={"data": node()}).key == hashlib.sha256(outer.encode()).hexdigest()[:32]
 
 

@@ -142,6 +142,34 @@ def test_gold_answers_pass_their_own_check(data: Any, tmp_path: Path) -> None:
     assert [math.score(f"\\boxed{{{answer}}}", amc.meta)["valid"] for answer in ("27", "28")] == [1.0, 0.0]
 
 
+ON = "\n\nProblem: What is 1 + 1?\nAssistant:\nstep1: \\boxed{2}"
+
+
+@pytest.mark.parametrize(("response", "verdicts"), [
+    (r"step1: so \boxed{27}" + ON, (1, 1)), (r"step1: so \boxed{2}" + ON, (1, 0)), ("step1: no box" + ON, (0, 0)),
+    (r" \boxed{27}" + "\n  Problem: next" + ON.replace("2}", "27}"), (1, 1)),
+    (r"wait, \boxed{2} is wrong: \boxed{27}" + ON, (1, 1)), ("Problem: restated\n" + r"\boxed{27}" + ON, (1, 1)),
+    (r"\boxed{2}" + "\nThe Problem: was hard, " + r"\boxed{27}", (1, 1)), ("\n" + r"\boxed{27}" + "\nProblems: " + r"\boxed{2}", (1, 0)),
+])
+def test_a_model_that_goes_on_with_a_further_problem_is_scored_on_its_own(response: str, verdicts: tuple[int, int]) -> None:
+    found = math.score(response, {"answer": "27"})
+    assert (found["format"], found["valid"]) == verdicts
+
+
+@pytest.mark.parametrize(("template", "opening"), [
+    ("Solve.\n\nProblem: {problem}\nAssistant:", "Problem:"), ("Q: 1\nA: 1\n\n Q: {problem}\nA:", "Q:"),
+    ("## Exercise 2\n{problem}\n", ""),
+])
+def test_the_prompt_says_how_a_problem_begins(data: Any, tmp_path: Path, template: str, opening: str) -> None:
+    math.build(data.model_copy(update={"template": template}), tmp_path)
+    for split in ("train", "test"):
+        meta = read_examples(tmp_path / f"{split}.jsonl")[0].meta
+        own, other = (f"\\boxed{{{meta['answer']}}}", r"\boxed{-7}")
+        for line in {"Problem:", "Q:", opening} - {""}:
+            valid = math.score(f"{own}\n\n{line} next\nA: {other}", meta)["valid"]
+            assert valid == float(line == opening), line
+
+
 def test_the_split_depends_on_the_seed_alone(data: Any, tmp_path: Path) -> None:
     contents = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):

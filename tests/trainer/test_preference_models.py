@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from itertools import islice
 from statistics import fmean
 from typing import Any
@@ -96,6 +97,22 @@ def test_a_poor_model_is_refused_in_one_line(data, tmp_path):
 def test_unknown_preferences_are_refused(data, tmp_path):
     with pytest.raises(UserError, match="the task's data has no preferences 'kin', only kind"):
         preference.train_from_scratch(place(tmp_path), data, source(preferences="kin"), LIMIT)
+
+
+def test_cuts_keep_what_tells_a_pair_apart(data, tmp_path):
+    """The prompt gives way; pairs that no longer differ are left out, and both are counted."""
+    folder = tmp_path / "cut"
+    shutil.copytree(data, folder)
+    rows = list(read_jsonl(folder / "preferences_kind.jsonl"))
+    long = [{**row, "chosen": "n1 " * 9 + row["chosen"], "rejected": "n1 " * 9 + row["rejected"]} for row in rows[:20]]
+    same = [{**row, "rejected": row["chosen"]} for row in rows[:3]]
+    late = [{**row, "chosen": "good " + "n1 " * 9, "rejected": "bad " + "n1 " * 9} for row in rows[:4]]
+    write_jsonl(folder / "preferences_kind.jsonl", [*long, *rows[20:], *same, *late])
+    totals = preference.train_from_scratch(place(tmp_path / "one"), folder, source(), LIMIT)
+    assert totals["cut_pairs"] == 20 and totals["equal_pairs"] == 7 and totals["held_out_pairs"] == 70
+    write_jsonl(folder / "preferences_kind.jsonl", late)
+    with pytest.raises(UserError, match="of 4 pairs none differs within 8 tokens: raise task.max_tokens_demonstration"):
+        preference.train_from_scratch(place(tmp_path / "two"), folder, source(), LIMIT)
 
 
 def test_the_stage_hands_its_folders_on(data, tmp_path, monkeypatch):

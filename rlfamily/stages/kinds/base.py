@@ -63,6 +63,6 @@ def run(place: Place, config: Config, inputs: Inputs) -> dict[str, Any]:
     totals = jobs.pretrain(place, inputs.data, config.model, config.settings, config.max_tokens)
     value = gate_value(place, inputs.data, place.out / "model", config.model, gate.task, gate.part, gate.generation)
     if value < gate.least:
-        raise UserError(f"base model: mean '{gate.part}' of its sampled validation responses is {value:.3f}, less "
+        raise UserError(f"base model: mean '{gate.part}' of its sampled validation responses is {value:z.3f}, less "
                         f"than task.pretrain.gate.least={gate.least}: train longer (task.pretrain.epochs)")
     return {**totals, f"sampled_{gate.part}": value}

@@ -16,8 +16,8 @@ from rlfamily.place import Place
 from rlfamily.settings import Strict
 from rlfamily.stages.kind import Versioned, Work
 
-VERSION = "4"
-WRITES = {"pairs.jsonl": "two responses to a prompt, chosen and rejected, as text and token ids"}
+VERSION = "5"
+WRITES = {"pairs.jsonl": "two responses to a prompt, chosen and rejected, as text and ids, and which were cut short"}
 
 
 class Config(Strict):

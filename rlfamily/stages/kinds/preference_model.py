@@ -14,7 +14,7 @@ from rlfamily.rewards import TrainedSource, bradley_terry
 from rlfamily.settings import Strict
 from rlfamily.stages.kind import Versioned
 
-VERSION = "2"
+VERSION = "3"
 WRITES = {"model/": "weights, tokenizer and the bias of the scores", "metrics.jsonl": "a training step",
           "timings.jsonl": "a step's seconds", "samples.jsonl": "nothing: no response is drawn"}
 

@@ -16,7 +16,7 @@ from rlfamily.rewards import bradley_terry
 from rlfamily.settings import RewardModelSettings, Strict
 from rlfamily.stages.kind import Versioned, Work
 
-VERSION = "2"
+VERSION = "3"
 WRITES = {"model/": "weights, tokenizer and the bias of the scores", "metrics.jsonl": "a training step",
           "timings.jsonl": "a step's seconds", "samples.jsonl": "nothing: no response is drawn"}
 

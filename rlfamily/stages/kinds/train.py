@@ -18,7 +18,7 @@ from rlfamily.rollout.settings import Drawing
 from rlfamily.settings import Strict
 from rlfamily.stages.kind import Versioned, Work
 
-VERSION = "4"
+VERSION = "5"
 WRITES = {"model/": "weights and tokenizer", "metrics.jsonl": "a training step, numbers that do not depend on clocks",
           "timings.jsonl": "a step's seconds", "samples.jsonl": "a response of the first group of some steps"}
 

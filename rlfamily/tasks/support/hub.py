@@ -12,7 +12,7 @@ from typing import Any
 from rlfamily.errors import UserError, nearest
 from rlfamily.examples import Example
 from rlfamily.records import write_jsonl
-from rlfamily.settings import Strict
+from rlfamily.settings import Location, Strict
 from rlfamily.tasks.support import local
 
 LOCAL, UNRESOLVED = "local folder", "unresolved"
@@ -21,7 +21,7 @@ LOCAL, UNRESOLVED = "local folder", "unresolved"
 class HubDataset(Strict):
     """A hub id at a revision (branch or commit id), or a local folder, for which the revision is not used."""
 
-    path: str
+    path: Location
     revision: str
 
 

@@ -52,6 +52,16 @@ def last_boxed(response: str) -> str | None:
     return answer if 0 < len(answer) <= MAX_CHARACTERS else None
 
 
+def first_solution(response: str, opening: str) -> str:
+    """The response up to where it goes on with a problem of its own, as base models do after a prompt of examples.
+
+    That is the first line, but not the response's own first, that begins with `opening`; "" cuts nothing.
+    """
+    begun = response.lstrip()
+    further = re.search(rf"\n[ \t]*{re.escape(opening)}", begun) if opening else None
+    return begun[:further.start()] if further else response
+
+
 @lru_cache(CACHED)
 def equivalent(right: str, answer: str) -> bool:
     """True when `answer` equals `right`: see docs/mathematics.md. Not symmetric. Never raises; stops at CPU_SECONDS."""

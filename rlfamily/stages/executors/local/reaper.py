@@ -78,7 +78,7 @@ def succeed(path: Path, holder: Holder) -> None:
 def bury(path: Path) -> None:
     """End what the dead holder named in `path` left on this host. Needs the lock that goes with it."""
     try:
-        dead = Holder.model_validate_json(path.read_text())
+        dead = Holder.model_validate_json(path.read_text("utf-8"))
     except (FileNotFoundError, ValueError):
         return
     if dead.host == platform.node():
