@@ -1,7 +1,8 @@
 """What a stage may ask of GPUs: memory in GiB a GPU, and GPU-hours. Arithmetic on settings: nothing is run or measured.
 
-Upper bounds on tokens: every response is taken to be as long as its limit, which prompt and response share. What GPUs
-reach is assumed (conf/hardware, `gpu`). Loading, rewards' own time, judges and log-probs are left out.
+Upper bounds on tokens: every response is taken to be as long as its limit, and prompts take all that the limit of both
+leaves beside it; without a limit of its own a response takes that of both. What GPUs reach is assumed (conf/hardware,
+`gpu`). Loading, rewards' own time, judges and log-probs are left out.
 Suffixes of names: N parameters of the model, A parameters of its adapters.
 """
 
@@ -99,7 +100,7 @@ def training_memory(
     policy = FP32 * (copies * size.parameters + adapters) / shards
     if not work.trained:  # vLLM draws from weights of its own
         return FP32 * (work.rewards + (0 if work.engine == "vllm" else size.parameters)) / GIB, 0.0, 0.0
-    tokens = min(work.limit * math.ceil(work.batch / work.processes), max(work.limit, hardware.micro_tokens))
+    tokens = min(work.tokens * math.ceil(work.batch / work.processes), max(work.limit, hardware.micro_tokens))
     half = tuning.dtype == "bf16"
     kept = tokens * size.layers * size.hidden_size * KEPT * (1 if half else 2)
     copied = BF16 * size.parameters if half else 0
@@ -131,27 +132,30 @@ def engine_memory(size: ModelSize, work: Work, hardware: StageHardware) -> tuple
 
 def training_seconds(size: ModelSize, work: Work, gpu: Gpu) -> float:
     """2 FLOP x N x tokens x passes, at the assumed share of the peak of each GPU."""
-    flop = 2 * size.parameters * work.trained * work.limit * work.passes
+    flop = 2 * size.parameters * work.trained * work.tokens * work.passes
     return flop / (work.processes * gpu.tflops * 1e12 * gpu.utilization)
 
 
 def drawing_seconds(
     size: ModelSize, work: Work, gpu: Gpu, rows: int, engines: int, gpus_each: int
 ) -> float:
-    """`limit` decoding steps for each `rows` of an engine's share of a batch.
+    """A decoding step for each token of a response and `rows` of an engine's share of a batch; prompts are read before.
 
-    A step reads the weights once (2N in vLLM; 4N, fp32, in torch) and half a full KV cache a row, and computes 2 FLOP a
-    parameter and row; the slower of the two counts. `gpus_each` GPUs share an engine.
+    A step reads the weights once (2N in vLLM; 4N, fp32, in torch) and the KV cache of a row with half its response, and
+    computes 2 FLOP a parameter and row; the slower of the two counts. Prompts cost 2 FLOP a parameter and token.
+    `gpus_each` GPUs share an engine.
     """
     if not work.drawn:
         return 0.0
     share = math.ceil(work.batch / engines)
     rounds = work.drawn / work.batch * math.ceil(share / rows)
     rows = min(rows, share)
-    read = (FP32 if work.engine == "torch" else BF16) * size.parameters + rows * work.limit / 2 * kv_bytes(size)
-    reading = read / (gpus_each * gpu.bandwidth_gib_s * GIB)
-    computing = 2 * size.parameters * rows / (gpus_each * gpu.tflops * 1e12 * gpu.utilization)
-    return rounds * work.limit * max(reading, computing)
+    weights = (FP32 if work.engine == "torch" else BF16) * size.parameters
+    cached = rows * (work.limit - work.response / 2) * kv_bytes(size)
+    reading = (weights + cached) / (gpus_each * gpu.bandwidth_gib_s * GIB)
+    computing = 2 * size.parameters / (gpus_each * gpu.tflops * 1e12 * gpu.utilization)  # a token
+    prompts = work.drawn / work.group / engines * (work.limit - work.response)
+    return prompts * computing + rounds * work.response * max(reading, rows * computing)
 
 
 def estimate(node: Node, size: ModelSize) -> Estimate | None:

@@ -183,7 +183,7 @@ class Planner:
         self, name: str, settings: AlgorithmSettings, inputs: Sources, label: str
     ) -> Node:
         task, source = self.config.task, algorithms.get(name).SOURCE
-        whole = Limits(max_tokens=task.max_tokens_demonstration, min_new_tokens=0)
+        whole = Limits(max_tokens=task.max_tokens_demonstration, max_new_tokens=None, min_new_tokens=0)
         limits = whole if source == "demonstrations" else task.rollout
         rollout = Drawing(engine=self.config.rollout.engine, importance_cap=self.config.rollout.importance_cap)
         config = train.Config(

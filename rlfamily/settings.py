@@ -61,10 +61,18 @@ class RewardModelSettings(PairTraining):
 
 
 class Limits(Strict):
-    """What bounds a response: tokens of prompt and response together, and the fewest of the response before its end."""
+    """What bounds a response: tokens of prompt and response together, the most of the response alone (null: what the
+    prompt leaves), and the fewest of it before its end.
+    """
 
     max_tokens: int = Field(gt=0)
+    max_new_tokens: int | None = Field(gt=0)
     min_new_tokens: int = Field(ge=0)
+
+    @property
+    def longest(self) -> int:
+        """The most tokens that a response can have."""
+        return self.max_new_tokens or self.max_tokens
 
 
 class Distribution(Strict):

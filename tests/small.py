@@ -34,7 +34,7 @@ class World:
         from rlfamily.settings import Limits
 
         task = self.config.task.model_copy(update=changes)
-        whole = Limits(max_tokens=task.max_tokens_demonstration, min_new_tokens=0)
+        whole = Limits(max_tokens=task.max_tokens_demonstration, max_new_tokens=None, min_new_tokens=0)
         return task.lesson(prompts, whole if demonstrations else task.rollout, rewarded=True)
 
     def policy(self, trainable: bool = False, **changes: Any) -> Any:

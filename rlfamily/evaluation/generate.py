@@ -52,8 +52,9 @@ def write_responses(
 
 def params_of(settings: Generation, mode: str) -> SamplingParams:
     """How held-out responses are drawn; `mode` is sample or greedy."""
-    return SamplingParams(mode == "greedy", settings.distribution.temperature, settings.limits.max_tokens,
-                          settings.limits.min_new_tokens, settings.distribution.top_k, settings.distribution.top_p)
+    limits, distribution = settings.limits, settings.distribution
+    return SamplingParams(mode == "greedy", distribution.temperature, limits.max_tokens, limits.min_new_tokens,
+                          limits.max_new_tokens, distribution.top_k, distribution.top_p)
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ def collect(
 
 def sampling_params(limits: Limits, mode: str) -> SamplingParams:
     """How training responses are drawn: from the whole distribution; `mode` is sample or greedy."""
-    return SamplingParams(mode == "greedy", 1.0, limits.max_tokens, limits.min_new_tokens)
+    return SamplingParams(mode == "greedy", 1.0, limits.max_tokens, limits.min_new_tokens, limits.max_new_tokens)
 
 
 def encode_example(tokenizer: PreTrainedTokenizerBase, example: Example) -> list[int]:

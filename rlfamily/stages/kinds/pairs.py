@@ -48,8 +48,8 @@ def uses(config: Config) -> Iterator[Versioned]:
 
 def cost(config: Config, hardware: StageHardware) -> Work:
     """Two responses a prompt, at their full length."""
-    rows = 2 * config.lesson.prompts
-    return Work(config.lesson.limits.max_tokens, rows, drawn=rows, engine=config.engine)
+    rows, limits = 2 * config.lesson.prompts, config.lesson.limits
+    return Work(limits.max_tokens, rows, limits.max_new_tokens, 2, drawn=rows, engine=config.engine)
 
 
 def run(place: Place, config: Config, inputs: Inputs) -> dict[str, Any]:
