@@ -45,6 +45,26 @@ class Optimizer(Strict):
     warmup_steps: int = Field(ge=0)
 
 
+class Distribution(Strict):
+    """What a response is drawn from: each token at `temperature`, among the `top_k` likeliest (0: all), and the
+    likeliest of those that reach `top_p` together.
+    """
+
+    temperature: float = Field(gt=0)
+    top_k: int = Field(ge=0)
+    top_p: float = Field(gt=0, le=1)
+
+    @property
+    def whole(self) -> bool:
+        """True when no token is left out."""
+        return self.top_k == 0 and self.top_p == 1.0
+
+    @property
+    def distribution(self) -> Distribution:
+        """These three settings, without what else a part of a configuration has beside them."""
+        return Distribution(temperature=self.temperature, top_k=self.top_k, top_p=self.top_p)
+
+
 class PairTraining(Strict):
     """Bradley-Terry training: `batch_pairs` preference pairs a step, `epochs` passes."""
 
@@ -53,11 +73,10 @@ class PairTraining(Strict):
     optimizer: Optimizer
 
 
-class RewardModelSettings(PairTraining):
-    """A reward model for one policy: its `prompts` pairs are that policy's own, drawn at `temperature`."""
+class RewardModelSettings(PairTraining, Distribution):
+    """A reward model for one policy: its `prompts` pairs are that policy's own, drawn from this distribution."""
 
     prompts: int = Field(gt=0)
-    temperature: float = Field(gt=0)
 
 
 class Limits(Strict):
@@ -73,13 +92,3 @@ class Limits(Strict):
     def longest(self) -> int:
         """The most tokens that a response can have."""
         return self.max_new_tokens or self.max_tokens
-
-
-class Distribution(Strict):
-    """What a response is drawn from: each token at `temperature`, among the `top_k` likeliest (0: all), and the
-    likeliest of those that reach `top_p` together.
-    """
-
-    temperature: float = Field(gt=0)
-    top_k: int = Field(ge=0)
-    top_p: float = Field(gt=0, le=1)

@@ -46,6 +46,13 @@ class World:
         return policy.load(self.base, self.finetuning.model_copy(update=changes), torch.device("cpu"), trainable)
 
 
+def whole(temperature: float = 1.0) -> Any:
+    """A distribution of which nothing is left out."""
+    from rlfamily.settings import Distribution
+
+    return Distribution(temperature=temperature, top_k=0, top_p=1.0)
+
+
 def place(folder: Path, **hardware: Any) -> Any:
     """A place for one job below `folder`; `hardware` changes that of hardware=cpu."""
     from rlfamily.config import build

@@ -19,7 +19,7 @@ from rlfamily.models import Finetuning, sharding
 from rlfamily.place import Place
 from rlfamily.records import write_jsonl
 from rlfamily.rollout import Engine, SamplingParams
-from rlfamily.rollout.collect import decode, encode_example
+from rlfamily.rollout.collect import decode, encode_example, sampling_params
 from rlfamily.rollout.engines import frozen
 from rlfamily.rollout.settings import Generation
 from rlfamily.streams import held_out_seed
@@ -52,9 +52,7 @@ def write_responses(
 
 def params_of(settings: Generation, mode: str) -> SamplingParams:
     """How held-out responses are drawn; `mode` is sample or greedy."""
-    limits, distribution = settings.limits, settings.distribution
-    return SamplingParams(mode == "greedy", distribution.temperature, limits.max_tokens, limits.min_new_tokens,
-                          limits.max_new_tokens, distribution.top_k, distribution.top_p)
+    return sampling_params(mode, settings.distribution, settings.limits)
 
 
 @dataclass(frozen=True)
