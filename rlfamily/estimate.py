@@ -21,12 +21,14 @@ from rlfamily.stages.kinds import hub
 GIB = 2.0**30
 FP32, BF16 = 4, 2  # bytes
 ADAM = 2 * FP32  # two moments
-# Bytes of activations a token, layer and unit of width keep for the backward pass in bf16, the scores of attention left
-# out, which fused attention never stores (Korthikanti et al. 2022, arXiv 2205.05198, sec. 4).
-KEPT = 34
-# Bytes of one logit where log-prob and entropy are made of it: bf16 and its selection, fp32, tempered, log-softmax,
-# probability, entropy (Policy.evaluate, core.logprobs). Decoding needs as much (TorchEngine.choose).
-LOGIT = 2 * BF16 + 5 * FP32
+# Bytes that a layer keeps for the backward pass in bf16, counted on these model classes (tests/test_activations.py): a
+# token and unit of width, a token and unit of the MLP's width; and of the key and value that a row has of each of its
+# tokens, its prompt's among them, on devices without kernels for shared prompts.
+KEPT, KEPT_INSIDE, KEPT_KEYS = 36, 8, 2 * BF16
+LOGIT = 2 * BF16  # bytes of a logit in training: itself and its gradient in bf16; core.logprobs widens a few at a time
+# Bytes of one logit while drawing: bf16 and its selection, fp32, tempered, log-softmax, probability, sum
+# (TorchEngine.choose).
+DRAWN_LOGIT = 2 * BF16 + 5 * FP32
 # Parameters of published reward models, by their architectures; read in fp32.
 REWARD_MODELS = {
     "Ray2333/gpt2-large-helpful-reward_model": 774_030_080,  # GPT-2 large
@@ -91,8 +93,8 @@ def training_memory(
 
     Weights 4N (drawing with vLLM loads none), once more for a reference beside full finetuning (adapters are switched
     off instead); gradients and moments 12 bytes a trained parameter. Sharding divides these by the processes.
-    Activations: 34 bytes a token, layer and unit of width, 24 bytes a logit, and 2N for the bf16 copies that a backward
-    pass keeps whole.
+    Activations: what every layer keeps (KEPT and its like), logits with their gradient, and 2N for the bf16 copies that
+    a backward pass keeps whole; without bf16 twice as much and no copies.
     """
     shards = work.processes if hardware.sharding == "fsdp" else 1
     adapters = adapter_parameters(size, tuning.lora.rank) if tuning.finetune == "lora" else 0
@@ -102,11 +104,13 @@ def training_memory(
         return FP32 * (work.rewards + (0 if work.engine == "vllm" else size.parameters)) / GIB, 0.0, 0.0
     tokens = min(work.tokens * math.ceil(work.batch / work.processes), max(work.limit, hardware.micro_tokens))
     half = tuning.dtype == "bf16"
-    kept = tokens * size.layers * size.hidden_size * KEPT * (1 if half else 2)
+    keys = KEPT_KEYS * work.limit / work.tokens  # each row's own copy of its prompt's
+    layer = (KEPT + keys) * size.hidden_size + KEPT_INSIDE * size.intermediate_size
+    kept = tokens * (size.layers * layer + size.vocabulary * LOGIT) * (1 if half else 2)
     copied = BF16 * size.parameters if half else 0
     optimizer = (FP32 + ADAM) * (adapters or size.parameters) / shards
     weights = policy + FP32 * work.rewards
-    return weights / GIB, optimizer / GIB, (kept + tokens * size.vocabulary * LOGIT + copied) / GIB
+    return weights / GIB, optimizer / GIB, (kept + copied) / GIB
 
 
 def engine_memory(size: ModelSize, work: Work, hardware: StageHardware) -> tuple[float, bool]:
@@ -120,7 +124,7 @@ def engine_memory(size: ModelSize, work: Work, hardware: StageHardware) -> tuple
         return 0.0, True
     if work.engine == "torch":
         rows = min(hardware.rollout_batch, math.ceil(work.batch / work.processes))
-        return rows * (work.limit * kv_bytes(size) + LOGIT * size.vocabulary) / GIB, True
+        return rows * (work.limit * kv_bytes(size) + DRAWN_LOGIT * size.vocabulary) / GIB, True
     if vllm.mode == "server":
         return 0.0, True
     weights = BF16 * size.parameters / vllm.tensor_parallel / GIB

@@ -98,11 +98,12 @@ def test_weights_and_optimiser_by_hand(tuning, changes, hardware, weights, optim
 
 
 def test_activations_by_hand() -> None:
-    # two rows of 100 tokens: 200 x 2 layers x 8 x 34 bytes, 200 x 32 logits x 24 bytes, and bf16 copies
-    kept, logits, copies = 200 * 2 * 8 * 34, 200 * 32 * 24, 2 * MILLION
+    # two rows of 100 tokens: 2 layers of 8 x 36 + 16 x 8 bytes a token, and 8 x 4 for its key and value; 32 logits with
+    # their gradients, and bf16 copies
+    kept, logits, copies = 200 * 2 * (8 * 36 + 16 * 8 + 8 * 4), 200 * 32 * 4, 2 * MILLION
     assert training_memory(SIZE, FULL, WORK, HARDWARE)[2] * GIB == pytest.approx(kept + logits + copies)
     fp32 = FULL.model_copy(update={"dtype": "fp32"})
-    assert training_memory(SIZE, fp32, WORK, HARDWARE)[2] * GIB == pytest.approx(2 * kept + logits)
+    assert training_memory(SIZE, fp32, WORK, HARDWARE)[2] * GIB == pytest.approx(2 * (kept + logits))
     one_row_each = Work(**vars(WORK) | {"processes": 12})
     assert training_memory(SIZE, FULL, one_row_each, HARDWARE)[2] * GIB == pytest.approx((kept + logits) / 2 + copies)
 
@@ -158,7 +159,8 @@ def test_a_limit_of_new_tokens_by_hand() -> None:
     assert work.tokens == pytest.approx(140 / 3) and (WORK.tokens, WORK.response) == (100, 100)
     assert training_seconds(SIZE, work, GPU) == pytest.approx(training_seconds(SIZE, WORK, GPU) * 1.4 / 3)
     small = training_memory(SIZE, FULL, work, machine(micro_tokens=10**6))[2] * GIB  # the whole batch: 4 x 140 tokens
-    assert small == pytest.approx(560 * (2 * 8 * 34 + 32 * 24) + 2 * MILLION)
+    keys = 4 * 8 * 100 / (140 / 3)  # a row copies the keys and values of its prompt
+    assert small == pytest.approx(560 * (2 * (8 * 36 + 16 * 8 + keys) + 32 * 4) + 2 * MILLION)
     # 100 batches, 2 rounds of 20 steps; each reads fp32 weights and 8 rows' cache of 80 + 20/2
     read = 4 * MILLION + 8 * 90 * 16
     assert drawing_seconds(SIZE, work, fast, 8, 1, 1) == pytest.approx(100 * 2 * 20 * read / GIB, rel=1e-4)
@@ -231,8 +233,10 @@ def planned(tmp_path, capsys, *arguments):
 
 
 @pytest.mark.parametrize("name", [name for name in experiment.names() if "paper" in experiment.load(name).scales])
-def test_every_paper_scale_table_plans(tmp_path, capsys, name) -> None:
-    text = planned(tmp_path, capsys, name, "scale=paper")
+def test_every_paper_scale_table_plans_and_fits_its_hardware(tmp_path, capsys, name) -> None:
+    text = planned(tmp_path, capsys, name, "scale=paper", "rows=all")
+    over = [" ".join(line.split()) for line in text.splitlines() if " ! " in line]
+    assert not over, f"need more GiB than a GPU has: {over}"
     trains = bool(experiment.load(name).stages) and experiment.load(name).stages != ["theory"]
     assert ("GPU-hours, at most" in text) == (trains and experiment.load(name).kind != "settings")
 
@@ -242,6 +246,7 @@ def test_the_plan_of_a_table(tmp_path, capsys) -> None:
     hours = float(re.search(r"about ([\d.]+) GPU-hours, at most 1 GPUs a cell: an estimate", text)[1])
     assert hours > 0
     assert "!" not in text.split("GPU-hours, at most")[1]  # half a billion parameters fit
+    assert re.search(r"the largest cell needs [\d.]+ of 80 GiB: Experiment 2 ", text)
     tight = " ".join(planned(tmp_path, capsys, "topr_tab2", "scale=paper", "hardware.gpu.memory_gib=10").split())
     assert "cells need more than a GPU has (!)" in tight
     assert "GPU-hours" not in planned(tmp_path, capsys, "topr_tab2")  # tiny scale has no GPU
