@@ -90,7 +90,9 @@ def show(cells: list[Cell], missing: set[str]) -> None:
                       f"{memory.activations:.1f}", f"{memory.engine:.1f}",
                       f"{memory.peak:.1f}{' !' if line.over else ''}", f"{line.hours:.2f}")
     hours, most = sum(line.hours for line in made), max(line.gpus for line in made)
-    said = [f"about {hours:.2f} GPU-hours, at most {most} GPUs a cell: {BASIS}"]
+    largest = max(made, key=lambda line: line.memory.peak)
+    said = [f"the largest cell needs {largest.memory.peak:.1f} of {largest.limit:g} GiB: {largest.label}",
+            f"about {hours:.2f} GPU-hours, at most {most} GPUs a cell: {BASIS}"]
     over = sum(line.cells for line in made if line.over)
     if over:
         said.append(f"warning: {over} cells need more than a GPU has (!): {ADVICE}")

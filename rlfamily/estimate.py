@@ -1,7 +1,8 @@
 """What a stage may ask of GPUs: memory in GiB a GPU, and GPU-hours. Arithmetic on settings: nothing is run or measured.
 
-Upper bounds on tokens: every response is taken to be as long as its limit, which prompt and response share. What GPUs
-reach is assumed (conf/hardware, `gpu`). Loading, rewards' own time, judges and log-probs are left out.
+Upper bounds on tokens: every response is taken to be as long as its limit, and prompts take all that the limit of both
+leaves beside it; without a limit of its own a response takes that of both. What GPUs reach is assumed (conf/hardware,
+`gpu`). Loading, rewards' own time, judges and log-probs are left out.
 Suffixes of names: N parameters of the model, A parameters of its adapters.
 """
 
@@ -20,12 +21,14 @@ from rlfamily.stages.kinds import hub
 GIB = 2.0**30
 FP32, BF16 = 4, 2  # bytes
 ADAM = 2 * FP32  # two moments
-# Bytes of activations a token, layer and unit of width keep for the backward pass in bf16, the scores of attention left
-# out, which fused attention never stores (Korthikanti et al. 2022, arXiv 2205.05198, sec. 4).
-KEPT = 34
-# Bytes of one logit where log-prob and entropy are made of it: bf16 and its selection, fp32, tempered, log-softmax,
-# probability, entropy (Policy.evaluate, core.logprobs). Decoding needs as much (TorchEngine.choose).
-LOGIT = 2 * BF16 + 5 * FP32
+# Bytes that a layer keeps for the backward pass in bf16, counted on these model classes (tests/test_activations.py): a
+# token and unit of width, a token and unit of the MLP's width; and of the key and value that a row has of each of its
+# tokens, its prompt's among them, on devices without kernels for shared prompts.
+KEPT, KEPT_INSIDE, KEPT_KEYS = 36, 8, 2 * BF16
+LOGIT = 2 * BF16  # bytes of a logit in training: itself and its gradient in bf16; core.logprobs widens a few at a time
+# Bytes of one logit while drawing: bf16 and its selection, fp32, tempered, log-softmax, probability, sum
+# (TorchEngine.choose).
+DRAWN_LOGIT = 2 * BF16 + 5 * FP32
 # Parameters of published reward models, by their architectures; read in fp32.
 REWARD_MODELS = {
     "Ray2333/gpt2-large-helpful-reward_model": 774_030_080,  # GPT-2 large
@@ -90,8 +93,8 @@ def training_memory(
 
     Weights 4N (drawing with vLLM loads none), once more for a reference beside full finetuning (adapters are switched
     off instead); gradients and moments 12 bytes a trained parameter. Sharding divides these by the processes.
-    Activations: 34 bytes a token, layer and unit of width, 24 bytes a logit, and 2N for the bf16 copies that a backward
-    pass keeps whole.
+    Activations: what every layer keeps (KEPT and its like), logits with their gradient, and 2N for the bf16 copies that
+    a backward pass keeps whole; without bf16 twice as much and no copies.
     """
     shards = work.processes if hardware.sharding == "fsdp" else 1
     adapters = adapter_parameters(size, tuning.lora.rank) if tuning.finetune == "lora" else 0
@@ -99,13 +102,15 @@ def training_memory(
     policy = FP32 * (copies * size.parameters + adapters) / shards
     if not work.trained:  # vLLM draws from weights of its own
         return FP32 * (work.rewards + (0 if work.engine == "vllm" else size.parameters)) / GIB, 0.0, 0.0
-    tokens = min(work.limit * math.ceil(work.batch / work.processes), max(work.limit, hardware.micro_tokens))
+    tokens = min(work.tokens * math.ceil(work.batch / work.processes), max(work.limit, hardware.micro_tokens))
     half = tuning.dtype == "bf16"
-    kept = tokens * size.layers * size.hidden_size * KEPT * (1 if half else 2)
+    keys = KEPT_KEYS * work.limit / work.tokens  # each row's own copy of its prompt's
+    layer = (KEPT + keys) * size.hidden_size + KEPT_INSIDE * size.intermediate_size
+    kept = tokens * (size.layers * layer + size.vocabulary * LOGIT) * (1 if half else 2)
     copied = BF16 * size.parameters if half else 0
     optimizer = (FP32 + ADAM) * (adapters or size.parameters) / shards
     weights = policy + FP32 * work.rewards
-    return weights / GIB, optimizer / GIB, (kept + tokens * size.vocabulary * LOGIT + copied) / GIB
+    return weights / GIB, optimizer / GIB, (kept + copied) / GIB
 
 
 def engine_memory(size: ModelSize, work: Work, hardware: StageHardware) -> tuple[float, bool]:
@@ -119,7 +124,7 @@ def engine_memory(size: ModelSize, work: Work, hardware: StageHardware) -> tuple
         return 0.0, True
     if work.engine == "torch":
         rows = min(hardware.rollout_batch, math.ceil(work.batch / work.processes))
-        return rows * (work.limit * kv_bytes(size) + LOGIT * size.vocabulary) / GIB, True
+        return rows * (work.limit * kv_bytes(size) + DRAWN_LOGIT * size.vocabulary) / GIB, True
     if vllm.mode == "server":
         return 0.0, True
     weights = BF16 * size.parameters / vllm.tensor_parallel / GIB
@@ -131,27 +136,30 @@ def engine_memory(size: ModelSize, work: Work, hardware: StageHardware) -> tuple
 
 def training_seconds(size: ModelSize, work: Work, gpu: Gpu) -> float:
     """2 FLOP x N x tokens x passes, at the assumed share of the peak of each GPU."""
-    flop = 2 * size.parameters * work.trained * work.limit * work.passes
+    flop = 2 * size.parameters * work.trained * work.tokens * work.passes
     return flop / (work.processes * gpu.tflops * 1e12 * gpu.utilization)
 
 
 def drawing_seconds(
     size: ModelSize, work: Work, gpu: Gpu, rows: int, engines: int, gpus_each: int
 ) -> float:
-    """`limit` decoding steps for each `rows` of an engine's share of a batch.
+    """A decoding step for each token of a response and `rows` of an engine's share of a batch; prompts are read before.
 
-    A step reads the weights once (2N in vLLM; 4N, fp32, in torch) and half a full KV cache a row, and computes 2 FLOP a
-    parameter and row; the slower of the two counts. `gpus_each` GPUs share an engine.
+    A step reads the weights once (2N in vLLM; 4N, fp32, in torch) and the KV cache of a row with half its response, and
+    computes 2 FLOP a parameter and row; the slower of the two counts. Prompts cost 2 FLOP a parameter and token.
+    `gpus_each` GPUs share an engine.
     """
     if not work.drawn:
         return 0.0
     share = math.ceil(work.batch / engines)
     rounds = work.drawn / work.batch * math.ceil(share / rows)
     rows = min(rows, share)
-    read = (FP32 if work.engine == "torch" else BF16) * size.parameters + rows * work.limit / 2 * kv_bytes(size)
-    reading = read / (gpus_each * gpu.bandwidth_gib_s * GIB)
-    computing = 2 * size.parameters * rows / (gpus_each * gpu.tflops * 1e12 * gpu.utilization)
-    return rounds * work.limit * max(reading, computing)
+    weights = (FP32 if work.engine == "torch" else BF16) * size.parameters
+    cached = rows * (work.limit - work.response / 2) * kv_bytes(size)
+    reading = (weights + cached) / (gpus_each * gpu.bandwidth_gib_s * GIB)
+    computing = 2 * size.parameters / (gpus_each * gpu.tflops * 1e12 * gpu.utilization)  # a token
+    prompts = work.drawn / work.group / engines * (work.limit - work.response)
+    return prompts * computing + rounds * work.response * max(reading, rows * computing)
 
 
 def estimate(node: Node, size: ModelSize) -> Estimate | None:

@@ -18,7 +18,7 @@ from rlfamily.judges import CausalLmJudge
 from rlfamily.models import Finetuning, ScratchModel
 from rlfamily.rewards import HubSource, ModelSource, TrainedSource
 from rlfamily.rollout.settings import Drawing, Generation
-from rlfamily.settings import Limits, Strict
+from rlfamily.settings import Distribution, Limits, Strict
 from rlfamily.stages.graph import Node
 from rlfamily.stages.kinds import (
     base,
@@ -111,7 +111,7 @@ class Planner:
         inputs: Sources = {"data": self.data, "policy": self.warm_start}
         source = algorithms.get(name).SOURCE
         if source == "pairs":
-            inputs["pairs"] = self._pairs(settings.prompts, settings.sampling.temperature)
+            inputs["pairs"] = self._pairs(settings.prompts, settings.sampling.distribution)
         if source == "rollouts":
             inputs["rewards"] = self._reward_sources
             if settings.reward == "reward_model":
@@ -157,9 +157,9 @@ class Planner:
         """Exact computations on an enumerable world: no task, no model."""
         return self._node("theory", theory.Config(checks=checks, seed=seed), {}, "theory")
 
-    def _pairs(self, prompts: int, temperature: float) -> Node:
+    def _pairs(self, prompts: int, distribution: Distribution) -> Node:
         config = pairs.Config(
-            lesson=self.config.task.lesson(prompts, self.config.task.rollout, rewarded=True), temperature=temperature,
+            lesson=self.config.task.lesson(prompts, self.config.task.rollout, rewarded=True), distribution=distribution,
             finetuning=self._frozen(), engine=self.config.rollout.engine, seed=self.config.seed)
         inputs: Sources = {"data": self.data, "policy": self.warm_start, "rewards": self._reward_sources}
         return self._node("pairs", config, inputs, f"preference pairs · seed {self.config.seed}", self.lengths)
@@ -189,14 +189,14 @@ class Planner:
             settings=settings, finetuning=self._finetuning.model_copy(update={"finetune": "full"}),  # trained whole
             max_tokens=self.config.task.max_tokens_demonstration, seed=self.config.seed)
         inputs: Sources = {"data": self.data, "policy": self.warm_start,
-                           "pairs": self._pairs(settings.prompts, settings.temperature)}
+                           "pairs": self._pairs(settings.prompts, settings.distribution)}
         return self._node("reward_model", config, inputs, f"reward model · seed {self.config.seed}")
 
     def _train(
         self, name: str, settings: AlgorithmSettings, inputs: Sources, label: str
     ) -> Node:
         task, source = self.config.task, algorithms.get(name).SOURCE
-        whole = Limits(max_tokens=task.max_tokens_demonstration, min_new_tokens=0)
+        whole = Limits(max_tokens=task.max_tokens_demonstration, max_new_tokens=None, min_new_tokens=0)
         limits = whole if source == "demonstrations" else task.rollout
         rollout = Drawing(engine=self.config.rollout.engine, importance_cap=self.config.rollout.importance_cap)
         config = train.Config(

@@ -231,8 +231,9 @@ def _print_plan(cells: dict[str, list[Any]], nodes: list[Any], results: str) -> 
     missing = [row for row in rows if row.state != "exists"]
     known = [row.seconds for row in missing if row.seconds is not None]
     unknown = len(missing) - len(known)
-    print(f"{sum(map(len, cells.values()))} cells, {len(rows)} stages, {len(missing)} to run, about "
-          f"{clock(sum(known))} of one slot's time" + (f" and {unknown} stages of unknown cost" if unknown else ""))
+    times = [f"about {clock(sum(known))} of one slot's time"] if known or not missing else []
+    times += [f"{unknown} of unknown time: no stage like these has finished here"] if unknown else []
+    print(f"{sum(map(len, cells.values()))} cells, {len(rows)} stages, {len(missing)} to run, {' and '.join(times)}")
     costs.show([cell for group in cells.values() for cell in group], {row.key for row in missing})
     return OK
 

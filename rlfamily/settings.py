@@ -59,28 +59,6 @@ class Optimizer(Strict):
     warmup_steps: int = Field(ge=0)
 
 
-class PairTraining(Strict):
-    """Bradley-Terry training: `batch_pairs` preference pairs a step, `epochs` passes."""
-
-    batch_pairs: int = Field(gt=0)
-    epochs: int = Field(gt=0)
-    optimizer: Optimizer
-
-
-class RewardModelSettings(PairTraining):
-    """A reward model for one policy: its `prompts` pairs are that policy's own, drawn at `temperature`."""
-
-    prompts: int = Field(gt=0)
-    temperature: float = Field(gt=0)
-
-
-class Limits(Strict):
-    """What bounds a response: tokens of prompt and response together, and the fewest of the response before its end."""
-
-    max_tokens: int = Field(gt=0)
-    min_new_tokens: int = Field(ge=0)
-
-
 class Distribution(Strict):
     """What a response is drawn from: each token at `temperature`, among the `top_k` likeliest (0: all), and the
     likeliest of those that reach `top_p` together.
@@ -89,3 +67,42 @@ class Distribution(Strict):
     temperature: float = Field(gt=0)
     top_k: int = Field(ge=0)
     top_p: float = Field(gt=0, le=1)
+
+    @property
+    def whole(self) -> bool:
+        """True when no token is left out."""
+        return self.top_k == 0 and self.top_p == 1.0
+
+    @property
+    def distribution(self) -> Distribution:
+        """These three settings, without what else a part of a configuration has beside them."""
+        return Distribution(temperature=self.temperature, top_k=self.top_k, top_p=self.top_p)
+
+
+class PairTraining(Strict):
+    """Bradley-Terry training: `batch_pairs` preference pairs a step, `epochs` passes."""
+
+    batch_pairs: int = Field(gt=0)
+    epochs: int = Field(gt=0)
+    optimizer: Optimizer
+
+
+class RewardModelSettings(PairTraining, Distribution):
+    """A reward model for one policy: its `prompts` pairs are that policy's own, drawn from this distribution."""
+
+    prompts: int = Field(gt=0)
+
+
+class Limits(Strict):
+    """What bounds a response: tokens of prompt and response together, the most of the response alone (null: what the
+    prompt leaves), and the fewest of it before its end.
+    """
+
+    max_tokens: int = Field(gt=0)
+    max_new_tokens: int | None = Field(gt=0)
+    min_new_tokens: int = Field(ge=0)
+
+    @property
+    def longest(self) -> int:
+        """The most tokens that a response can have."""
+        return self.max_new_tokens or self.max_tokens

@@ -34,7 +34,7 @@ class World:
         from rlfamily.settings import Limits
 
         task = self.config.task.model_copy(update=changes)
-        whole = Limits(max_tokens=task.max_tokens_demonstration, min_new_tokens=0)
+        whole = Limits(max_tokens=task.max_tokens_demonstration, max_new_tokens=None, min_new_tokens=0)
         return task.lesson(prompts, whole if demonstrations else task.rollout, rewarded=True)
 
     def policy(self, trainable: bool = False, **changes: Any) -> Any:
@@ -44,6 +44,13 @@ class World:
         from rlfamily.models import policy
 
         return policy.load(self.base, self.finetuning.model_copy(update=changes), torch.device("cpu"), trainable)
+
+
+def whole(temperature: float = 1.0) -> Any:
+    """A distribution of which nothing is left out."""
+    from rlfamily.settings import Distribution
+
+    return Distribution(temperature=temperature, top_k=0, top_p=1.0)
 
 
 def place(folder: Path, **hardware: Any) -> Any:

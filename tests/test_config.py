@@ -164,6 +164,15 @@ REFUSED = {
                                 "of a group identical, so the leave-one-out advantage is exactly 0: set "
                                 "algorithm.sampling.mode=sample, algorithm.baseline=none, or "
                                 f"algorithm.allow_degenerate_baseline=true for report parity {TOPR}"),
+    "a shortest response above the longest": (
+        "task.min_new_tokens=9 task.max_new_tokens_rollout=8", "task: min_new_tokens=9 is above max_new_tokens_rollout=8: "
+        "lower the one or raise the other (conf/task/countdown_tiny.yaml or command line)"),
+    "a shortest response above the whole": (
+        "task.min_new_tokens=50", "task: min_new_tokens=50 is above max_tokens_rollout=48: lower the one or raise the "
+        "other (conf/task/countdown_tiny.yaml or command line)"),
+    "no room for a prompt": (
+        "task.max_new_tokens_evaluation=48", "task: max_tokens_evaluation=48 leaves no room for a prompt beside "
+        "max_new_tokens_evaluation=48: raise the one or lower the other (conf/task/countdown_tiny.yaml or command line)"),
     "more puzzles than there are": ("task.eval_prompts=9999", "task: eval_prompts=9999 but the test split has 256 prompts: lower "
                                     "the one or raise the other (task.source) (conf/task/countdown_tiny.yaml or command line)"),
     "added key": ("+extra=1", "command line: '+extra=1' adds, moves or deletes a key; there is no 'extra' (did "

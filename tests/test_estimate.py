@@ -98,11 +98,12 @@ def test_weights_and_optimiser_by_hand(tuning, changes, hardware, weights, optim
 
 
 def test_activations_by_hand() -> None:
-    # two rows of 100 tokens: 200 x 2 layers x 8 x 34 bytes, 200 x 32 logits x 24 bytes, and bf16 copies
-    kept, logits, copies = 200 * 2 * 8 * 34, 200 * 32 * 24, 2 * MILLION
+    # two rows of 100 tokens: 2 layers of 8 x 36 + 16 x 8 bytes a token, and 8 x 4 for its key and value; 32 logits with
+    # their gradients, and bf16 copies
+    kept, logits, copies = 200 * 2 * (8 * 36 + 16 * 8 + 8 * 4), 200 * 32 * 4, 2 * MILLION
     assert training_memory(SIZE, FULL, WORK, HARDWARE)[2] * GIB == pytest.approx(kept + logits + copies)
     fp32 = FULL.model_copy(update={"dtype": "fp32"})
-    assert training_memory(SIZE, fp32, WORK, HARDWARE)[2] * GIB == pytest.approx(2 * kept + logits)
+    assert training_memory(SIZE, fp32, WORK, HARDWARE)[2] * GIB == pytest.approx(2 * (kept + logits))
     one_row_each = Work(**vars(WORK) | {"processes": 12})
     assert training_memory(SIZE, FULL, one_row_each, HARDWARE)[2] * GIB == pytest.approx((kept + logits) / 2 + copies)
 
@@ -152,6 +153,21 @@ def test_drawing_time_by_hand() -> None:
     assert drawing_seconds(SIZE, WORK, GPU, 8, 1, 1) == pytest.approx(100 * 2 * 100 * 2 * MILLION * 8 / 5e8)
 
 
+def test_a_limit_of_new_tokens_by_hand() -> None:
+    """Rows of 100 tokens of which 20 are new, three to a prompt: 20 + 80 / 3 tokens a row."""
+    work, fast = Work(**vars(WORK) | {"new": 20, "group": 3}), GPU.model_copy(update={"tflops": 1e6})
+    assert work.tokens == pytest.approx(140 / 3) and (WORK.tokens, WORK.response) == (100, 100)
+    assert training_seconds(SIZE, work, GPU) == pytest.approx(training_seconds(SIZE, WORK, GPU) * 1.4 / 3)
+    small = training_memory(SIZE, FULL, work, machine(micro_tokens=10**6))[2] * GIB  # the whole batch: 4 x 140 tokens
+    keys = 4 * 8 * 100 / (140 / 3)  # a row copies the keys and values of its prompt
+    assert small == pytest.approx(560 * (2 * (8 * 36 + 16 * 8 + keys) + 32 * 4) + 2 * MILLION)
+    # 100 batches, 2 rounds of 20 steps; each reads fp32 weights and 8 rows' cache of 80 + 20/2
+    read = 4 * MILLION + 8 * 90 * 16
+    assert drawing_seconds(SIZE, work, fast, 8, 1, 1) == pytest.approx(100 * 2 * 20 * read / GIB, rel=1e-4)
+    # slow arithmetic: 8 rows a step, and 400 prompts of 80 tokens before
+    assert drawing_seconds(SIZE, work, GPU, 8, 1, 1) == pytest.approx((100 * 2 * 20 * 8 + 400 * 80) * 2 * MILLION / 5e8)
+
+
 # ---------------------------------------------------------------------------- from settings
 
 
@@ -165,14 +181,20 @@ def test_a_runs_work_is_read_from_its_settings() -> None:
     made = nodes(*own, "algorithm.resample_each_epoch=true", "hardware.micro_tokens=2048")
     work = work_of(made["train"])
     # two updates of forward, again, backward twice; a reference at every fifth step
-    assert work == Work(limit=256, batch=40, trained=6000, passes=2 * 4 + 0.2, drawn=6000, engine="torch",
+    assert work == Work(limit=256, batch=40, group=4, trained=6000, passes=2 * 4 + 0.2, drawn=6000, engine="torch",
                         reference=True)
     assert work_of(nodes(*own, "algorithm.resample_each_epoch=false")["train"]).drawn == 2000
     assert work_of(nodes(*own, "hardware.micro_tokens=16384", "model.finetune=lora")["train"]).passes == 2 * 2 + 0.2
-    assert work_of(made["score"].inputs["responses"]) == Work(limit=256, batch=1024 * 5, drawn=1024 * 5, engine="torch")
+    assert work_of(made["score"].inputs["responses"]) == Work(
+        limit=256, batch=1024 * 5, group=5, drawn=1024 * 5, engine="torch")
     assert work_of(made["train"].inputs["data"]) is None
     sft = work_of(nodes("algorithm=sft")["train"])
     assert (sft.drawn, sft.limit, sft.engine) == (0, 512, "")
+    limited = nodes(*own, "task.max_new_tokens_rollout=56", "task.max_new_tokens_evaluation=100",
+                    "hardware.micro_tokens=4240")  # 10 groups of a prompt of 200 and 4 x 56
+    assert (work_of(limited["train"]).new, work_of(limited["train"]).passes) == (56, 2 * 3 + 0.2)
+    assert work_of(nodes(*own, "task.max_new_tokens_rollout=57", "hardware.micro_tokens=4240")["train"]).passes > 6.2 + 1
+    assert work_of(limited["score"].inputs["responses"]).new == 100
 
 
 def test_reward_models_stand_beside_the_policy() -> None:
@@ -211,8 +233,10 @@ def planned(tmp_path, capsys, *arguments):
 
 
 @pytest.mark.parametrize("name", [name for name in experiment.names() if "paper" in experiment.load(name).scales])
-def test_every_paper_scale_table_plans(tmp_path, capsys, name) -> None:
-    text = planned(tmp_path, capsys, name, "scale=paper")
+def test_every_paper_scale_table_plans_and_fits_its_hardware(tmp_path, capsys, name) -> None:
+    text = planned(tmp_path, capsys, name, "scale=paper", "rows=all")
+    over = [" ".join(line.split()) for line in text.splitlines() if " ! " in line]
+    assert not over, f"need more GiB than a GPU has: {over}"
     trains = bool(experiment.load(name).stages) and experiment.load(name).stages != ["theory"]
     assert ("GPU-hours, at most" in text) == (trains and experiment.load(name).kind != "settings")
 
@@ -222,6 +246,7 @@ def test_the_plan_of_a_table(tmp_path, capsys) -> None:
     hours = float(re.search(r"about ([\d.]+) GPU-hours, at most 1 GPUs a cell: an estimate", text)[1])
     assert hours > 0
     assert "!" not in text.split("GPU-hours, at most")[1]  # half a billion parameters fit
+    assert re.search(r"the largest cell needs [\d.]+ of 80 GiB: Experiment 2 ", text)
     tight = " ".join(planned(tmp_path, capsys, "topr_tab2", "scale=paper", "hardware.gpu.memory_gib=10").split())
     assert "cells need more than a GPU has (!)" in tight
     assert "GPU-hours" not in planned(tmp_path, capsys, "topr_tab2")  # tiny scale has no GPU

@@ -40,6 +40,10 @@ PRINTED = {
 }
 
 
+NEW = {"math": (1024, 2048), "helpful": (256, 256), "tldr": (256, 256), "prompt_generation": (256, 256)}  # App. D
+PROMPT = {"math": 2048, "helpful": 768, "tldr": 768, "prompt_generation": 128}  # longer than any prompt is
+
+
 load = cache(experiment.load)
 
 
@@ -99,6 +103,15 @@ def test_the_tables_run_what_table_5_shows(scale: str) -> None:
     for (_, row, column), settings in resolved("gnivo_tab2", scale).items():
         if row in METHODS:
             assert settings == shown["", row, column] | _budget(settings), row
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_responses_have_the_papers_room_whatever_the_prompt(name: str) -> None:
+    for task in {cell.config.task.kind: cell.config.task for cell in cells(name, "paper")}.values():
+        assert (task.rollout.max_new_tokens, task.evaluation.max_new_tokens) == NEW[task.kind]
+        assert all(one.max_tokens - one.max_new_tokens >= PROMPT[task.kind] for one in (task.rollout, task.evaluation))
+    for task in (cell.config.task for cell in cells(name, "tiny")):  # the numbers of tiny tables stay
+        assert task.rollout.max_new_tokens is task.evaluation.max_new_tokens is None
 
 
 def _budget(settings: dict) -> dict:

@@ -205,6 +205,58 @@ CHANGES = {
 }
 
 
+# How training responses are drawn, by the field of SamplingParams that each setting decides.
+DRAWN = {
+    "greedy": ["algorithm.sampling.mode=greedy", "algorithm.baseline=none"],
+    "temperature": ["algorithm.sampling.temperature=0.5"],
+    "top_k": ["algorithm.sampling.top_k=7"],
+    "top_p": ["algorithm.sampling.top_p=0.9"],
+    "max_total_tokens": ["task.max_tokens_rollout=40"],
+    "max_new_tokens": ["task.max_new_tokens_rollout=7"],
+    "min_new_tokens": ["task.min_new_tokens=2"],
+}
+
+
+def drawn(*overrides):
+    """How training and evaluation draw under these overrides."""
+    from rlfamily.evaluation.generate import params_of
+    from rlfamily.rollout.collect import sampling_params
+
+    found = graph(*overrides)
+    settings, lesson = found["train"].config.settings, found["train"].config.lesson
+    return (sampling_params(settings.sampling.mode, settings.sampling, lesson.limits),
+            params_of(found["generate"].config.generation, "sample"))
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_every_setting_that_changes_what_is_drawn_changes_the_runs_key(name):
+    before, after = drawn(), drawn(*DRAWN[name])
+    assert getattr(before[0], name) != getattr(after[0], name)
+    assert changed(DRAWN[name]) >= RUN
+    if name.startswith(("top", "temp")):  # the pairs of a method that takes those
+        assert "pairs" in changed(DRAWN[name], ["algorithm=dpo"])
+
+
+@pytest.mark.parametrize("name", ["temperature", "top_k", "top_p", "max_total_tokens", "max_new_tokens"])
+def test_the_evaluations_own_settings_change_its_responses_alone(name):
+    override = {"temperature": "task.eval_temperature=0.5", "max_total_tokens": "task.max_tokens_evaluation=40",
+                "max_new_tokens": "task.max_new_tokens_evaluation=7", "top_k": "task.eval_top_k=7",
+                "top_p": "task.eval_top_p=0.9"}[name]
+    before, after = drawn(), drawn(override)
+    assert before[0] == after[0] and getattr(before[1], name) != getattr(after[1], name)
+    hub = ["task=countdown", "model=qwen25_05b"]  # without a gate, for which a stand-in's base model draws as well
+    assert changed([override], hub) == {"generate", "score"}
+
+
+def test_no_way_to_draw_is_without_a_setting():
+    """What is added to SamplingParams is decided by a setting, and tried above; two are the run's own business."""
+    from dataclasses import fields
+
+    from rlfamily.rollout import SamplingParams
+
+    assert {field.name for field in fields(SamplingParams)} - {"stop_ids", "logps"} == set(DRAWN)
+
+
 @pytest.mark.parametrize("override", NEVER)
 @pytest.mark.parametrize("base", [[], ["algorithm=rloo", "algorithm.reward=reward_model"], ["algorithm=dpo"]], ids=str)
 def test_what_cannot_change_a_number_changes_no_key(base, override):

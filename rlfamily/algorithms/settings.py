@@ -8,15 +8,23 @@ from pydantic import Field, model_validator
 
 from rlfamily import curricula
 from rlfamily.curricula import AnyCurriculum
-from rlfamily.settings import Optimizer, Strict
+from rlfamily.settings import Distribution, Optimizer, Strict
 from rlfamily.shaping import AnyShaping
 
 
-class Sampling(Strict):
-    """How training rollouts are drawn. `greedy` makes the K responses of a prompt identical."""
+class Sampling(Distribution):
+    """How training rollouts are drawn. `greedy` makes the K responses of a prompt identical.
+
+    Losses see the log-probs of the whole distribution at this temperature, as the trainers of public libraries do:
+    with top_k or top_p the rows are drawn from another one, which the run's mismatch then counts.
+    """
 
     mode: Literal["sample", "greedy"]
-    temperature: float = Field(gt=0)
+
+    @property
+    def varies(self) -> bool:
+        """False when the responses of a prompt are identical."""
+        return self.mode == "sample" and self.top_k != 1
 
 
 class Kl(Strict):
@@ -69,9 +77,9 @@ class AlgorithmSettings(Start):
 
     @model_validator(mode="after")
     def _check_curriculum(self) -> Self:
-        if curricula.get(self.curriculum.kind).COMPARES and (self.group_size == 1 or self.sampling.mode == "greedy"):
+        if curricula.get(self.curriculum.kind).COMPARES and (self.group_size == 1 or not self.sampling.varies):
             raise ValueError(f"curriculum.kind={self.curriculum.kind} compares the responses of a group: set "
-                             "algorithm.group_size>=2 and algorithm.sampling.mode=sample")
+                             "algorithm.group_size>=2, algorithm.sampling.mode=sample and sampling.top_k other than 1")
         return self
 
 
@@ -90,8 +98,9 @@ class LeaveOneOutGuard(AlgorithmSettings):
         if self.uses_leave_one_out and self.group_size == 1:
             raise ValueError("group_size=1 leaves no other response for the leave-one-out baseline: "
                              "set algorithm.group_size>=2 or algorithm.baseline=none|running_mean")
-        if self.uses_leave_one_out and self.sampling.mode == "greedy" and not self.allow_degenerate_baseline:
-            raise ValueError("sampling.mode=greedy makes the responses of a group identical, so the leave-one-out "
-                             "advantage is exactly 0: set algorithm.sampling.mode=sample, algorithm.baseline=none, "
+        if self.uses_leave_one_out and not self.sampling.varies and not self.allow_degenerate_baseline:
+            cause, way = ("mode=greedy", "mode=sample") if self.sampling.mode == "greedy" else ("top_k=1", "top_k=0")
+            raise ValueError(f"sampling.{cause} makes the responses of a group identical, so the leave-one-out "
+                             f"advantage is exactly 0: set algorithm.sampling.{way}, algorithm.baseline=none, "
                              "or algorithm.allow_degenerate_baseline=true for report parity")
         return self

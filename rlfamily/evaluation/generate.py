@@ -20,7 +20,7 @@ from rlfamily.models.tokens import encode_example
 from rlfamily.place import Place
 from rlfamily.records import write_jsonl
 from rlfamily.rollout import Engine, SamplingParams
-from rlfamily.rollout.collect import decode
+from rlfamily.rollout.collect import decode, sampling_params
 from rlfamily.rollout.engines import frozen
 from rlfamily.rollout.settings import Generation
 from rlfamily.stamp import stamp
@@ -54,8 +54,7 @@ def write_responses(
 
 def params_of(settings: Generation, mode: str) -> SamplingParams:
     """How held-out responses are drawn; `mode` is sample or greedy."""
-    return SamplingParams(mode == "greedy", settings.distribution.temperature, settings.limits.max_tokens,
-                          settings.limits.min_new_tokens, settings.distribution.top_k, settings.distribution.top_p)
+    return sampling_params(mode, settings.distribution, settings.limits)
 
 
 @dataclass(frozen=True)

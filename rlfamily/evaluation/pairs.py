@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,13 @@ from rlfamily.records import write_jsonl
 from rlfamily.rollout.collect import Group, collect, sampling_params
 from rlfamily.rollout.engines import frozen
 from rlfamily.rollout.rewarding import task_reward
+from rlfamily.settings import Distribution
 from rlfamily.streams import pairs_seed
 from rlfamily.tasks import Lesson
 
 
 def write_pairs(
-    place: Place, data: Path, model: Path, models: Mapping[str, Path], lesson: Lesson, temperature: float,
+    place: Place, data: Path, model: Path, models: Mapping[str, Path], lesson: Lesson, distribution: Distribution,
     finetuning: Finetuning, engine: str, seed: int,
 ) -> dict[str, Any]:
     """Draw two responses per prompt and keep the pairs that the task's reward orders, chosen first.
@@ -33,7 +33,7 @@ def write_pairs(
     device = sharding.accelerator(place.hardware).device
     drawer, tokenizer = frozen(model, finetuning, device, engine, place, lesson.limits.max_tokens)
     reward = task_reward(place, lesson.task, lesson.reward, models, device)
-    params = replace(sampling_params(lesson.limits, "sample"), temperature=temperature)
+    params = sampling_params("sample", distribution, lesson.limits)
     pairs: list[dict[str, Any]] = []
     for start in range(0, len(examples), CHUNK):
         place.progress(start, len(examples), "pairs")

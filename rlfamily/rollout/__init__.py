@@ -14,24 +14,31 @@ from rlfamily.errors import UserError
 class SamplingParams:
     """How to draw: `temperature` divides the logits; `greedy` takes the likeliest token, at any temperature.
 
-    `max_total_tokens` bounds prompt and response together, as the report counts them; a response cannot end before it
-    has `min_new_tokens` tokens, its end included or not. `top_k` (0: all) and then `top_p` keep the likeliest tokens
-    only. `stop_ids` end a response as EOS does. `logps` asks for the log-prob of each token drawn.
+    `max_total_tokens` bounds prompt and response together, as the report counts them, `max_new_tokens` the response
+    alone (None: the total only); a response cannot end before it has `min_new_tokens` tokens, its end included or not.
+    `top_k` (0: all) and then `top_p` keep the likeliest tokens only. `stop_ids` end a response as EOS does. `logps`
+    asks for the log-prob of each token drawn.
     """
 
     greedy: bool
     temperature: float
     max_total_tokens: int
     min_new_tokens: int = 0
+    max_new_tokens: int | None = None
     top_k: int = 0
     top_p: float = 1.0
     stop_ids: tuple[int, ...] = ()
     logps: bool = False
 
+    def room(self, prompt: Sequence[int]) -> int:
+        """The most tokens that a response to `prompt` can have; not positive when the prompt takes the total."""
+        left = self.max_total_tokens - len(prompt)
+        return left if self.max_new_tokens is None else min(left, self.max_new_tokens)
+
 
 @dataclass(frozen=True)
 class Completion:
-    """One response: token ids with the EOS if it came, and whether EOS is missing.
+    """One response: token ids with the EOS if it came, and whether EOS is missing: it met a limit, either of the two.
 
     `logps` are those of the distribution drawn from (tempered, and cut by top_k and top_p); empty when not asked for.
     `entropy` is the mean, in nats, of those distributions; nan when not asked for, or where the engine cannot tell.

@@ -11,7 +11,7 @@ from rlfamily.examples import Example
 from rlfamily.models.tokens import encode_example, prompt_ids, raw_ids
 from rlfamily.rewards import Reward, RewardParts
 from rlfamily.rollout import Completion, Engine, SamplingParams
-from rlfamily.settings import Limits
+from rlfamily.settings import Distribution, Limits
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,10 @@ def collect(
             for example, prompt, span in zip(examples, prompts, spans, strict=True)]
 
 
-def sampling_params(limits: Limits, mode: str) -> SamplingParams:
-    """How training responses are drawn: from the whole distribution; `mode` is sample or greedy."""
-    return SamplingParams(mode == "greedy", 1.0, limits.max_tokens, limits.min_new_tokens)
+def sampling_params(mode: str, distribution: Distribution, limits: Limits) -> SamplingParams:
+    """How responses are drawn; `mode` is sample or greedy."""
+    return SamplingParams(mode == "greedy", distribution.temperature, limits.max_tokens, limits.min_new_tokens,
+                          limits.max_new_tokens, distribution.top_k, distribution.top_p)
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

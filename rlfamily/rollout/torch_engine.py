@@ -61,7 +61,7 @@ class _Decoding:
         self.params = params
         groups = [(prompt, len(list(same))) for prompt, same in groupby(map(tuple, prompts))]
         self.session = sessions.start(policy, [prompt for prompt, _ in groups], [count for _, count in groups])
-        device, room = policy.device, [params.max_total_tokens - len(prompt) for prompt in prompts]
+        device, room = policy.device, list(map(params.room, prompts))
         self.row_R, self.room_N = torch.arange(len(prompts), device=device), torch.tensor(room, device=device)
         self.stop_ids = torch.tensor(sorted({*policy.stop_ids, *params.stop_ids}), device=device)
         self.uniforms_NT = _uniforms(seeds, max(room)).to(device)

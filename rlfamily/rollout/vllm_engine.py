@@ -90,7 +90,7 @@ class VllmEngine:
         """Copy k of a request draws from seed + k, in vLLM too."""
         return vllm.SamplingParams(
             n=copies, seed=seed, temperature=0.0 if params.greedy else params.temperature, top_k=params.top_k,
-            top_p=params.top_p, max_tokens=params.max_total_tokens - len(prompt), min_tokens=params.min_new_tokens,
+            top_p=params.top_p, max_tokens=params.room(prompt), min_tokens=params.min_new_tokens,
             stop_token_ids=[*self.stop_ids, *params.stop_ids], logprobs=0 if params.logps else None, detokenize=False)
 
     @contextmanager

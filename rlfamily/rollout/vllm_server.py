@@ -103,7 +103,7 @@ class VllmServerEngine:
         answer = self.client.completions.create(
             model=self.model, prompt=list(prompt), n=copies, seed=seed, logprobs=0 if params.logps else None,
             temperature=0.0 if params.greedy else params.temperature, top_p=params.top_p,
-            max_tokens=params.max_total_tokens - len(prompt),
+            max_tokens=params.room(prompt),
             extra_body={"top_k": params.top_k, "min_tokens": params.min_new_tokens, "return_token_ids": True,
                         "stop_token_ids": [*self.stop_ids, *params.stop_ids]})
         choices: list[Any] = sorted(answer.choices, key=lambda choice: choice.index)

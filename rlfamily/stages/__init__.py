@@ -10,6 +10,7 @@ launched.py   the same over several processes
 executors/    where workers run: anything that can start `worker.run_task(root, key)`
 scheduler.py  the ready loop: a generator of events
 forecast.py   how long stages will take, from those that are finished
+measured.py   the seconds that ship with the package, from a finished results folder
 progress.py   live table or plain lines
 
 Nothing here imports torch, and nothing is imported before it is asked for.

@@ -6,15 +6,48 @@ import json
 import os.path
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rlfamily.stages.graph import Node, topological
 from rlfamily.stages.store import MANIFEST, Store
 
 State = Literal["exists", "missing", "failed"]
+SHIPPED = Path(__file__).with_name("seconds.json")
+"""Seconds of stand-in stages on another machine, by kind and task: made by `python -m rlfamily.stages.measured`."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What must be alike before the seconds of one stage tell of another's.
+
+    published  published models or data stand behind it: stand-ins take a thousandth of their time
+    task       whose data it works on, "" for none
+    """
+
+    published: bool
+    task: str
+
+
+def origin_of(kind: str, config: Mapping[str, Any], sources: Iterable[Origin]) -> Origin:
+    """Of a stage with this configuration, made from stages of these origins."""
+    behind = list(sources)
+    task = config["task"] if kind == "data" else {}
+    published = kind == "hub" or task.get("source", {}).get("kind") == "hub"
+    return Origin(published or any(one.published for one in behind),
+                  task.get("kind") or next((one.task for one in behind if one.task), ""))
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished stage."""
+
+    label: str
+    origin: Origin
+    seconds: float
 
 
 class History:
@@ -23,31 +56,74 @@ class History:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._read = False
-        self._seconds: defaultdict[str, list[tuple[str, float]]] = defaultdict(list)
+        self._origins: dict[str, Origin] = {}
+        self._finished: defaultdict[str, list[Finished]] = defaultdict(list)
 
     def seconds(self, node: Node) -> float | None:
         """Median seconds of finished stages of the node's kind, those with the most similar label; None without any.
 
-        Similar means: the longest common beginning, so that neighbours in a table forecast each other.
+        Stand-ins tell nothing of published models and data, nor these of them. The same task comes first, this
+        machine's own stages before those that were measured elsewhere (`SHIPPED`). Similar means: the longest common
+        beginning, so that neighbours in a table forecast each other.
         """
         if not self._read:
             self._load()
-        finished = self._seconds[node.kind]
-        if not finished:
-            return None
-        shared = [len(os.path.commonprefix([node.label, label])) for label, _ in finished]
-        nearest = [seconds for (_, seconds), length in zip(finished, shared, strict=True) if length == max(shared)]
-        return statistics.median(nearest)
+        origin = self._origin(node)
+        alike = [one for one in self._finished[node.kind] if one.origin.published == origin.published]
+        known = [one for one in alike if one.origin.task == origin.task]
+        elsewhere = {} if origin.published else shipped().get(node.kind, {})
+        if not known and origin.task in elsewhere:
+            return elsewhere[origin.task]
+        if not (known or alike):
+            return statistics.median(elsewhere.values()) if elsewhere else None
+        shared = [(len(os.path.commonprefix([node.label, one.label])), one.seconds) for one in known or alike]
+        return statistics.median(seconds for length, seconds in shared if length == max(shared)[0])
 
     def add(self, node: Node, seconds: float) -> None:
         """A stage has finished after `seconds`."""
-        self._seconds[node.kind].append((node.label, seconds))
+        self._finished[node.kind].append(Finished(node.label, self._origin(node), seconds))
+
+    def medians(self) -> dict[str, dict[str, float]]:
+        """Median seconds of the stand-ins' stages, by kind and task."""
+        self._load()
+        found: defaultdict[str, defaultdict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+        for kind, finished in self._finished.items():
+            for one in finished:
+                if not one.origin.published:
+                    found[kind][one.origin.task].append(one.seconds)
+        return {kind: {task: round(statistics.median(some), 2) for task, some in sorted(tasks.items())}
+                for kind, tasks in sorted(found.items())}
+
+    def _origin(self, node: Node) -> Origin:
+        for one in topological([node]):
+            if one.key not in self._origins:
+                behind = [self._origins[source.key] for source in one.sources]
+                self._origins[one.key] = origin_of(one.kind, one.settings, behind)
+        return self._origins[node.key]
 
     def _load(self) -> None:
         self._read = True
-        for key in self._store.committed_keys():
-            manifest = json.loads((self._store.layout.object(key) / MANIFEST).read_text("utf-8"))
-            self._seconds[manifest["kind"]].append((manifest["label"], manifest["seconds"]))
+        manifests = {key: json.loads((self._store.layout.object(key) / MANIFEST).read_text("utf-8"))
+                     for key in self._store.committed_keys()}
+
+        @cache
+        def origin(key: str) -> Origin:
+            if key not in manifests:  # its artifact was removed
+                return Origin(published=False, task="")
+            one = manifests[key]
+            inputs = [made for source in one["inputs"].values()
+                      for made in ([source] if isinstance(source, str) else source.values())]
+            return origin_of(one["kind"], one["config"], map(origin, inputs))
+
+        for key, one in manifests.items():
+            self._finished[one["kind"]].append(Finished(one["label"], origin(key), one["seconds"]))
+
+
+@cache
+def shipped() -> dict[str, dict[str, float]]:
+    """What ships with the package: seconds by kind and task."""
+    content: dict[str, dict[str, float]] = json.loads(SHIPPED.read_text("utf-8"))
+    return content
 
 
 @dataclass(frozen=True)

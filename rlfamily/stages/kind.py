@@ -54,6 +54,8 @@ class Kind(Protocol):
 class Work:
     """What a stage computes, in rows of at most `limit` tokens, a batch at a time.
 
+    new         the most tokens of a row that are its response; None: all of them
+    group       rows side by side that share a prompt, which then counts once
     trained     rows that the policy learns from
     passes      of 2 FLOP a parameter and token over each of them
     drawn       rows that are generated, by `engine`
@@ -64,6 +66,8 @@ class Work:
 
     limit: int
     batch: int
+    new: int | None = None
+    group: int = 1
     trained: int = 0
     passes: float = 0
     drawn: int = 0
@@ -71,6 +75,16 @@ class Work:
     reference: bool = False
     rewards: int = 0
     processes: int = 1
+
+    @property
+    def response(self) -> int:
+        """The most tokens of a response."""
+        return self.limit if self.new is None else self.new
+
+    @property
+    def tokens(self) -> float:
+        """The most tokens a row adds to a batch, its share of the group's prompt among them."""
+        return self.response + (self.limit - self.response) / self.group
 
 
 def versions_used(kind: Kind, config: Strict) -> dict[str, str]:

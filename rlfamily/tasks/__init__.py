@@ -57,8 +57,10 @@ class Data(Strict):
 
 
 class TaskConfig(Strict):
-    """What the trainer and the evaluation read of any task. Lengths in tokens, prompt and response together.
+    """What the trainer and the evaluation read of any task. Lengths in tokens.
 
+    `max_tokens_...` bound prompt and response together, `max_new_tokens_...` the response alone (null: no bound but
+    that); what meets either is truncated.
     `prompt_fraction` is the share of an algorithm's `prompts` that this task takes (1 at paper scale); when the
     training split has fewer, `fewer_prompts` says whether to `refuse`, to `repeat` it, or to `take` what there is;
     the evaluation draws `eval_draws` responses at `eval_temperature` to each of `eval_prompts` held-out prompts (of
@@ -73,6 +75,8 @@ class TaskConfig(Strict):
     max_tokens_rollout: int = Field(gt=0)
     max_tokens_evaluation: int = Field(gt=0)
     max_tokens_demonstration: int = Field(gt=0)
+    max_new_tokens_rollout: int | None = Field(gt=0)
+    max_new_tokens_evaluation: int | None = Field(gt=0)
     min_new_tokens: int = Field(ge=0)
     prompt_fraction: float = Field(gt=0, le=1)
     fewer_prompts: FewerPrompts
@@ -105,7 +109,8 @@ class TaskConfig(Strict):
     @property
     def rollout(self) -> Limits:
         """What bounds a training response."""
-        return Limits(max_tokens=self.max_tokens_rollout, min_new_tokens=self.min_new_tokens)
+        return Limits(max_tokens=self.max_tokens_rollout, max_new_tokens=self.max_new_tokens_rollout,
+                      min_new_tokens=self.min_new_tokens)
 
     def lesson(self, prompts: int, limits: Limits, rewarded: bool) -> Lesson:
         """What a run takes that asks for `prompts`: that times the task's fraction, at least 1."""
@@ -115,7 +120,8 @@ class TaskConfig(Strict):
     @property
     def evaluation(self) -> Limits:
         """What bounds a held-out response."""
-        return Limits(max_tokens=self.max_tokens_evaluation, min_new_tokens=self.min_new_tokens)
+        return Limits(max_tokens=self.max_tokens_evaluation, max_new_tokens=self.max_new_tokens_evaluation,
+                      min_new_tokens=self.min_new_tokens)
 
     @property
     def distribution(self) -> Distribution:
@@ -127,6 +133,19 @@ class TaskConfig(Strict):
         if self.test_prompts is not None and self.eval_prompts > self.test_prompts:
             raise ValueError(f"eval_prompts={self.eval_prompts} but the test split has {self.test_prompts} prompts: "
                              "lower the one or raise the other (task.source)")
+        return self
+
+    @model_validator(mode="after")
+    def _check_limits(self) -> Self:
+        for what, limits in (("rollout", self.rollout), ("evaluation", self.evaluation)):
+            new, total = f"max_new_tokens_{what}", f"max_tokens_{what}={limits.max_tokens}"
+            if limits.longest < limits.min_new_tokens:
+                name = f"{new}={limits.max_new_tokens}" if limits.max_new_tokens else total
+                raise ValueError(f"min_new_tokens={limits.min_new_tokens} is above {name}: lower the one or raise the "
+                                 "other")
+            if limits.max_new_tokens and limits.max_new_tokens >= limits.max_tokens:
+                raise ValueError(f"{total} leaves no room for a prompt beside {new}={limits.max_new_tokens}: raise the "
+                                 "one or lower the other")
         return self
 
     @model_validator(mode="after")

@@ -96,7 +96,7 @@ def train_policy(
     temperature = settings.sampling.temperature if rollout else 1.0
     least = lesson.limits.min_new_tokens if rollout else 0
     trainer = Trainer(learner, reference, source, Recipe.of(algorithm, settings, finetuning.lr_multiplier), temperature,
-                      place.hardware.micro_tokens, accelerator, seed, least, rollout)
+                      place.hardware.micro_tokens, accelerator, seed, least, rollout, settings.sampling.whole)
     return fit(place, trainer, {"algorithm": name, "seed": seed, **settings.model_dump()})
 
 
@@ -148,8 +148,7 @@ def _rollouts(
     lesson: Lesson, rollout: Drawing, seed: int, accelerator: Accelerator,
 ) -> RolloutSource:
     reward = _training_reward(place, inputs, settings, finetuning, lesson, accelerator.device, seed)
-    params = replace(sampling_params(lesson.limits, settings.sampling.mode), logps=True,
-                     temperature=settings.sampling.temperature)
+    params = replace(sampling_params(settings.sampling.mode, settings.sampling, lesson.limits), logps=True)
     engine = following(learner, inputs.policy, rollout, place, params.max_total_tokens)
     # Processes that share an engine draw the same responses.
     shared = place.hardware.vllm.shared if rollout.engine == "vllm" else 1

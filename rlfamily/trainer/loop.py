@@ -52,6 +52,7 @@ class Trainer:
 
     `temperature` and `min_new_tokens` are those that the rows were drawn with; `seed` fixes what chance a loss uses.
     `rollout` says what drew them and how its disagreement is dealt with; None for rows that are not drawn here.
+    `whole` is False when they were drawn from the likeliest tokens only: the sampler's log-probs are others then.
     """
 
     learner: Learner
@@ -64,6 +65,7 @@ class Trainer:
     seed: int
     min_new_tokens: int
     rollout: Drawing | None = None
+    whole: bool = True
 
     def __post_init__(self) -> None:
         if "value" in self.recipe.needs:
@@ -191,8 +193,9 @@ class Trainer:
         The torch engine draws from these very weights, through the same attention: in fp32 it is off by rounding, which
         the step's mismatch measures afterwards. bf16 rounds otherwise in batches of other shapes, vLLM is another code.
         """
-        exact = (self.rollout is not None and self.rollout.engine == "torch" and self.rollout.importance_cap is None
-                 and self.accelerator.num_processes == 1 and "value" not in self.recipe.needs)
+        exact = (self.whole and self.rollout is not None and self.rollout.engine == "torch"
+                 and self.rollout.importance_cap is None and self.accelerator.num_processes == 1
+                 and "value" not in self.recipe.needs)
         if not exact or drawn_NT is None or any(batch.old_logp) or self.learner.dtype != "fp32":
             return None
         return Forward(torch.tensor(batch.sampler_entropy), logp_NT=drawn_NT)

@@ -17,8 +17,8 @@ from rlfamily.algorithms import NONE, get, names
 from rlfamily.algorithms.settings import NoTraining, Start
 from rlfamily.errors import UserError
 
-SAMPLED = {"mode": "sample", "temperature": 1.0}
-GREEDY = {"mode": "greedy", "temperature": 1.0}
+SAMPLED = {"mode": "sample", "temperature": 1.0, "top_k": 0, "top_p": 1.0}
+GREEDY, LIKELIEST = SAMPLED | {"mode": "greedy"}, SAMPLED | {"top_k": 1}
 
 
 def test_every_method_has_a_yaml_and_every_yaml_a_method_or_none() -> None:
@@ -65,6 +65,7 @@ def test_no_number_has_a_default_in_code(name: str) -> None:
         ("rloo", {"group_size": 1}, "leave-one-out"),
         ("topr", {"sampling": GREEDY}, "greedy"),
         ("rloo", {"sampling": GREEDY}, "greedy"),
+        ("rloo", {"sampling": LIKELIEST}, "top_k=1 makes the responses of a group identical"),
         ("topr", {"limits": {"positive": [2.0, 1.0], "negative": [0.0, 1.0]}}, "lower limit first"),
         ("topr", {"limits": {"positive": [1.0], "negative": [0.0, 1.0]}}, "positive"),
         ("topr", {"limits": {"positive": [1.0, 1.0], "negative": [0.0, float("inf")]}}, "negative"),

@@ -54,6 +54,11 @@ def test_a_chat_begins_as_its_template_says():
     assert encode_example(tokenizer(True, CHAT), example) == [0, 6, 3]
 
 
+def test_a_task_without_a_chat_gives_an_instruct_model_its_own_text():
+    """Mathematics and prompt generation: the paper's template as it is, with BOS, whatever the tokenizer offers."""
+    assert encode_example(tokenizer(True, CHAT), Example(id="x", prompt="a b", meta={"answer": "b"})) == [0, 3, 4]
+
+
 def test_a_conversation_that_the_template_refuses_is_one_line():
     twice = [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]
     with pytest.raises(UserError, match=r"its chat template refuses the conversation of x \(roles user, user\)"):

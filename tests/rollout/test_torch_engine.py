@@ -251,12 +251,14 @@ def test_the_limit_counts_prompt_and_response(policy, prompts, seeds):
             assert not row.truncated or len(prompt) + len(row.ids) == limit
 
 
-def test_a_limit_only_cuts(policy, prompts, seeds):
-    """A lower limit gives the beginning of the same response."""
-    engine = TorchEngine(policy, 100)
-    for short, long in zip(engine.generate(prompts, SamplingParams(False, 1.0, 14), seeds),
-                           engine.generate(prompts, SAMPLED, seeds), strict=True):
-        assert short.ids == long.ids[:len(short.ids)]
+@pytest.mark.parametrize(("total", "new"), [(14, None), (40, 5), (12, 5)])
+def test_a_limit_only_cuts(policy, prompts, seeds, total, new):
+    """A lower limit, of either kind, gives the beginning of the same response, and says that it is cut."""
+    engine, room = TorchEngine(policy, 100), [min(new or total, total - len(prompt)) for prompt in prompts]
+    for short, long, most in zip(engine.generate(prompts, SamplingParams(False, 1.0, total, max_new_tokens=new), seeds),
+                                 engine.generate(prompts, SAMPLED, seeds), room, strict=True):
+        assert short.ids == long.ids[:most]
+        assert short.truncated == (len(long.ids) > most or long.truncated)
 
 
 @pytest.mark.parametrize("greedy", [False, True])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import threading
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,12 @@ def test_one_request_a_prompt_with_its_seed_and_its_room(tmp_path) -> None:
     for body in asked:
         assert (body["temperature"], body["top_k"], body["top_p"], body["min_tokens"]) == (0.5, 3, 0.9, 1)
         assert body["stop_token_ids"] == [2, 7] and body["return_token_ids"] and body["logprobs"] == 0
+
+
+def test_new_tokens_have_a_limit_of_their_own(tmp_path) -> None:
+    with stub(tmp_path) as (url, requests):
+        engine(url, tmp_path, tmp_path).generate([[10, 11, 12, 13], [20]], replace(PARAMS, max_new_tokens=5), [5, 6])
+    assert {tuple(body["prompt"]): body["max_tokens"] for body in completions(requests)} == {(10, 11, 12, 13): 4, (20,): 5}
 
 
 def test_passing_failures_are_tried_again(tmp_path) -> None:

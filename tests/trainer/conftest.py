@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from small import place
+from small import place, whole
 
 
 @pytest.fixture(scope="session")
@@ -14,7 +14,7 @@ def pairs(world, tmp_path_factory):
     from rlfamily.evaluation.pairs import write_pairs
 
     here = place(tmp_path_factory.mktemp("pairs"))
-    write_pairs(here, world.data, world.base, {}, world.lesson(3000), 1.0, finetuning_of(world), "torch", 0)
+    write_pairs(here, world.data, world.base, {}, world.lesson(3000), whole(), finetuning_of(world), "torch", 0)
     return here.out
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from building import finetuning_of, run_of, settings_of, train
 from safetensors.torch import load_file
-from small import place, stage
+from small import place, stage, whole
 
 from rlfamily import tasks
 from rlfamily.errors import UserError
@@ -61,7 +61,7 @@ def gate(world, folder, part="valid"):
 
 
 def paired(world, here, seed=0):
-    return write_pairs(here, world.data, world.base, {}, world.lesson(3000), 1.0, finetuning_of(world), "torch", seed)
+    return write_pairs(here, world.data, world.base, {}, world.lesson(3000), whole(), finetuning_of(world), "torch", seed)
 
 
 # ---------------------------------------------------------------------------- held-out scores

@@ -18,6 +18,7 @@ from rlfamily.settings import Optimizer
 from rlfamily.trainer.optimization import build_optimizer, build_schedule
 from rlfamily.trainer.sources import FixedSource
 
+WHOLE = {"mode": "sample", "temperature": 1.0, "top_k": 0, "top_p": 1.0}
 ALWAYS = {"step", "epoch", "progress", "loss", "grad_norm", "entropy", "length", "rows", "tokens", "lr"}
 ROLLOUTS = {"reward", "mean_format", "mean_valid", "truncated"}
 GAP = {"mismatch_mean", "mismatch_max", "mismatch_kl"}
@@ -245,10 +246,27 @@ def test_every_seed_epoch_prompt_and_draw_has_a_stream_of_its_own(world, tmp_pat
 
 def test_sampler_and_trainer_meet_at_any_temperature(world, tmp_path):
     for mode, temperature in (("sample", 0.7), ("greedy", 0.7), ("sample", 1.0)):
-        settings = settings_of("topr", sampling={"mode": mode, "temperature": temperature}, baseline="none",
+        settings = settings_of("topr", sampling=WHOLE | {"mode": mode, "temperature": temperature}, baseline="none",
                                inner_updates=2)
         record = next(trainer_of(tmp_path, world, settings, "topr").steps())
         assert 0 < record.metrics["mismatch_max"] < ROUNDING
+
+
+@pytest.mark.parametrize("cut", [{"top_k": 2}, {"top_p": 0.7}], ids=str)
+def test_a_loss_sees_the_whole_distribution_whatever_rows_are_drawn_from(world, tmp_path, cut):
+    settings = settings_of("topr", sampling=WHOLE | cut, baseline="none", inner_updates=1)
+    trainer, drawn = trainer_of(tmp_path, world, settings, "topr"), []
+    batches, source = watched(trainer), trainer.source.batch
+    trainer.source.batch = lambda step, clock: drawn.append(source(step, clock)) or drawn[-1]
+    metrics = next(trainer.steps()).metrics
+    with torch.no_grad():
+        logp_NT = world.policy().evaluate(pad(drawn[0].rows, trainer.learner.pad_id), 1.0).logp_NT
+    torch.testing.assert_close(batches[0].logp_NT, logp_NT, atol=ROUNDING, rtol=0)
+    torch.testing.assert_close(batches[0].old_logp_NT, logp_NT, atol=ROUNDING, rtol=0)
+    gaps = [theirs - ours for row, whole in zip(drawn[0].sampler_logp, logp_NT.tolist(), strict=True)
+            for theirs, ours in zip(row, whole, strict=False)]
+    assert min(gaps) > -ROUNDING and max(gaps) > 0.1  # likelier where the rest is left out
+    assert metrics["mismatch_max"] == pytest.approx(max(gaps), abs=ROUNDING)
 
 
 def test_the_running_reward_is_that_of_the_past(world, tmp_path):

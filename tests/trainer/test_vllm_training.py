@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from building import VARIED, finetuning_of, job, run_of, settings_of, trainer_of
 from safetensors.torch import load_file
-from small import build_world, place, stage
+from small import build_world, place, stage, whole
 
 from rlfamily.evaluation.generate import write_responses
 from rlfamily.evaluation.pairs import write_pairs
@@ -127,6 +127,6 @@ def test_held_out_scores_of_both_engines(world, tmp_path):
 
 def test_pairs_come_from_vllm_too(world, tmp_path):
     here = place(tmp_path)
-    summary = write_pairs(here, world.data, world.base, {}, world.lesson(3000), 1.0, finetuning_of(world), "vllm", 0)
+    summary = write_pairs(here, world.data, world.base, {}, world.lesson(3000), whole(), finetuning_of(world), "vllm", 0)
     assert summary["pairs"] + summary["ties"] == 60
     assert summary["pairs"] == len(rows_of(here.out / "pairs.jsonl")) > 0

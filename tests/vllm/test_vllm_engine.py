@@ -143,6 +143,9 @@ def test_ends_of_responses(both):
         assert policy.eos_id not in row.ids[:-1]
         assert len(row.ids) == LIMIT - len(prompt) or not row.truncated
     assert {row.truncated for row in drawn} == {True, False}
+    cut = ours.generate(PROMPTS, replace(SAMPLED, max_new_tokens=9), SEEDS, copies=4)
+    assert [(row.ids, row.truncated) for row in cut] == [
+        (row.ids[:9], row.truncated or len(row.ids) > 9) for row in drawn]
     free = torch_engine.generate(PROMPTS, GREEDY, SEEDS)
     stop = Counter(token for row in free for token in row.ids[1:]).most_common(1)[0][0]
     cut = replace(GREEDY, stop_ids=(stop,))

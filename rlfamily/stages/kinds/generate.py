@@ -41,9 +41,9 @@ def uses(config: Config) -> Iterator[Versioned]:
 
 def cost(config: Config, hardware: StageHardware) -> Work:
     """Every response at its full length."""
-    settings = config.generation
-    rows = settings.prompts * (1 + settings.draws)
-    return Work(settings.limits.max_tokens, rows, drawn=rows, engine=settings.engine)
+    settings, limits, group = config.generation, config.generation.limits, 1 + config.generation.draws
+    rows = settings.prompts * group
+    return Work(limits.max_tokens, rows, limits.max_new_tokens, group, drawn=rows, engine=settings.engine)
 
 
 def run(place: Place, config: Config, inputs: Inputs) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from rlfamily import rewards, tasks
 from rlfamily.hardware import StageHardware
 from rlfamily.models import Finetuning
 from rlfamily.place import Place
-from rlfamily.settings import Strict
+from rlfamily.settings import Distribution, Strict
 from rlfamily.stages.kind import Versioned, Work
 
 VERSION = "5"
@@ -21,10 +21,10 @@ WRITES = {"pairs.jsonl": "two responses to a prompt, chosen and rejected, as tex
 
 
 class Config(Strict):
-    """Which prompts, at what temperature, and how the policy's weights are read."""
+    """Which prompts, what their responses are drawn from, and how the policy's weights are read."""
 
     lesson: tasks.Lesson
-    temperature: float = Field(gt=0)
+    distribution: Distribution
     finetuning: Finetuning
     engine: Literal["torch", "vllm"]
     seed: int = Field(ge=0)
@@ -48,13 +48,13 @@ def uses(config: Config) -> Iterator[Versioned]:
 
 def cost(config: Config, hardware: StageHardware) -> Work:
     """Two responses a prompt, at their full length."""
-    rows = 2 * config.lesson.prompts
-    return Work(config.lesson.limits.max_tokens, rows, drawn=rows, engine=config.engine)
+    rows, limits = 2 * config.lesson.prompts, config.lesson.limits
+    return Work(limits.max_tokens, rows, limits.max_new_tokens, 2, drawn=rows, engine=config.engine)
 
 
 def run(place: Place, config: Config, inputs: Inputs) -> dict[str, Any]:
     """Raises UserError when every pair is a tie."""
     from rlfamily.evaluation.pairs import write_pairs
 
-    return write_pairs(place, inputs.data, inputs.policy / "model", inputs.rewards, config.lesson, config.temperature,
+    return write_pairs(place, inputs.data, inputs.policy / "model", inputs.rewards, config.lesson, config.distribution,
                        config.finetuning, config.engine, config.seed)

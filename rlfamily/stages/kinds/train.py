@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,14 +68,14 @@ def cost(config: Config, hardware: StageHardware) -> Work:
     settings, algorithm = config.settings, algorithms.get(config.algorithm)
     rollouts = config.rollout is not None
     rows = {"rollouts": settings.group_size, "pairs": 2}.get(algorithm.SOURCE, 1)
-    total, limit = rows * config.lesson.prompts, config.lesson.limits.max_tokens
+    total, limits = rows * config.lesson.prompts, config.lesson.limits
     always = "ref" in algorithms.needs(algorithm, settings)
     seen = 1.0 if always else 1 / settings.kl_ref_every if settings.kl_ref_every else 0.0
-    again = settings.batch_prompts * rows * limit > hardware.micro_tokens or hardware.processes > 1
     backward = 1 if config.finetuning.finetune == "lora" else 2  # frozen weights need no gradient
-    return Work(
-        limit=limit, batch=settings.batch_prompts * rows, trained=total * settings.epochs,
-        passes=settings.inner_updates * (1 + backward + again) + seen,
+    batch = Work(limits.max_tokens, settings.batch_prompts * rows, limits.max_new_tokens, rows)
+    again = batch.batch * batch.tokens > hardware.micro_tokens or hardware.processes > 1
+    return replace(
+        batch, trained=total * settings.epochs, passes=settings.inner_updates * (1 + backward + again) + seen,
         drawn=total * (settings.epochs if settings.resample_each_epoch else 1) if rollouts else 0,
         engine=config.rollout.engine if config.rollout else "", reference=seen > 0, processes=hardware.processes)
 
