@@ -1,0 +1,52 @@
+"""Seeds that one stage hands to another: whatever a seed should change has it, opponents and reward models included."""
+
+from __future__ import annotations
+
+import pytest
+from test_plan import keys
+
+from rlfamily import experiment
+from rlfamily.plan import cells
+from rlfamily.stages.graph import topological
+
+
+@pytest.fixture(scope="module")
+def judged():
+    """Two seeds of a row against another row, and of one against an opponent of its own."""
+    spec = experiment.load("gnivo_tab3")
+    small = spec.model_copy(update={"columns": dict(list(spec.columns.items())[:1]),
+                                    "models": dict(list(spec.models.items())[:1])})
+    return small, cells(small, "tiny", seeds=[0, 1])
+
+
+def test_a_policy_meets_the_opponent_of_its_own_seed(judged):
+    """Both sides of a judgement are runs of one seed, and no seed's opponent is another's, where it is trained."""
+    spec, planned = judged
+    opponents: dict[str, dict[int, str]] = {}
+    for cell in planned:
+        sides = cell.stages["judge"].inputs
+        for role in ("ours", "theirs"):
+            seeds = {node.config.seed for node in topological([sides[role]]) if node.kind == "train"}
+            assert seeds <= {cell.seed}, (cell.row, role)
+        opponents.setdefault(cell.row, {})[cell.seed] = sides["theirs"].key
+    trained = {row: found for row, found in opponents.items() if not spec.opponent(row).untrained}
+    assert trained
+    assert all(len(set(found.values())) == 2 for found in trained.values())
+
+
+@pytest.mark.parametrize(("overrides", "stage"), [(["algorithm=dpo"], "pairs"),
+                                                  (["algorithm=rloo", "algorithm.reward=reward_model"], "pairs"),
+                                                  (["algorithm=rloo", "algorithm.reward=reward_model"], "reward_model")])
+def test_every_seed_has_pairs_and_a_reward_model_of_its_own(overrides, stage):
+    """Also where all seeds start from one policy: shared ones would make their intervals too narrow."""
+    start = ["algorithm.warm_start=base"]
+    first, second = (keys(*overrides, *start, f"seed={seed}") for seed in (0, 1))
+    assert first["base"] == second["base"]
+    assert first[stage] != second[stage]
+
+
+def test_a_reward_model_is_fitted_with_the_seed_of_its_cell():
+    from test_plan import graph
+
+    made = graph("algorithm=rloo", "algorithm.reward=reward_model", "seed=3")
+    assert {made[name].config.seed for name in ("pairs", "reward_model", "train", "warm start")} == {3}
