@@ -68,7 +68,7 @@ def test_step_ends_are_those_of_the_generated_ids(world, tmp_path, monkeypatch):
 
     def ends(tokenizer, ids):
         seen.append(ids)
-        return [1, len(ids)] if len(ids) > 4 else [len(ids)]
+        return [1, len(ids)] if len(seen) % 2 else [len(ids)]  # every other row has fewer steps
 
     monkeypatch.setattr(loop, "step_ends", ends)
     trainer = trainer_of(tmp_path, world, settings_of("oreo_online", level="step", batch_prompts=4), "oreo_online")
@@ -76,7 +76,7 @@ def test_step_ends_are_those_of_the_generated_ids(world, tmp_path, monkeypatch):
     next(trainer.steps())
     lengths = batches[0].mask_NT.sum(1).long().tolist()
     assert [len(ids) for ids in seen] == lengths  # once, however often the batch is reused
-    assert batches[0].step_ends_NS.tolist() == [[1, n] if n > 4 else [n, n] for n in lengths]
+    assert batches[0].step_ends_NS.tolist() == [[n, n] if row % 2 else [1, n] for row, n in enumerate(lengths)]
     assert all(batch.step_ends_NS is batches[0].step_ends_NS for batch in batches)
 
 
@@ -112,3 +112,19 @@ def test_the_least_length_is_the_samplers_and_the_trainers(world, tmp_path):
     assert record.metrics["mismatch_max"] < ROUNDING
     free = next(trainer_of(tmp_path, world, settings_of("rloo", batch_prompts=4, inner_updates=2), "rloo").steps())
     assert record.metrics["length"] >= 25 > free.metrics["length"]
+
+
+def test_the_recorded_entropy_is_the_mean_over_the_rows_of_a_plain_forward_pass(world, tmp_path, monkeypatch):
+    """In nats a token, of what the tokens were drawn from: the policy that the run starts from, at its temperature."""
+    trainer, drawn, before = trainer_of(tmp_path, world, settings_of("ppo", inner_updates=1), "ppo"), [], world.policy()
+    before.model.set_attn_implementation("sdpa")
+    real = trainer.source.batch
+    monkeypatch.setattr(trainer.source, "batch", lambda *given: drawn.append(real(*given)) or drawn[-1])
+    record = next(trainer.steps())
+    means = []
+    for prompt, ids in zip(drawn[0].rows.prompts, drawn[0].rows.completions, strict=True):
+        logits_TV = before.model(torch.tensor([[*prompt, *ids]])).logits[0, len(prompt) - 1:-1]
+        logp_TV = (logits_TV / trainer.temperature).log_softmax(-1)
+        means.append(float(-(logp_TV.exp() * logp_TV).sum(-1).mean()))
+    assert len(means) > 1 and trainer.temperature == 0.7
+    assert record.metrics["entropy"] == pytest.approx(sum(means) / len(means), abs=1e-4)
