@@ -18,6 +18,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -78,24 +79,33 @@ def arguments(given: list[str]) -> argparse.Namespace:
     parser.add_argument("--sample", type=int, metavar="N", help="so many of all mutants, by chance")
     parser.add_argument("--seed", type=int, default=0, help="of --sample")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="mutants at once")
-    parser.add_argument("--limit", type=float, metavar="SECONDS", help="for one mutant; else thrice the tests' own time")
+    parser.add_argument("--limit", type=float, metavar="SECONDS", help="for one mutant; else thrice what its tests take")
     made = parser.parse_args(given)
     if bool(made.modules) == bool(made.changed):
         parser.error("name modules, or --changed [REV]")
     return made
 
 
-def choose(root: Path, asked: argparse.Namespace) -> dict[str, list[Mutant]]:
-    """The mutants to try, by module. Raises FileNotFoundError for a module that is not there."""
+def choose(root: Path, asked: argparse.Namespace) -> list[tuple[str, Mutant]]:
+    """The mutants to try, each with its module. Raises FileNotFoundError for a module that is not there."""
     lines = changed_lines(root, asked.changed) if asked.changed else dict.fromkeys(asked.modules)
     every = [(module, one) for module, only in lines.items() for one in mutants((root / module).read_text())
              if only is None or one.line in only]
-    if asked.sample is not None and asked.sample < len(every):
-        kept = set(random.Random(asked.seed).sample(range(len(every)), asked.sample))
-        every = [one for position, one in enumerate(every) if position in kept]
-    made: dict[str, list[Mutant]] = {}
-    for module, one in every:
-        made.setdefault(module, []).append(one)
+    if asked.sample is None or asked.sample >= len(every):
+        return every
+    return [every[position] for position in sorted(random.Random(asked.seed).sample(range(len(every)), asked.sample))]
+
+
+def by_tests(
+    root: Path, chosen: list[tuple[str, Mutant]], given: list[str] | None
+) -> dict[tuple[str, ...], list[tuple[str, Mutant]]]:
+    """The mutants of modules with the same tests together. Raises LookupError for a module that has none."""
+    made: dict[tuple[str, ...], list[tuple[str, Mutant]]] = {}
+    known = {module: tuple(given or tests_of(root, module)) for module in dict(chosen)}
+    for module, one in chosen:
+        if not known[module]:
+            raise LookupError(f"{module}: no test imports it, and no folder mirrors it: name some with --tests")
+        made.setdefault(known[module], []).append((module, one))
     return made
 
 
@@ -106,45 +116,37 @@ def told(found: Found) -> str:
     return f"{found.module}:{mutant.line}: {before} -> {after}"
 
 
-def report(found: Iterable[Found], lines: dict[str, list[str]]) -> int:
-    """Print survivors, each with its line, as they come, and the share noticed; the number of survivors."""
-    total = survivors = 0
+def report(root: Path, found: Iterable[Found]) -> Counter[str]:
+    """Print survivors, each with its line, as they come; how many there were of each word."""
+    words: Counter[str] = Counter()
     for one in found:
-        total += 1
+        words[one.word] += 1
         if one.word == "survived":
-            survivors += 1
-            print(f"{told(one)}\n    {lines[one.module][one.mutant.line - 1].strip()}", flush=True)
-    share = f" ({(total - survivors) / total:.0%})" if total else ""
-    print(f"{total - survivors} of {total} mutants noticed{share}", flush=True)
-    return survivors
+            line = (root / one.module).read_text().splitlines()[one.mutant.line - 1]
+            print(f"{told(one)}\n    {line.strip()}", flush=True)
+    return words
 
 
 def main(given: list[str]) -> int:
     """Exit status 1 when something survived, 2 when the tests fail by themselves or the command makes no sense."""
     asked, root = arguments(given), Path.cwd()
+    words: Counter[str] = Counter()
     try:
-        chosen = choose(root, asked)
-    except (FileNotFoundError, subprocess.CalledProcessError) as error:
+        groups = by_tests(root, choose(root, asked), asked.tests)
+        with tempfile.TemporaryDirectory(prefix="mutants-") as scratch:
+            copies = [Copy.of(root, Path(scratch).resolve() / str(job)) for job in range(asked.jobs)]
+            for tests, some in groups.items():
+                for copy in copies:
+                    ordered, seconds = quickest_first(copy, some[0][0], tests, SLOWEST)
+                print(f"{len(some)} mutants of {', '.join(dict(some))}\n"
+                      f"on {len(ordered)} files of tests, {seconds:.0f} s without a mutant", flush=True)
+                words += report(root, run(copies, some, ordered, asked.limit or 10 + 3 * seconds))
+    except (OSError, LookupError, RuntimeError, subprocess.CalledProcessError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    survivors = 0
-    with tempfile.TemporaryDirectory(prefix="mutants-") as scratch:
-        copies = [Copy.of(root, Path(scratch).resolve() / str(job)) for job in range(asked.jobs)]
-        for module, some in chosen.items():
-            tests = asked.tests or tests_of(root, module)
-            if not tests:
-                print(f"{module}: no test imports it, and no folder mirrors it: --tests", file=sys.stderr)
-                return 2
-            try:
-                for copy in copies:
-                    ordered, seconds = quickest_first(copy, module, tests, SLOWEST)
-                print(f"{module}: {len(some)} mutants, {len(ordered)} files of tests, {seconds:.0f} s", flush=True)
-                survivors += report(run(copies, module, some, ordered, asked.limit or 10 + 3 * seconds),
-                                    {module: (root / module).read_text().splitlines()})
-            except RuntimeError as error:
-                print(f"error: {error}", file=sys.stderr)
-                return 2
-    return int(survivors > 0)
+    noticed, total = words.total() - words["survived"], words.total()
+    print(f"{noticed} of {total} mutants noticed" + (f" ({noticed / total:.0%})" if total else ""))
+    return int(words["survived"] > 0)
 
 
 if __name__ == "__main__":

@@ -22,8 +22,8 @@ import pytest
 
 from . import Mutant
 
-HEAVY = {"accelerate", "hypothesis", "jinja2", "math_verify", "matplotlib", "numpy", "pandas", "peft", "pydantic", "scipy",
-         "sympy", "torch", "transformers"}
+HEAVY = {"accelerate", "hypothesis", "jinja2", "math_verify", "matplotlib", "numpy", "pandas", "peft", "pydantic",
+         "scipy", "sympy", "torch", "transformers"}
 """What is worth loading once for all runs, as far as the tests load it."""
 OFFLINE = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 """As tests/conftest.py has it, but before the libraries are loaded."""
@@ -170,17 +170,18 @@ def quickest_first(copy: Copy, module: str, tests: Sequence[str], limit: float) 
     return (list(tests) if any("::" in one for one in tests) else whole), time.monotonic() - begun
 
 
-def run(copies: Sequence[Copy], module: str, chosen: Sequence[Mutant], tests: Sequence[str],
+def run(copies: Sequence[Copy], chosen: Sequence[tuple[str, Mutant]], tests: Sequence[str],
         limit: float) -> Iterator[Found]:
-    """Run the tests on every chosen mutant, as many at once as there are copies."""
+    """Run the tests on every mutant of a module, as many at once as there are copies."""
     waiting = list(reversed(chosen))
     while waiting or any(copy.pid for copy in copies):
         for copy in copies:
             if not copy.pid and waiting:
-                copy.start(module, tests, limit, waiting.pop())
+                module, mutant = waiting.pop()
+                copy.start(module, tests, limit, mutant)
             if not copy.pid or (status := copy.ended()) is None:
                 continue
             if status == ELSEWHERE or copy.task is None:
                 raise RuntimeError(copy.log())
-            yield Found(module, copy.task[1], {0: "survived", -1: "too slow"}.get(status, "noticed"))
+            yield Found(*copy.task, {0: "survived", -1: "too slow"}.get(status, "noticed"))
         time.sleep(0.02)
