@@ -75,7 +75,8 @@ def test_a_lone_published_value_is_compared_with_any_interval(tmp_path):
     write_index(tmp_path, "wide_tab", SPEC, cells, "paper")
     path = root / "published" / "wide_tab.csv"
     lines = path.read_text().splitlines()
-    path.write_text("\n".join([lines[0], "wide_tab,Small,Ours,Chat,Avg@1,1.5,,reward,,", ""]))
+    path.write_text("\n".join([lines[0], "wide_tab,Small,Ours,Chat,Avg@1,1.5,,reward,,",
+                               "wide_tab,Small,Ours,Summary,Avg@1,9.5,,reward,,", ""]))  # another task's
     entry = Book(Archive(tmp_path, root)).frame("wide_tab").at("Ours", "Chat", "Avg@1")[0]
     assert (entry.published.value, entry.verdict) == ("1.5", "supported")
 
@@ -94,6 +95,20 @@ def test_the_ends_of_a_printed_interval_are_those_of_the_draws(tmp_path):
     assert (float(place.low), float(place.high)) == pytest.approx((low, high), abs=1e-3)
     assert place.reproduced == f"{place.value} ± {place.half}"
     assert float(place.half) == pytest.approx((high - low) / 2, abs=1e-3)
+
+
+def test_a_table_in_pieces_shows_every_place_once_under_its_heading(tmp_path):
+    cells = [cell(tmp_path, greedy(start, start + 2.0), row, task)
+             for start, row in ((1.0, "Ours"), (5.0, "GRPO")) for task in TASKS]
+    page = sheet(frame_of(tmp_path, cells))
+    for most in (1, 3, 4, 99):
+        pieces = [piece for piece in page.parts(most) if piece.blocks[0].label == page.blocks[0].label]
+        assert [group for piece in pieces for group in piece.groups] == list(page.groups)
+        assert all(len(piece.headings) <= most or len(piece.groups) == 1 for piece in pieces)
+        assert all(len(line.places) == len(piece.headings) for piece in pieces for line in piece.lines)
+        for row, line in enumerate(page.blocks[0].lines):
+            assert tuple(place for piece in pieces for place in piece.lines[row].places) == line.places
+    assert len(list(page.parts(99))) == len(page.blocks) == 2
 
 
 def test_a_training_figure_shows_what_is_shown_of_training(tmp_path):
