@@ -15,14 +15,14 @@ from wide import SPEC, TASKS, experiments
 from eval import figures, plots
 from eval.artifact_pages import _costs, _scores
 from eval.artifacts import Archive
-from eval.checks import Evaluator, Side
+from eval.checks import Evaluator, Side, Verdict
 from eval.claims import second_underlined
 from eval.derived import watched
 from eval.figures import Curve
-from eval.layout import sheet
+from eval.layout import sheet, verdict_text
 from eval.samples import _answer
 from eval.sparklines import sparkline
-from eval.tables import Book
+from eval.tables import Book, ranks
 from rlfamily.records import CellEntry
 
 
@@ -59,6 +59,31 @@ def test_reward_hacking_is_called_so_at_95_percent_of_the_draws(tmp_path, share,
     assert {one.row for one in found if one.warnings} == ({"Hacker"} if warned else set())
 
 
+@pytest.mark.parametrize(("better", "share", "marks"), [
+    ("higher", 0.95, ("best", "second")), ("higher", 0.94, ("", "")),
+    ("lower", 0.95, ("second", "best")), ("lower", 0.06, ("", "")), ("lower", 0.05, ("best", "second")),
+])
+def test_best_is_what_beats_every_other_in_95_percent_of_the_draws(tmp_path, better, share, marks):
+    """GRPO is beyond doubt the worst of three, whichever way is better."""
+    metrics = [{"name": "m", "stage": "score", "field": "reward", "better": better}]
+    cells = [cell(tmp_path, greedy(0.0, 1.0), row) for row in ("Ours", "Hacker", "GRPO")]
+    frame = frame_of(tmp_path, cells, metrics=metrics, derived=[])
+    drawn = {"Ours": np.where(np.arange(100) < 100 * share, 2.0, 0.0), "Hacker": np.ones(100),
+             "GRPO": np.full(100, -9.0 if better == "higher" else 9.0)}
+    made = [replace(one, draws=drawn[one.row] if one.draws.size else one.draws) for one in frame.entries]
+    found = ranks(made, frame.experiment)
+    rank = {made[position].row: mark for position, mark in found.items()}
+    assert (rank.get("Ours", ""), rank.get("Hacker", "")) == marks
+
+
+@pytest.mark.parametrize(("share", "text"), [
+    (0.12, "supported (12 % of draws)"), (0.005, "supported (0 % of draws)"), (0.004, "supported"),
+    (0.994, "supported (99 % of draws)"), (0.995, "supported"), (None, "supported"),
+])
+def test_a_verdict_names_its_share_where_the_draws_differ(share, text):
+    assert verdict_text(Verdict("supported", share=share)) == text
+
+
 def test_a_geometric_mean_with_a_zero_is_one_and_has_the_seeds_of_all_its_parts(tmp_path):
     """Only values below zero make a product's root no geometric mean; a seed counts where every part has it."""
     seeds = {"Chat": (0, 1, 2), "Summary": (0, 2), "Drawing": (0, 2, 3)}
@@ -93,7 +118,7 @@ def test_the_ends_of_a_printed_interval_are_those_of_the_draws(tmp_path):
     place = next(one for line in sheet(frame).lines for one in line.places if one.value)
     low, high = np.quantile(entry.draws, [0.025, 0.975])
     assert (float(place.low), float(place.high)) == pytest.approx((low, high), abs=1e-3)
-    assert place.reproduced == f"{place.value} ± {place.half}"
+    assert (place.reproduced, place.aside) == (f"{place.value} ± {place.half}", "n=24")
     assert float(place.half) == pytest.approx((high - low) / 2, abs=1e-3)
 
 
