@@ -50,3 +50,16 @@ def test_a_reward_model_is_fitted_with_the_seed_of_its_cell():
 
     made = graph("algorithm=rloo", "algorithm.reward=reward_model", "seed=3")
     assert {made[name].config.seed for name in ("pairs", "reward_model", "train", "warm start")} == {3}
+
+
+def test_a_stage_is_named_by_what_tells_it_from_the_others():
+    """Models and columns only where there are several that run; benchmarks of one run are none."""
+    def label(table, **few):
+        spec = experiment.load(table)
+        return cells(spec.model_copy(update=few), "tiny", seeds=[4])[0].stages["train"].label
+
+    wide = experiment.load("gnivo_tab1")
+    first = dict(list(wide.rows.items())[1:2])
+    model, row = list(wide.backbones)[0], list(first)[0]
+    assert label("topr_fig5") == "Experiment 2 · seed 4"
+    assert label("gnivo_tab1", rows=first) == f"{row} · {model} · seed 4"
