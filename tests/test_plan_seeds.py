@@ -6,7 +6,9 @@ import pytest
 from test_plan import keys
 
 from rlfamily import experiment
-from rlfamily.plan import cells
+from rlfamily.config import build
+from rlfamily.errors import UserError
+from rlfamily.plan import cells, stages
 from rlfamily.stages.graph import topological
 
 
@@ -63,3 +65,8 @@ def test_a_stage_is_named_by_what_tells_it_from_the_others():
     model, row = list(wide.backbones)[0], list(first)[0]
     assert label("topr_fig5") == "Experiment 2 · seed 4"
     assert label("gnivo_tab1", rows=first) == f"{row} · {model} · seed 4"
+
+
+def test_a_task_without_preferences_has_no_reward_model_of_its_own():
+    with pytest.raises(UserError, match="task helpful_tiny does not say how to fit one .* use algorithm.reward=task"):
+        stages(build(["task=helpful_tiny", "algorithm=rloo", "algorithm.reward=reward_model"]), ["train"])

@@ -189,7 +189,10 @@ def test_a_small_chart_rises_with_its_series():
     across, down = zip(*(map(float, point.split()) for point in raw.split("L")), strict=True)
     assert across == pytest.approx((46, 108.5, 171, 233.5, 296), abs=0.1)  # evenly, inside the frame
     assert down == pytest.approx((112, 86, 60, 34, 8), abs=0.1)  # from its base to its top
-    assert re.findall(r">([\d.]+|step \d)</text>", text) == ["5", "1", "0", "step 4"]
+    # its greatest and least value beside the ends of the axis, its steps below them
+    words = re.findall(r'<text x="(\d+)" y="(\d+)"[^>]*>([\d.]+|step \d)</text>', text)
+    assert words == [("41", "16", "5"), ("41", "112", "1"), ("46", "126", "0"), ("296", "126", "step 4")]
+    assert 'viewBox="0 0 300 130"' in text and 'd="M46 8V112H296"' in text
 
 
 def test_a_long_series_is_shown_by_means_of_its_stretches():

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import random
 from dataclasses import replace
+from statistics import fmean
 
+import numpy as np
 import pytest
 import torch
-from building import ROUNDING, VARIED, settings_of, trainer_of, watched
+from building import ROUNDING, VARIED, settings_of, train, trainer_of, watched
 from safetensors.torch import load_file
+from small import place
 
-from rlfamily.trainer import loop
+from rlfamily.trainer import checkpoint, loop
+from rlfamily.trainer.record import NOTE_STEPS
 
 
 def head_of(trainer):
@@ -128,3 +134,33 @@ def test_the_recorded_entropy_is_the_mean_over_the_rows_of_a_plain_forward_pass(
         means.append(float(-(logp_TV.exp() * logp_TV).sum(-1).mean()))
     assert len(means) > 1 and trainer.temperature == 0.7
     assert record.metrics["entropy"] == pytest.approx(sum(means) / len(means), abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["sft"])
+def test_what_was_not_drawn_is_learnt_at_temperature_one(world, tmp_path, name):
+    assert trainer_of(tmp_path, world, settings_of(name), name).temperature == 1.0
+
+
+def test_a_checkpoint_holds_every_stream_of_chance(world, tmp_path):
+    """A method or reward of one's own may draw from any of them."""
+    def drawn():
+        return [torch.rand(3).tolist(), random.random(), np.random.rand(3).tolist()]
+
+    trainer = trainer_of(tmp_path, world, settings_of("sft"), "sft")
+    checkpoint.save(tmp_path / "c.pt", trainer, {"metrics.jsonl": 7})
+    before = drawn()
+    assert drawn() != before
+    assert checkpoint.restore(checkpoint.read(tmp_path / "c.pt", trainer), trainer) == {"metrics.jsonl": 7}
+    assert drawn() == before
+
+
+def test_the_note_beside_the_progress_is_a_mean_over_the_last_steps(world, tmp_path):
+    notes, here = [], place(tmp_path)
+    settings = settings_of("rloo", epochs=1, batch_prompts=2, **VARIED)
+    train(replace(here, progress=lambda step, total, note="": notes.append(note)), world, settings, "rloo")
+    rows = [json.loads(line) for line in (here.out / "metrics.jsonl").read_text().splitlines()]
+    assert 2 <= len(rows) == len(notes)
+    for step, note in enumerate(notes):
+        seen = rows[max(0, step + 1 - NOTE_STEPS):step + 1]
+        assert note == "  ".join(f"{short} {fmean(row[name] for row in seen):.3f}" for short, name in (
+            ("valid", "mean_valid"), ("reward", "reward"), ("loss", "loss")))
