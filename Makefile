@@ -18,7 +18,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 CAN_CPU := $(BIN)/python tests/vllm/why_not_cpu.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-peer reproduce plan report test test-gpu check bench bench-gpu notebooks clean
+.PHONY: help setup setup-peer reproduce plan report test test-gpu check mutants bench bench-gpu notebooks clean
 
 help: ## list the targets
 	@echo "make TARGET [TABLE=topr_tab2] [SCALE=tiny|paper] [VLLM=cpu|gpu] [SEEDS=0,1,2] [ROWS=all] [EXECUTOR=local] [ARGS='key=value ...']"
@@ -87,6 +87,9 @@ check: $(WITH) ## ruff, mypy, import contract
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+mutants: $(WITH) ## mistakes that the tests would not notice: make mutants ARGS="eval/layout.py --sample 20" (by hand, slow)
+	@$(BIN)/python -m tests.mutants $(if $(ARGS),$(ARGS),--changed)
 
 bench: $(WITH) $(PEER)/.ready ## measure the step against TRL, generation, cells and start-up anew (docs/benchmarks.md)
 	@$(BIN)/python -m bench $(ARGS)

@@ -111,12 +111,18 @@ def check_tests(shell: Shell, *words: str) -> None:
     shell.run("python", "-m", "pytest", *words, "--version")
 
 
+def mutants(shell: Shell, *words: str) -> None:
+    """The modules and options exist; none of the mutants is tried."""
+    assert "0 of 0 mutants" in shell.run("python", "-m", "tests.mutants", *words, "--sample", "0")
+
+
 MODULES: dict[str, Callable[..., None]] = {
     "rlfamily.reproduce": reproduce,
     "rlfamily.train": train,
     "eval": evaluate,
     "pytest": check_tests,
     "bench": bench,
+    "tests.mutants": mutants,
 }
 TOOLS: dict[str, Callable[..., None]] = {
     "ruff": lambda shell, *words: shell.run("ruff", *words, "--help"),

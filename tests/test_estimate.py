@@ -224,6 +224,17 @@ def test_gpus_are_the_processes_and_the_stages_own_server() -> None:
     assert estimate(nodes("algorithm=topr", *server)["score"].inputs["responses"], size).gpus == 1 + 4
 
 
+def test_a_servers_engines_share_what_is_drawn_and_colocated_ones_are_the_processes() -> None:
+    size = build(["model=qwen25_05b"]).model.size
+    vllm = ["rollout.engine=vllm", "hardware.vllm.tensor_parallel=2", "hardware.processes=8", "hardware.sharding=fsdp"]
+    for mode, replicas, engines in (("server", 1, 1), ("server", 3, 3), ("colocated", 1, 8 // 2)):
+        node = nodes("algorithm=topr", *vllm, f"hardware.vllm.mode={mode}", f"hardware.vllm.data_parallel={replicas}")["train"]
+        work, gpu, found = work_of(node), node.hardware.gpu, estimate(node, size)
+        seconds = training_seconds(size, work, gpu) + drawing_seconds(size, work, gpu, node.hardware.vllm.rows, engines, 2)
+        assert found.gpus == 8 + (2 * replicas if mode == "server" else 0)
+        assert found.hours == pytest.approx(found.gpus * seconds / 3600), (mode, replicas)
+
+
 # ---------------------------------------------------------------------------- the printed plan
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -73,6 +75,35 @@ def test_check_names_the_culprit() -> None:
         core.check(x_NT=torch.zeros(2, 3), y_N=torch.zeros(3))
     with pytest.raises(ValueError, match=r"x_NT: shape \(2,\) does not have the axes NT"):
         core.check(x_NT=torch.zeros(2))
+
+
+SHAPES = {"NT": (2, 3), "N": (2,), "NS": (2, 2), "B": (1,)}
+
+
+@pytest.mark.parametrize(("function", "names", "rest"), [
+    (core.log_ratios, ["logp_NT", "other_logp_NT", "mask_NT"], ()),
+    (core.token_mean, ["x_NT", "mask_NT", "row_weight_N"], ()),
+    (core.expectation_over_rows, ["x_N", "row_weight_N"], ()),
+    (core.nonempty_weights, ["mask_NT", "row_weight_N"], ()),
+    (core.masked, ["x_NT", "mask_NT"], ()),
+    (core.at_last_token, ["x_N", "mask_NT"], ()),
+    (core.generalized_advantages, ["rewards_NT", "values_NT", "mask_NT"], (1.0, 1.0)),
+    (core.step_starts, ["step_ends_NS", "mask_NT"], ()),
+    (core.token_prefixes, ["log_ratio_NT", "mask_NT"], (2, None)),
+    (core.whole_prefixes, ["log_ratio_NT", "mask_NT"], (2,)),
+])
+def test_what_would_be_stretched_to_fit_is_refused(function: Any, names: list[str], rest: tuple[Any, ...]) -> None:
+    """torch repeats an axis of length 1 in silence: one row's number would stand for all, or one token's."""
+    fits = [torch.ones(SHAPES[name.rpartition("_")[2]]) for name in names]
+    function(*(one.long() if name.endswith("NS") else one for name, one in zip(names, fits, strict=True)), *rest)
+    for place, name in enumerate(names):
+        short = [one[:1] if place == other else one for other, one in enumerate(fits)]
+        with pytest.raises(ValueError, match=r"_N\w*: shape"):
+            function(*short, *rest)
+        if name.endswith("NT") and sum("T" in one for one in names) > 1:
+            narrow = [one[:, :1] if place == other else one for other, one in enumerate(fits)]
+            with pytest.raises(ValueError, match=r"_NT: shape"):
+                function(*narrow, *rest)
 
 
 def test_require() -> None:

@@ -84,6 +84,39 @@ def test_terms_over_many(term, value):
     assert evaluator().term(term).tolist() == pytest.approx(value)
 
 
+@pytest.mark.parametrize(("said", "expected"), [
+    ({"greater": ["a", "b"]}, [1, 0]),  # 2 against 1 and 4
+    ({"greater": ["a", "a"]}, [0.5]),
+    ({"not": {"greater": ["a", "b"]}}, [0, 1]),
+    ({"not": {"greater": ["a", "a"]}}, [0.5]),
+    ({"all": [{"greater": ["a", "b"]}, {"greater": ["a", 0]}]}, [1, 0]),
+    ({"any": [{"greater": ["a", "b"]}, {"greater": ["a", 3]}]}, [1, 0]),
+    ({"any": [{"greater": ["a", "b"]}, {"greater": ["b", "a"]}]}, [1, 1]),
+    ({"greatest": [3, "a", 1]}, [1]), ({"greatest": ["a", 1, 3]}, [0]), ({"least": [1, "a", 3]}, [1]),
+    ({"least": ["a", 3, 1]}, [0]), ({"close": {"of": "a", "to": 1.5, "within": 0.5}}, [1]),
+    ({"close": {"of": 1, "to": "a", "within": 0.9}}, [0]), ({"integer": {"of": 2.75, "within": 0.25}}, [1]),
+    ({"integer": {"of": 2.5, "within": 0.25}}, [0]), ({"member": ["a", 1, 2]}, [1]), ({"member": ["a", 1, 3]}, [0]),
+    ({"same_sign": ["a", 7]}, [1]), ({"same_sign": ["a", -2]}, [0]),
+    ({"greater": [{"ratio": ["a", 4]}, 0.25]}, [1]), ({"greater": [{"difference": ["a", 3]}, 0]}, [0]),
+    ({"close": {"of": {"log": {"exp": "a"}}, "to": 2, "within": 1e-9}}, [1]),
+])
+def test_what_a_check_means(said, expected):
+    assert check(said, model="M", column="y") == expected
+
+
+@pytest.mark.parametrize("term", [{"ratio": ["a", 0]}, {"log": 0}, {"log": -1}])
+def test_what_is_no_number_is_checkable_neither_way(term):
+    for said in ({"greater": [term, 0]}, {"not": {"greater": [term, 0]}}, {"close": {"of": term, "to": 1, "within": 9}}):
+        assert np.isnan(check(said, model="M", column="x")).all()
+        assert evaluator(model="M", column="x").verdict(said).word == "not checkable"
+
+
+def test_a_table_reports_what_one_of_its_metrics_is_named_like():
+    side = Side(number, lambda table: ["Avg@3", "Avg@3 std"] if table == "good" else [], lambda table: True)
+    for table, like, there in (("good", "std", 1), ("good", "Avg", 1), ("good", "Pass", 0), ("other", "std", 0)):
+        assert Evaluator("c", side, {}, {}).check({"reports": {"table": table, "like": like}}).tolist() == [there]
+
+
 def test_a_missing_number_decides_the_whole_claim():
     verdict = evaluator(model="M").verdict({"each": {"column": ["x", "z"]}, "check": {"greater": ["a", "b"]}})
     assert (verdict.word, verdict.share) == ("not run", None)

@@ -131,6 +131,22 @@ def test_steps_weigh_as_many_rows_as_they_had(tmp_path):
     assert draw([one], metric, ())[0] == pytest.approx(0.8)
 
 
+def test_steps_without_rows_weigh_nothing_and_leave_every_draw_a_number(tmp_path):
+    metric = Metric(name="rate", stage="train", field="mean_valid")
+    rows = [{"step": step, "rows": count, "mean_valid": rate} for step, (count, rate) in enumerate(((0, 1.0), (4, 0.25)))]
+    value, draws = draw([read_series(Archive(tmp_path), cell(tmp_path, rows, "train", file="metrics.jsonl"), metric)], metric, ())
+    assert value == 0.25 and set(draws.tolist()) == {0.25}
+
+
+def test_the_best_of_as_many_draws_as_named_and_of_no_more(tmp_path):
+    metric = Metric(name="Best@2", stage="score", field="reward", per_item="any", better="higher")
+    assert metric.draws == 2
+    rows = [{"mode": "sample", "item": item, "draw": draw, "reward": item + draw / 2} for item in range(3) for draw in range(2)]
+    assert read_series(Archive(tmp_path), cell(tmp_path, rows), metric).values.tolist() == [0.5, 1.5, 2.5]
+    with pytest.raises(Unusable, match="3 draws an item and values besides 0 and 1: draw 2"):
+        read_series(Archive(tmp_path), cell(tmp_path, [*rows, {**rows[0], "draw": 2}]), metric)
+
+
 def test_a_window_is_the_last_part_of_a_run(tmp_path):
     metric = Metric(name="rate", stage="train", field="loss", window=0.1)
     rows = [{"step": step, "loss": float(step)} for step in range(40)]

@@ -27,6 +27,15 @@ def test_statistics_of_four_values_by_hand():
     assert statistics.last(values, times) == pytest.approx([6.0])
 
 
+def test_every_draw_has_its_own_statistic():
+    """A draw is a row: the same draws apart and together."""
+    rng = np.random.default_rng(0)
+    values, times = rng.normal(0, 1, (3, 9)), rng.integers(0, 40, (3, 9)).astype(float)
+    for name in ("mean", "std", "slope", "last"):
+        apart = [REDUCE[name](values[one:one + 1], times[one:one + 1])[0] for one in range(3)]
+        assert REDUCE[name](values, times) == pytest.approx(apart), name
+
+
 def test_slope_of_equal_times_is_zero():
     assert statistics.slope(np.array([[1.0, 2.0]]), np.array([[3.0, 3.0]])) == pytest.approx([0.0])
 

@@ -219,6 +219,7 @@ def test_settings_are_laid_out_as_methods_and_tasks(tmp_path):
     assert page.headings == ("x", "y")
     assert [(line.label, *(place.value for place in line.places)) for line in page.lines] == [
         ("A: lr", "0.50", "0.25"), ("A: K", "4", "4"), ("B: lr", "1.00", "1.00")]
+    assert {(place.aside, place.half) for line in page.lines for place in line.places} == {("", "")}  # nothing was drawn
 
 
 def test_theory_is_read_without_draws(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,7 +15,7 @@ from rlfamily import decoding
 from rlfamily.config import build
 from rlfamily.decoding import Cost, Decoded, DecodingConfig, plain
 from rlfamily.errors import UserError
-from rlfamily.evaluation import generate, score
+from rlfamily.evaluation import generate, pairs, score
 from rlfamily.examples import held_out
 from rlfamily.plan import stages
 from rlfamily.records import read_jsonl, write_jsonl
@@ -87,6 +88,33 @@ def test_the_decoder_is_part_of_the_keys_of_responses_and_scores_alone(twice: st
     one, two = (stages(each, ["train", "score", "logprobs"]) for each in (config, other))
     assert {role for role in one if one[role].key != two[role].key} == {"score"}
     assert two["score"].inputs["responses"].uses == {"decoding.twice": "1"}  # type: ignore[union-attr]
+
+
+def test_held_out_responses_are_drawn_from_the_distribution_that_the_task_names(world: World) -> None:
+    distribution = world.config.task.distribution.model_copy(update={"temperature": 0.7, "top_k": 9, "top_p": 0.5})
+    chosen = settings(world, world.config.decoding).model_copy(update={"distribution": distribution})
+    sampled, greedy = (generate.params_of(chosen, mode) for mode in ("sample", "greedy"))
+    assert (sampled.greedy, sampled.temperature, sampled.top_k, sampled.top_p) == (False, 0.7, 9, 0.5)
+    assert greedy == replace(sampled, greedy=True)
+    limits = world.config.task.evaluation
+    assert (sampled.max_total_tokens, sampled.min_new_tokens) == (limits.max_tokens, limits.min_new_tokens)
+
+
+class Asked(Exception):
+    """What an engine was asked for."""
+
+
+def test_pairs_are_drawn_at_the_temperature_asked_for(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Drawer:
+        def generate(self, prompts: Any, params: Any, seeds: Any, copies: int) -> Any:
+            raise Asked(params, copies)
+
+    tokenizer = world.policy().tokenizer
+    monkeypatch.setattr(pairs, "frozen", lambda *given: (Drawer(), tokenizer))
+    with pytest.raises(Asked) as asked:
+        pairs.write_pairs(place(tmp_path), world.data, world.base, {}, world.lesson(60), 0.7, world.finetuning, "torch", 0)
+    params, copies = asked.value.args
+    assert (params.greedy, params.temperature, params.top_k, params.top_p, copies) == (False, 0.7, 0, 1.0, 2)
 
 
 def test_an_unknown_decoder_is_refused_with_the_nearest() -> None:

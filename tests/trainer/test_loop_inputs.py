@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import random
 from dataclasses import replace
+from statistics import fmean
 
+import numpy as np
 import pytest
 import torch
-from building import ROUNDING, VARIED, settings_of, trainer_of, watched
+from building import ROUNDING, VARIED, settings_of, train, trainer_of, watched
 from safetensors.torch import load_file
+from small import place
 
-from rlfamily.trainer import loop
+from rlfamily.trainer import checkpoint, loop
+from rlfamily.trainer.record import NOTE_STEPS
 
 
 def head_of(trainer):
@@ -68,7 +74,7 @@ def test_step_ends_are_those_of_the_generated_ids(world, tmp_path, monkeypatch):
 
     def ends(tokenizer, ids):
         seen.append(ids)
-        return [1, len(ids)] if len(ids) > 4 else [len(ids)]
+        return [1, len(ids)] if len(seen) % 2 else [len(ids)]  # every other row has fewer steps
 
     monkeypatch.setattr(loop, "step_ends", ends)
     trainer = trainer_of(tmp_path, world, settings_of("oreo_online", level="step", batch_prompts=4), "oreo_online")
@@ -76,7 +82,7 @@ def test_step_ends_are_those_of_the_generated_ids(world, tmp_path, monkeypatch):
     next(trainer.steps())
     lengths = batches[0].mask_NT.sum(1).long().tolist()
     assert [len(ids) for ids in seen] == lengths  # once, however often the batch is reused
-    assert batches[0].step_ends_NS.tolist() == [[1, n] if n > 4 else [n, n] for n in lengths]
+    assert batches[0].step_ends_NS.tolist() == [[n, n] if row % 2 else [1, n] for row, n in enumerate(lengths)]
     assert all(batch.step_ends_NS is batches[0].step_ends_NS for batch in batches)
 
 
@@ -112,3 +118,49 @@ def test_the_least_length_is_the_samplers_and_the_trainers(world, tmp_path):
     assert record.metrics["mismatch_max"] < ROUNDING
     free = next(trainer_of(tmp_path, world, settings_of("rloo", batch_prompts=4, inner_updates=2), "rloo").steps())
     assert record.metrics["length"] >= 25 > free.metrics["length"]
+
+
+def test_the_recorded_entropy_is_the_mean_over_the_rows_of_a_plain_forward_pass(world, tmp_path, monkeypatch):
+    """In nats a token, of what the tokens were drawn from: the policy that the run starts from, at its temperature."""
+    trainer, drawn, before = trainer_of(tmp_path, world, settings_of("ppo", inner_updates=1), "ppo"), [], world.policy()
+    before.model.set_attn_implementation("sdpa")
+    real = trainer.source.batch
+    monkeypatch.setattr(trainer.source, "batch", lambda *given: drawn.append(real(*given)) or drawn[-1])
+    record = next(trainer.steps())
+    means = []
+    for prompt, ids in zip(drawn[0].rows.prompts, drawn[0].rows.completions, strict=True):
+        logits_TV = before.model(torch.tensor([[*prompt, *ids]])).logits[0, len(prompt) - 1:-1]
+        logp_TV = (logits_TV / trainer.temperature).log_softmax(-1)
+        means.append(float(-(logp_TV.exp() * logp_TV).sum(-1).mean()))
+    assert len(means) > 1 and trainer.temperature == 0.7
+    assert record.metrics["entropy"] == pytest.approx(sum(means) / len(means), abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["sft"])
+def test_what_was_not_drawn_is_learnt_at_temperature_one(world, tmp_path, name):
+    assert trainer_of(tmp_path, world, settings_of(name), name).temperature == 1.0
+
+
+def test_a_checkpoint_holds_every_stream_of_chance(world, tmp_path):
+    """A method or reward of one's own may draw from any of them."""
+    def drawn():
+        return [torch.rand(3).tolist(), random.random(), np.random.rand(3).tolist()]
+
+    trainer = trainer_of(tmp_path, world, settings_of("sft"), "sft")
+    checkpoint.save(tmp_path / "c.pt", trainer, {"metrics.jsonl": 7})
+    before = drawn()
+    assert drawn() != before
+    assert checkpoint.restore(checkpoint.read(tmp_path / "c.pt", trainer), trainer) == {"metrics.jsonl": 7}
+    assert drawn() == before
+
+
+def test_the_note_beside_the_progress_is_a_mean_over_the_last_steps(world, tmp_path):
+    notes, here = [], place(tmp_path)
+    settings = settings_of("rloo", epochs=1, batch_prompts=2, **VARIED)
+    train(replace(here, progress=lambda step, total, note="": notes.append(note)), world, settings, "rloo")
+    rows = [json.loads(line) for line in (here.out / "metrics.jsonl").read_text().splitlines()]
+    assert 2 <= len(rows) == len(notes)
+    for step, note in enumerate(notes):
+        seen = rows[max(0, step + 1 - NOTE_STEPS):step + 1]
+        assert note == "  ".join(f"{short} {fmean(row[name] for row in seen):.3f}" for short, name in (
+            ("valid", "mean_valid"), ("reward", "reward"), ("loss", "loss")))

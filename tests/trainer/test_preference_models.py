@@ -94,6 +94,23 @@ def test_a_poor_model_is_refused_in_one_line(data, tmp_path):
     assert "\n" not in str(error.value)
 
 
+def test_no_pair_is_both_trained_on_and_tested_with(data, tmp_path, monkeypatch):
+    trained, tested = [], []
+    source_of, scores = preference.FixedSource, preference._scores
+    monkeypatch.setattr(preference, "FixedSource", lambda pairs, *rest: trained.extend(pairs) or source_of(pairs, *rest))
+    monkeypatch.setattr(preference, "_scores", lambda model, rows, *rest: tested.append(rows) or scores(model, rows, *rest))
+    preference.train_from_scratch(place(tmp_path), data, source(), LIMIT)
+    held_out = tested[-1]
+    assert (len(trained), len(held_out)) == (630, 70)
+    assert not {id(pair) for pair in trained} & {id(pair) for pair in held_out}
+
+
+def test_a_model_that_tells_no_pair_apart_orders_none(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(preference, "_scores", lambda model, rows, micro_batch: [0.5] * (2 * len(rows)))
+    with pytest.raises(UserError, match=r"orders 0\.000 of 70 held-out pairs"):
+        preference.train_from_scratch(place(tmp_path), data, source(), LIMIT)
+
+
 def test_unknown_preferences_are_refused(data, tmp_path):
     with pytest.raises(UserError, match="the task's data has no preferences 'kin', only kind"):
         preference.train_from_scratch(place(tmp_path), data, source(preferences="kin"), LIMIT)
