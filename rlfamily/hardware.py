@@ -73,9 +73,11 @@ class Hardware(Strict):
 class StageHardware(Hardware):
     """The hardware as one stage has it: `processes` are its own, `server_slots` those of a server that it starts.
 
-    `wandb` and `wandb_folder` say where a run is mirrored to.
+    `wandb` and `wandb_folder` say where a run is mirrored to, `wandb_names` what of: what was chosen in each group of
+    settings, and the `table` it was first planned for.
     """
 
     server_slots: int = Field(ge=0)
     wandb: Literal["offline", "online", "off"]
     wandb_folder: str
+    wandb_names: dict[str, str]

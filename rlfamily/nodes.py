@@ -53,6 +53,7 @@ class Planner:
 
     config: RunConfig
     label: str
+    table: str = ""
 
     @cached_property
     def data(self) -> Node:
@@ -233,5 +234,6 @@ class Planner:
         serves = vllm and placed.mode == "server" and placed.server_url is None
         own = {"processes": hardware.processes if kind == "train" else placed.shared if vllm else 1,
                "server_slots": placed.tensor_parallel * placed.data_parallel if serves else 0,
-               "wandb": self.config.wandb, "wandb_folder": str(Path(self.config.results).resolve())}
+               "wandb": self.config.wandb, "wandb_folder": str(Path(self.config.results).resolve()),
+               "wandb_names": self.config.names | ({"table": self.table} if self.table else {})}
         return StageHardware.model_validate(hardware.model_dump() | own)

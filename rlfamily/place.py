@@ -40,7 +40,7 @@ class Place:
 
 def alone(folder: Path, hardware: Hardware, **changes: Any) -> Place:
     """A place outside any stage graph, for one job below `folder`; `changes` are to the hardware as a stage has it."""
-    own = {"processes": 1, "server_slots": 0, "wandb": "off", "wandb_folder": str(folder)}
+    own = {"processes": 1, "server_slots": 0, "wandb": "off", "wandb_folder": str(folder), "wandb_names": {}}
     settings = StageHardware.model_validate(hardware.model_dump() | own | changes)
     for name in ("work", "out"):
         (folder / name).mkdir(parents=True, exist_ok=True)

@@ -67,15 +67,15 @@ class _Table:
         check_draws(self.experiment, config.task.eval_draws)
         opponent = self.experiment.opponent(row)
         against = self._resolved(model, row, column, opponent) if opponent else None
-        made = []
+        made, table = [], f"{self.experiment.paper} {self.experiment.place}".strip()
         for seed in seeds:
             seeded = config.model_copy(update={"seed": seed})
             known = (*overrides, "against", *(against[0] if against else ()), seed)
             if known not in self.planned:
                 self.planned[known] = self._stages(
-                    Planner(seeded, self._label(model, row, column, seed)),
+                    Planner(seeded, self._label(model, row, column, seed), table),
                     Planner(against[1].model_copy(update={"seed": seed}),
-                            self._label(model, self._opponent_name(row), column, seed)) if against else None)
+                            self._label(model, self._opponent_name(row), column, seed), table) if against else None)
             made.append(Cell(model, row, column, seed, [*overrides, f"seed={seed}"], seeded, self.planned[known]))
         return made
 

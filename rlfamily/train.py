@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterable
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -28,9 +29,13 @@ _OF_A_KIND = re.compile(r"([\w.]+)=\{.*\bkind\s*:")
 NOTHING_TRAINED = {"base": "none: the scores are the base model's", "sft": "none: the scores are the SFT warm start's"}
 
 
-def run_cell(config: RunConfig) -> int:
-    """Train (unless algorithm=none) and score one cell, print where it is and how it did; returns an exit code."""
-    label = f"{config.names['algorithm']} on {config.names['task']} · seed {config.seed}"
+def run_cell(config: RunConfig, differing: Iterable[str] = ()) -> int:
+    """Train (unless algorithm=none) and score one cell, print where it is and how it did; returns an exit code.
+
+    `differing` are the overrides that tell it from the other cells of its sweep: they stand in its name.
+    """
+    own = [one for one in differing if one.split("=")[0] not in ("algorithm", "task", "seed")]
+    label = " · ".join([f"{config.names['algorithm']} on {config.names['task']}", *own, f"seed {config.seed}"])
     nodes = stages(config, ["train", "score"], label)
     outcomes = execute(nodes.values(), config.results, config.hardware, config.executor)
     broken = {key: outcome for key, outcome in outcomes.items() if outcome.status == "failed"}
@@ -74,6 +79,12 @@ def _check(arguments: list[str]) -> str:
     return configs[0].results
 
 
+def _swept(arguments: list[str]) -> set[str]:
+    """Keys to which a sweep gives several values."""
+    words = [argument for argument in arguments if "=" in argument and not argument.startswith("-")]
+    return {word.split("=")[0] for word in words if len(expand([word])) > 1}
+
+
 def _emptied(arguments: list[str]) -> list[str]:
     """Set to null first what a mapping with its kind takes the place of: Hydra would merge it, and refuse new keys."""
     found = [(_OF_A_KIND.match(argument), argument) for argument in arguments]
@@ -86,12 +97,15 @@ def _main() -> int:
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
     def job(composed: DictConfig) -> None:
         try:
-            codes.append(guarded(lambda: run_cell(check(composed, HydraConfig.get().runtime.choices))))
+            hydra_config = HydraConfig.get()
+            differing = [one for one in hydra_config.overrides.task if one.split("=")[0] in swept]
+            codes.append(guarded(lambda: run_cell(check(composed, hydra_config.runtime.choices), differing)))
         except Interrupted as interrupted:
             print(f"interrupted: {interrupted}", file=sys.stderr)
             raise SystemExit(INTERRUPTED) from interrupted
 
     results = _check(sys.argv[1:])
+    swept = _swept(sys.argv[1:])
     sys.argv[1:] = _emptied(sys.argv[1:])
     if results and not any(argument.startswith("hydra.sweep.dir=") for argument in sys.argv):
         folder = f"{results}/multirun".replace("'", "\\'")

@@ -24,10 +24,10 @@ from rlfamily.records import write_jsonl
 from rlfamily.settings import Strict
 from rlfamily.tasks import TaskConfig
 from rlfamily.tasks.support import hub, same
-from rlfamily.tasks.support.math_answers import equivalent, first_solution, last_boxed
+from rlfamily.tasks.support.math_answers import CPU_SECONDS, equivalent, first_solution, last_boxed
 from rlfamily.tasks.support.math_problems import SIGNS, Generator, Problem, Step, solve
 
-VERSION = "5"
+VERSION = "6"
 HAS_DEMONSTRATIONS = False
 GIVES: frozenset[str] = frozenset({"format", "valid", "answer"})
 PLACE = "{problem}"  # in a template; replaced as it stands, since LaTeX is full of other braces
@@ -101,9 +101,13 @@ class Hub(Strict):
 
 
 class Data(tasks.Data):
-    """All that the files of the task depend on. `template` holds the place of the problem once."""
+    """All that the files of the task depend on. `template` holds the place of the problem once.
+
+    `check_seconds` of CPU time decide one comparison of answers; what takes longer is wrong.
+    """
 
     template: str
+    check_seconds: float = Field(gt=0)
     source: Generated | Hub = Field(discriminator="kind")
 
     @field_validator("template")
@@ -149,7 +153,8 @@ def score(response: str, meta: Mapping[str, Any]) -> dict[str, float]:
     answer = last_boxed(first_solution(response, meta.get("opening", OPENING)))
     if answer is None:
         return {"format": 0.0, "valid": 0.0}
-    return {"format": 1.0, "valid": float(equivalent(meta["answer"], answer))}
+    return {"format": 1.0, "valid": float(
+        equivalent(meta["answer"], answer, meta.get("check_seconds", CPU_SECONDS)))}
 
 
 # ---------------------------------------------------------------------------- generated problems
@@ -174,7 +179,7 @@ def _build_generated(data: Data, source: Generated, out: Path) -> dict[str, Any]
             taken.add(problem)
             meta = {"answer": str(solve(problem, left_to_right=False)[-1].value), "level": index + 1}
             name = {"benchmark": level.benchmark} if named else {}
-            yield Example(f"{split}-{place}", _prompt(data, str(problem)), meta | name | _opening(data))
+            yield Example(f"{split}-{place}", _prompt(data, str(problem)), meta | name | _marking(data))
 
     # Held-out splits first: they stay the same when more training data is asked for.
     turns = {split: [place % len(source.levels) for place in range(getattr(source, split))]
@@ -235,10 +240,10 @@ def _build_hub(data: Data, source: Hub, out: Path) -> dict[str, Any]:
     splits = {"validation": training[:source.validation], "train": training[source.validation:]}
     for split, chosen in splits.items():
         _write(out / f"{split}.jsonl", (
-            Example(f"{split}-{place}", _prompt(data, problem), {"answer": answer} | _opening(data))
+            Example(f"{split}-{place}", _prompt(data, problem), {"answer": answer} | _marking(data))
             for place, (problem, answer) in enumerate(chosen)))
     _write(out / "test.jsonl", (
-        Example(f"test-{place}", _prompt(data, problem), {"answer": answer, "benchmark": name} | _opening(data))
+        Example(f"test-{place}", _prompt(data, problem), {"answer": answer, "benchmark": name} | _marking(data))
         for place, (name, problem, answer) in enumerate(test)))
     counts = {split: len(chosen) for split, chosen in splits.items()} | Counter(name for name, _, _ in test)
     revisions = {f"{name}_revision": hub.resolved_revision(dataset) for name, dataset in
@@ -276,10 +281,11 @@ def _prompt(data: Data, problem: str) -> str:
     return data.template.replace(PLACE, problem)
 
 
-def _opening(data: Data) -> dict[str, str]:
-    """Meta of an example: what the line of its problem begins with, where that is not OPENING."""
+def _marking(data: Data) -> dict[str, Any]:
+    """What `score` must know of an example beside its answer, where it is not as usual."""
     opening = data.template.partition(PLACE)[0].rpartition("\n")[2].strip()
-    return {} if opening == OPENING else {"opening": opening}
+    return ({} if opening == OPENING else {"opening": opening}) | (
+        {} if data.check_seconds == CPU_SECONDS else {"check_seconds": data.check_seconds})
 
 
 def _write(path: Path, rows: Iterable[Example | Demonstration]) -> None:

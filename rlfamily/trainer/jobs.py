@@ -33,13 +33,14 @@ from rlfamily.trainer.loop import Trainer
 from rlfamily.trainer.recipe import Recipe
 from rlfamily.trainer.record import record
 from rlfamily.trainer.sources import FixedSource, RolloutSource, Source
-from rlfamily.trainer.tracking import make_tracker
+from rlfamily.trainer.tracking import Mirrored, make_tracker
 
 
 def fit(place: Place, trainer: Trainer, config: dict[str, Any]) -> dict[str, Any]:
     """Run the loop with records, checkpoints and mirror (which shows `config`); returns its totals."""
     mode = place.hardware.wandb if trainer.accelerator.is_main_process else "off"
-    tracker = make_tracker(mode, Path(place.hardware.wandb_folder), place.key, place.label, config)
+    tracker = make_tracker(mode, Mirrored(
+        Path(place.hardware.wandb_folder), place.key, place.label, config, place.hardware.wandb_names))
     totals = record(trainer, place.work, place.out, tracker, place.progress, place.hardware.checkpoint_seconds)
     return totals | place.notes
 
@@ -97,7 +98,9 @@ def train_policy(
     least = lesson.limits.min_new_tokens if rollout else 0
     trainer = Trainer(learner, reference, source, Recipe.of(algorithm, settings, finetuning.lr_multiplier), temperature,
                       place.hardware.micro_tokens, accelerator, seed, least, rollout, settings.sampling.whole)
-    return fit(place, trainer, {"algorithm": name, "seed": seed, **settings.model_dump()})
+    shown = {"algorithm": settings, "model": finetuning, "lesson": lesson, "rollout": rollout}
+    config = {what: one.model_dump(mode="json") for what, one in shown.items() if one is not None}
+    return fit(place, trainer, {"seed": seed} | config)
 
 
 def _first(rows: list[Demonstration], count: int, key: str, split: str) -> list[Demonstration]:

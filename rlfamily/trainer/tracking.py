@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from rlfamily.errors import UserError
 from rlfamily.trainer.loop import StepRecord
+
+TAGS = ("task", "model", "algorithm")
+
+
+@dataclass(frozen=True)
+class Mirrored:
+    """A run as the mirror shows it: by its key, under its label, with all its settings.
+
+    `names` are what was chosen in each group of settings, and the `table` that groups it with its neighbours.
+    """
+
+    folder: Path
+    key: str
+    label: str
+    config: dict[str, Any]
+    names: dict[str, str]
 
 
 class Tracker(Protocol):
@@ -33,49 +50,57 @@ class NoTracker:
 class OfflineTracker:
     """Writes one complete offline run at the end, from the run's own files: a crash leaves no torn second copy."""
 
-    def __init__(self, folder: Path, key: str, label: str, config: dict[str, Any]) -> None:
-        self.folder, self.key, self.label, self.config = folder, key, label, config
+    def __init__(self, mirrored: Mirrored) -> None:
+        self.mirrored = mirrored
 
     def log(self, record: StepRecord) -> None:
         """Nothing yet: the run may still crash and repeat steps."""
 
     def finish(self, metrics: list[dict[str, Any]]) -> None:
         """Write wandb/offline-run-* into the folder; `wandb sync` uploads it."""
-        run = _start("offline", self.folder, self.key, self.label, self.config)
+        run = _start("offline", self.mirrored)
         for row in metrics:
-            run.log(row, step=int(row["step"]))
+            run.log(_prefixed(row), step=int(row["step"]))
         run.finish()
 
 
 class OnlineTracker:
     """Streams steps to the server under the run's key; a resumed run continues the same record."""
 
-    def __init__(self, folder: Path, key: str, label: str, config: dict[str, Any]) -> None:
+    def __init__(self, mirrored: Mirrored) -> None:
         if not os.environ.get("WANDB_API_KEY"):
             raise UserError("wandb=online needs WANDB_API_KEY in the environment: set it, or use wandb=offline")
-        self.run = _start("online", folder, key, label, config)
+        self.run = _start("online", mirrored)
 
     def log(self, record: StepRecord) -> None:
         """Send one step."""
-        self.run.log(record.metrics | record.timings, step=record.step)
+        self.run.log(_prefixed(record.metrics | record.timings), step=record.step)
 
     def finish(self, metrics: list[dict[str, Any]]) -> None:
         """Close the record."""
         self.run.finish()
 
 
-def make_tracker(mode: str, folder: Path, key: str, label: str, config: dict[str, Any]) -> Tracker:
+def make_tracker(mode: str, mirrored: Mirrored) -> Tracker:
     """The tracker for `wandb=off|offline|online`. Raises UserError when online is asked for without a key."""
     if mode == "off":
         return NoTracker()
-    return (OfflineTracker if mode == "offline" else OnlineTracker)(folder, key, label, config)
+    return (OfflineTracker if mode == "offline" else OnlineTracker)(mirrored)
 
 
-def _start(mode: str, folder: Path, key: str, label: str, config: dict[str, Any]) -> Any:
+def _prefixed(row: dict[str, Any]) -> dict[str, Any]:
+    """Curves of training stand apart from what else a project shows."""
+    return {name if name == "step" else f"train/{name}": value for name, value in row.items()}
+
+
+def _start(mode: str, mirrored: Mirrored) -> Any:
     import wandb
 
-    folder.mkdir(parents=True, exist_ok=True)
+    mirrored.folder.mkdir(parents=True, exist_ok=True)
     settings = wandb.Settings(silent=True, console="off", disable_git=True, disable_code=True, x_disable_stats=True,
                               x_disable_meta=True)
-    return wandb.init(project="rlfamily", id=key, name=label, config=config, dir=str(folder), resume="allow",
-                      mode=mode, settings=settings)  # type: ignore[arg-type]
+    names = mirrored.names
+    return wandb.init(
+        project="rlfamily", id=mirrored.key, name=mirrored.label, config=mirrored.config | {"names": names},
+        group=names.get("table"), tags=[names[group] for group in TAGS if group in names], dir=str(mirrored.folder),
+        resume="allow", mode=mode, settings=settings)  # type: ignore[arg-type]

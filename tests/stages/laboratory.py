@@ -11,7 +11,7 @@ from rlfamily.stages.kind import get_kind
 def shape(folder, seconds=0.0, **changes):
     """The hardware of a toy stage: two CPU slots, its files in `folder`."""
     own = {"kind": "cpu", "slots": 2, "processes": 1, "server_slots": 0, "checkpoint_seconds": seconds, "wandb": "off",
-           "wandb_folder": str(folder), "gpu": None}
+           "wandb_folder": str(folder), "wandb_names": {}, "gpu": None}
     return StageHardware.model_validate(build().hardware.model_dump() | own | changes)
 
 

@@ -16,6 +16,8 @@ import math_verify
 import psutil
 import pytest
 
+from rlfamily import tasks
+from rlfamily.config import build
 from rlfamily.tasks.support import math_answers
 from rlfamily.tasks.support.math_answers import MAX_CHARACTERS, Checkers, equivalent, last_boxed
 
@@ -178,3 +180,17 @@ def test_import_math_is_the_standard_library() -> None:
 
     assert importlib.import_module("math").sqrt(4) == 2.0
     assert task is not importlib.import_module("math")
+
+
+def test_the_limit_is_a_setting(monkeypatch):
+    """It reaches the worker by the example's meta, and is left out where it is the usual one."""
+    asked = []
+    monkeypatch.setattr(math_answers, "checkers", lambda limit: asked.append(limit) or math_answers.CHECKERS)
+    answer = r"\boxed{\frac{50}{100} + 0}"
+    assert tasks.get("math").score(answer, {"answer": "0.5", "check_seconds": 7.0})["valid"]
+    assert tasks.get("math").score(answer.replace("0}", "1 - 1}"), {"answer": "0.5"})["valid"]
+    assert asked == [7.0, math_answers.CPU_SECONDS]
+    data = build(["task=math_tiny", "algorithm.warm_start=base"]).task.data
+    meta = tasks.get("math")._marking
+    assert "check_seconds" not in meta(data)
+    assert meta(data.model_copy(update={"check_seconds": 7.0}))["check_seconds"] == 7.0

@@ -30,6 +30,7 @@ EQUAL = {
     "percent": ("0.5", [r"50\%", "50%", r"50 \text{percent}", "50 percent", "0.50"]),
     "percent, without its sign": ("12.5", [r"12.5\%"]),
     "percent, asked for": (r"50\%", ["0.5", "50", r"\frac{1}{2}", "50%"]),
+    "angles in degrees": (r"\frac{1}{2}", [r"\sin 30^\circ", r"\sin(30^{\circ})", "\\cos 60°"]),
     "degrees": ("90", [r"90^\circ", r"90^{\circ}", "90°", "90 degrees", r"90\text{ degrees}"]),
     "unicode roots": (r"2\sqrt{3}", ["2√3", "2√(3)", "√12"]), "unicode cube root": (r"\sqrt[3]{2}", ["∛2"]),
     "unicode signs": ("-7", ["−7", "–7"]), "unicode fractions": (r"\frac{5}{2}", ["2½", "5⁄2"]),

@@ -55,7 +55,7 @@ def worth(prompt: str) -> int:
 def test_shipped_settings_are_valid(name: str) -> None:
     config = math.Config.model_validate(yaml.safe_load((CONF / f"{name}.yaml").read_text()))
     assert tasks.get(config.kind) is math
-    assert set(config.data.model_dump()) == {"kind", "template", "source"}
+    assert set(config.data.model_dump()) == {"kind", "template", "check_seconds", "source"}
     assert rewards.get(config.reward.kind).Config is type(config.reward)
 
 

@@ -16,13 +16,13 @@ import select
 import signal
 import subprocess
 import sys
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 from rlfamily.tasks.support import math_forms
 
 MAX_CHARACTERS = 500  # of an answer; a longer one is none. Right answers of the public benchmarks have under 200
-CPU_SECONDS = 1.0  # for one pair: ordinary ones take 0.002 to 0.3
+CPU_SECONDS = 1.0  # for one pair, where nothing else is set: ordinary ones take 0.002 to 0.3
 WALL_SECONDS = 120.0  # for one pair and, the first time, the worker's start, on a busy machine
 ATTEMPTS = 2  # a worker killed from outside says nothing about the answer: ask another one
 CACHED = 65536  # verdicts kept: small models repeat themselves
@@ -63,8 +63,11 @@ def first_solution(response: str, opening: str) -> str:
 
 
 @lru_cache(CACHED)
-def equivalent(right: str, answer: str) -> bool:
-    """True when `answer` equals `right`: see docs/mathematics.md. Not symmetric. Never raises; stops at CPU_SECONDS."""
+def equivalent(right: str, answer: str, seconds: float = CPU_SECONDS) -> bool:
+    """True when `answer` equals `right`: see docs/mathematics.md. Not symmetric. Never raises.
+
+    What takes the library more than `seconds` of CPU time for one comparison is wrong.
+    """
     if _INTEGER.fullmatch(right) and _INTEGER.fullmatch(answer):
         return int(right) == int(answer)  # math-verify's own verdict on these (tested), a thousand times faster
     if len(answer) > MAX_CHARACTERS:
@@ -75,15 +78,16 @@ def equivalent(right: str, answer: str) -> bool:
     if math_forms.hostile(answer):
         return False
     pairs = math_forms.readings(right, answer)
-    return any(_same(*pair) for pair in pairs) and all(_same(*pair) for pair in math_forms.contradictions(answer))
+    return any(_same(*pair, seconds) for pair in pairs) and all(
+        _same(*pair, seconds) for pair in math_forms.contradictions(answer))
 
 
 @lru_cache(CACHED)
-def _same(right: str, answer: str) -> bool:
+def _same(right: str, answer: str, seconds: float) -> bool:
     """Whether two normal forms are equal."""
     if _INTEGER.fullmatch(right) and _INTEGER.fullmatch(answer):
         return int(right) == int(answer)
-    return right == answer or CHECKERS.check(right, answer)
+    return right == answer or checkers(seconds).check(right, answer)
 
 
 class Worker:
@@ -160,6 +164,13 @@ class Checkers:
         self.idle = []
 
 
-CHECKERS = Checkers(CPU_SECONDS)
-atexit.register(CHECKERS.close)
-os.register_at_fork(after_in_child=CHECKERS.forget)
+@cache
+def checkers(limit: float) -> Checkers:
+    """The workers of this process that have `limit` CPU seconds for a pair."""
+    made = Checkers(limit)
+    atexit.register(made.close)
+    os.register_at_fork(after_in_child=made.forget)
+    return made
+
+
+CHECKERS = checkers(CPU_SECONDS)

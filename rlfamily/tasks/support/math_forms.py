@@ -44,6 +44,7 @@ _PLAIN = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)")
 
 _DEGREES = re.compile(r"\^\s*\{?\s*\\(?:circ|degree)\b\s*\}?|\\degree\b|\s*\\?(?:text|mathrm|textrm)\{\s*degrees?\s*\}|"
                       r"(?<=\d)\s*degrees?\b")
+_ANGLE = re.compile(rf"(\d+(?:\.\d+)?)\s*(?:{_DEGREES.pattern})")
 _ANGLE_FUNCTION = re.compile(r"\\?(?:sin|cos|tan|cot|sec|csc)\b")
 _EMPTY = re.compile(r"\\varnothing\b|\\emptyset\b|\\O\b|(?:\\left\s*)?\\\{\s*(?:\\right\s*)?\\\}|"
                     r"\\(?:text|mathrm)\{\s*(?:the )?empty set\s*\}|\A(?:the )?empty set\Z")
@@ -66,8 +67,7 @@ def normal(answer: str) -> str:
     if _BLANKS.fullmatch(text):
         text = text.replace(" ", "")
     text = _SCIENTIFIC.sub(_expanded, text)
-    if not _ANGLE_FUNCTION.search(text):
-        text = _DEGREES.sub("", text)
+    text = _ANGLE.sub(r"\\frac{\1 \\pi}{180}", text) if _ANGLE_FUNCTION.search(text) else _DEGREES.sub("", text)
     return _EMPTY.sub(r"\\emptyset", text).strip()
 
 
