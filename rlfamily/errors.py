@@ -102,3 +102,24 @@ def _members(annotation: Any) -> list[Any]:
     if hasattr(annotation, "model_fields"):
         return [annotation]
     return [member for inner in typing.get_args(annotation) for member in _members(inner)]
+
+
+def hub_refusal(error: BaseException, revision: str) -> str:
+    """What a hub refused, and what to do: from an error of its client or one that follows from it; "" if it did not.
+
+    Told by the names of their classes, so that the client need not be imported.
+    """
+    advice = {
+        "GatedRepoError": "is gated: accept its terms on the hub, and set HF_TOKEN",
+        "RevisionNotFoundError": f"has no revision '{revision}': correct the revision",
+        "RepositoryNotFoundError": "is not there, or private: check the name, or set HF_TOKEN",
+    }
+    chain: list[BaseException] = []
+    begun: BaseException | None = error
+    while begun is not None and begun not in chain:
+        chain.append(begun)
+        begun = begun.__cause__ or begun.__context__
+    named = {type(one).__name__ for one in chain}
+    if "DatasetNotFoundError" in named:  # begins anew, and only its text says why
+        named.add("GatedRepoError" if "gated" in str(error) else "RepositoryNotFoundError")
+    return next((told for name, told in advice.items() if name in named), "")

@@ -197,7 +197,7 @@ def test_left_to_right_is_left_to_right() -> None:
 def test_too_few_problems_is_one_line(tmp_path: Path) -> None:
     level = {"benchmark": "AMC2023", "operations": 1, "max_operand": 2, "tricky": 0.0, "test": 3}
     with pytest.raises(UserError, match=r"task\.source: no more problems with 1 operations on numbers up to 2") as error:
-        math.build(math.Data.model_validate({"kind": "math", "template": "{problem}", "source": settings(levels=[level])["source"]}), tmp_path)
+        math.build(math.Data.model_validate({"kind": "math", "template": "{problem}", "check_seconds": 1.0, "source": settings(levels=[level])["source"]}), tmp_path)
     assert "\n" not in str(error.value)
 
 

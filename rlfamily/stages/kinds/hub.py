@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlfamily.errors import UserError
+from rlfamily.errors import UserError, hub_refusal
 from rlfamily.place import Place
 from rlfamily.settings import Strict
 
@@ -56,6 +56,8 @@ def _fetch(path: str, revision: str) -> dict[str, str]:
     try:
         folder = snapshot_download(path, revision=revision, allow_patterns=WANTED)
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        if refused := hub_refusal(error, revision):
+            raise UserError(f"model.path: '{path}' {refused}") from error
         raise UserError(f"model.path: cannot get '{path}' at revision '{revision}' from the hub and it is not cached: "
                         "check the name and the network, or give a local folder as model.path") from error
     return {"path": path, "revision": Path(folder).name}  # a snapshot's folder is named by its commit id

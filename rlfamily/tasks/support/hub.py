@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rlfamily.errors import UserError, nearest
+from rlfamily.errors import UserError, hub_refusal, nearest
 from rlfamily.examples import Example
 from rlfamily.records import write_jsonl
 from rlfamily.settings import Location, Strict
@@ -37,6 +37,8 @@ def load(source: HubDataset, split: str, columns: Sequence[str], key: str, folde
         own = rows is not None
         rows = rows if own else _library(source, split, folder)
     except Exception as error:  # a damaged file raises whatever its format's library does
+        if refused := hub_refusal(error, source.revision):
+            raise UserError(f"{key}.path: dataset '{source.path}' {refused}") from error
         raise UserError(
             f"{key}.path: dataset '{source.path}' (split '{split}') cannot be read [{_cause(error)}"
             f"{_broken(source) if Path(source.path).is_dir() else ''}]; check the name and the "
