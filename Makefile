@@ -97,8 +97,9 @@ bench: $(WITH) $(PEER)/.ready ## measure the step against TRL, generation, cells
 bench-gpu: $(WITH) ## measure generation and the training step at 0.5B on a CUDA device (docs/gpu.md)
 	@$(BIN)/python -m bench gpu $(ARGS)
 
-notebooks: $(WITH) ## execute the notebooks on the results of this checkout
-	@$(BIN)/python -m pytest --nbmake results/notebooks
+notebooks: $(WITH) ## execute the notebook on the results of this checkout; leaves it with its plots beside the other
+	@$(BIN)/jupyter-execute --output='executed_{notebook_name}' results/notebooks/inspect_results.ipynb
+	@echo "open results/notebooks/executed_inspect_results.ipynb"
 
 clean: ## remove caches and the environment; results stay
 	rm -rf $(VENV) $(PEER) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info

@@ -29,9 +29,14 @@ OK, FAILED, USAGE, INCOMPLETE, INTERRUPTED = 0, 1, 2, 3, 130
 def guarded(main: Callable[[], int]) -> int:
     """Call `main`; a UserError, or a disk that takes no more, becomes one line on stderr and exit code 2."""
     try:
-        return main()
+        code = main()
+        sys.stdout.flush()
+        return code
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+    except BrokenPipeError:  # whoever read our output has seen enough: `... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the interpreter's last flush is silent
+        return OK
     except OSError as error:
         if error.errno not in _DISK:
             raise
