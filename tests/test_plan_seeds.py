@@ -69,4 +69,4 @@ def test_a_stage_is_named_by_what_tells_it_from_the_others():
 
 def test_a_task_without_preferences_has_no_reward_model_of_its_own():
     with pytest.raises(UserError, match="task helpful_tiny does not say how to fit one .* use algorithm.reward=task"):
-        stages(build(["task=helpful_tiny", "algorithm=rloo", "algorithm.reward=reward_model"]), ["train"])
+        stages(build(["task=helpful_tiny", "algorithm=rloo", "algorithm.warm_start=base", "algorithm.reward=reward_model"]), ["train"])

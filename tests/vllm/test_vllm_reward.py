@@ -87,7 +87,7 @@ def test_a_stage_tells_it_in_its_log_and_in_its_summary(tmp_path, capsys) -> Non
     from rlfamily.rollout.rewarding import task_reward
 
     here = place(tmp_path / "stage")
-    reward = build(["task=tldr_tiny"]).task.reward.unsourced().model_dump()
+    reward = build(["task=tldr_tiny", "algorithm.warm_start=base"]).task.reward.unsourced().model_dump()
     reward["components"] = {"detector": {"weight": 1.0, "convention": "pair", "logit": 1, "engine": "vllm"}}
     config = rewards.get("preference").Config.model_validate(reward)
     save_bart(tmp_path / "bart" / "model")
