@@ -68,10 +68,11 @@ def execute(nodes: Iterable[Node], results: str, hardware: Hardware, executor: s
 
     targets, store = list(nodes), Store(results)
     wanted, there = needed(targets, store), outcomes(targets, store)
+    if wanted:
+        require_writable(results)
     print(_standing(len(there), len(wanted)))
     if not wanted:
         return there
-    require_writable(results)
     started = executors.get(executor).start(results, hardware, _preload(wanted, hardware), GRACE_SECONDS)
     with started as workers, view(targets, results, workers.capacity) as watcher:
         return run_graph(targets, results, workers, watcher)

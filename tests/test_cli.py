@@ -19,7 +19,7 @@ def test_a_cell_then_nothing_then_a_sweep(run_cli, tmp_path):
     first = run_cli("rlfamily.train", *CELL)
     assert first.returncode == 0, first.stderr
     lines = first.stdout.splitlines()
-    assert lines[0] == "reused   0 of 6 stages; 6 to run"
+    assert lines[0] == "reused   0 of 7 stages; 7 to run"
     start = lines.index("topr on countdown_tiny · seed 0")
     assert [line.split()[0] for line in lines[start + 1:]] == ["greedy", "sample", "run", "score"]
     run, score = (tmp_path / line.split()[1] for line in lines[start + 3:])
@@ -31,7 +31,7 @@ def test_a_cell_then_nothing_then_a_sweep(run_cli, tmp_path):
 
     before = objects(tmp_path)
     again = run_cli("rlfamily.train", *CELL)
-    assert (again.returncode, again.stdout.splitlines()) == (0, ["reused   all 6 stages: nothing to run", *lines[start:]])
+    assert (again.returncode, again.stdout.splitlines()) == (0, ["reused   all 7 stages: nothing to run", *lines[start:]])
     assert objects(tmp_path) == before
 
     sweep = run_cli("rlfamily.train", "-m", *CELL, "algorithm=topr,rloo", "seed=0,1")

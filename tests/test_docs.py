@@ -71,12 +71,22 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Shell:
     return shell
 
 
+def _stood_in(shell: Shell, word: str) -> str:
+    """A folder of the reader's own machine: here an empty one."""
+    key, _, path = word.partition("=")
+    if not path.startswith(("/models/", "/data/")):
+        return word
+    folder = shell.results.parent / path.strip("/")
+    folder.mkdir(parents=True, exist_ok=True)
+    return f"{key}={folder}"
+
+
 def reproduce(shell: Shell, *words: str) -> None:
     """For real when it trains nothing or only explains itself, else as a plan."""
     if "--help" in words:
         assert "usage:" in shell.run("python", "-m", "rlfamily.reproduce", *words)
         return
-    rest = [word for word in words if not word.startswith("results=")]
+    rest = [_stood_in(shell, word) for word in words if not word.startswith("results=")]
     dry = ["--plan"] if QUICK not in rest and "--plan" not in rest else []
     printed = shell.run("python", "-m", "rlfamily.reproduce", *dry, *rest, f"results={shell.results}")
     assert "cells, " in printed if dry or "--plan" in rest else "report " in printed
@@ -128,6 +138,7 @@ TOOLS: dict[str, Callable[..., None]] = {
     "ruff": lambda shell, *words: shell.run("ruff", *words, "--help"),
     "mypy": lambda shell, *words: shell.run("mypy", "--version"),
     "lint-imports": lambda shell, *words: shell.run("lint-imports", *words, "--help"),
+    "jupyter-execute": lambda shell, *words: shell.run("jupyter-execute", words[0], "--version", words[-1]),
     "wandb": lambda shell, *words: shell.run("wandb", words[0], "--help"),
 }
 
@@ -155,7 +166,8 @@ def make(shell: Shell, *words: str) -> None:
     done = subprocess.run(["make", "-n", *words], cwd=REPOSITORY, env=environment(), capture_output=True, text=True,
                           check=False)
     assert done.returncode == 0, done.stderr
-    started = [line for line in done.stdout.splitlines() if line.startswith(".venv/bin/") and " -m pip " not in line]
+    printed = [re.sub(r"^(test ! -e \S+ \|\| )?env( -u \w+)+ ", "", line) for line in done.stdout.splitlines()]
+    started = [line for line in printed if line.startswith(".venv/bin/") and " -m pip " not in line]
     assert started or targets in ([], ["setup"], ["setup-peer"], ["clean"]), f"make {' '.join(words)} starts nothing"
     for line in started:
         carry_out(shell, line)

@@ -50,7 +50,7 @@ def planned(changes: dict[str, Any], rows: list[str] | None = None) -> None:
     ({"columns": {"A": {"overrides": [], "where": {"benchmark": "AMC203"}}}},
      "column 'A': where: no benchmark 'AMC203' (did you mean 'AMC2023'?); there is AIME2024, AIME2025, AMC2023,"),
     ({"columns": {"A": {"overrides": ["task=tldr_tiny"], "where": {"benchmark": "AMC2023"}}}}, "no benchmark 'AMC2023':"),
-    ({"rows": {"R": {"overrides": [], "where": {"benchmrk": "AMC2023"}}}}, "row 'R': where: no field 'benchmrk'"),
+    ({"rows": {"R": {"overrides": ["algorithm.warm_start=base"], "where": {"benchmrk": "AMC2023"}}}}, "row 'R': where: no field 'benchmrk'"),
 ])
 def test_what_no_row_can_have_is_refused(changes: dict[str, Any], line: str) -> None:
     with pytest.raises(UserError) as caught:

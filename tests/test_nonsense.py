@@ -85,7 +85,7 @@ def test_a_local_model_that_is_not_there_is_refused_before_anything_starts(tmp_p
     assert config.build(["model=qwen25_05b", f"model.path={tmp_path}"]).model.path == str(tmp_path)
 
 
-JUDGED = ["task=helpful", "model=qwen25_05b"]
+JUDGED = ["task=helpful", "model=qwen25_05b", "algorithm.warm_start=base"]
 
 
 @pytest.mark.parametrize("text", ["None", "none", "nowhere", "localhost:8000", "localhost/v1", "https://", "ftp://localhost", "http:// localhost"])

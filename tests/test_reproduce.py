@@ -97,9 +97,9 @@ def test_rows_not_asked_for_are_holes_not_failures(table):
 
 def test_a_table_of_settings_needs_no_gpu(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    monkeypatch.setattr(reproduce, "_show", lambda tables, layout: None)
+    monkeypatch.setattr(reproduce, "_show", lambda names, layout: 0)
     assert reproduce.main(reproduce.parse(["gnivo_tab5", "scale=paper", f"results={tmp_path}"])) == 0
-    index = Index.model_validate_json((tmp_path / "index" / "gnivo_tab5.json").read_text())
+    index = Index.model_validate_json((tmp_path / "index" / "gnivo_tab5@paper.json").read_text())
     assert {cell.status for cell in index.cells} == {"done"} and {cell.config["hardware"]["kind"] for cell in index.cells} == {"gpu"}
 
 
@@ -107,7 +107,7 @@ def test_a_table_of_settings_needs_no_gpu(tmp_path, monkeypatch):
     (["gnivo_tab5", "gnivo_theory"], "cpu"), (["gnivo_theory", "topr_fig1", "gnivo_tab5"], "gpu"), (["topr_tab1"], "gpu")])
 def test_the_machine_is_what_the_cells_with_stages_ask_for(tmp_path, monkeypatch, tables, kind):
     asked = []
-    monkeypatch.setattr(reproduce, "_show", lambda tables, layout: None)
+    monkeypatch.setattr(reproduce, "_show", lambda names, layout: 0)
     monkeypatch.setattr(reproduce, "_execute", lambda nodes, results, hardware, executor: asked.append(hardware.kind) or (0, {}))
     reproduce.main(reproduce.parse([*tables, "scale=paper", "seeds=0", f"results={tmp_path}"]))
     assert asked == [kind]

@@ -62,7 +62,7 @@ def test_edited_code_counts_by_its_content(copy: Path) -> None:
     after = versions(copy)
     assert {name for name in before if before[name] != after[name]} == {"tasks.countdown"}
     assert re.fullmatch(r"\d+\+[0-9a-f]{8}", after["tasks.countdown"])
-    edit(copy, "rlfamily/core/ratios.py", "exp(", "expm1(")  # what the loss calls counts as the loss does
+    edit(copy, "rlfamily/core/ratios.py", "min=low.log()", "min=low.log1p()")  # what the loss calls counts as the loss does
     assert versions(copy)["algorithms.topr"] != before["algorithms.topr"]
 
 

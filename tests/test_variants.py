@@ -39,7 +39,7 @@ def test_what_changes_no_number_changes_no_name():
 
 def test_an_overridden_table_stands_beside_the_plain_one(tmp_path, monkeypatch):
     """Nothing is run: cells that are not there are holes, and tables are made of them all the same."""
-    monkeypatch.setattr(reproduce, "_execute", lambda nodes, config, executor: (0, {}))
+    monkeypatch.setattr(reproduce, "_execute", lambda *given: (0, {}))
 
     def make(*words):
         reproduce.main(reproduce.parse(["topr_tab1", f"results={tmp_path}", *words]))

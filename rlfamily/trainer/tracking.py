@@ -58,10 +58,13 @@ class OfflineTracker:
 
     def finish(self, metrics: list[dict[str, Any]]) -> None:
         """Write wandb/offline-run-* into the folder; `wandb sync` uploads it."""
+        import wandb
+
         run = _start("offline", self.mirrored)
         for row in metrics:
             run.log(_prefixed(row), step=int(row["step"]))
         run.finish()
+        wandb.teardown()  # waits for the process that writes: what a stage leaves behind is ended with it
 
 
 class OnlineTracker:

@@ -49,8 +49,8 @@ def test_a_row_without_tokens_counts_in_no_mean() -> None:
     batch = rows([[-1.0]] * 4, [[1], [1], [1], [0]], [1.0, 0.0, 4.0, 0.0], 2, old=[[-1.5], [-1.0], [-1.0], [-1.5]])
     found = rloo.loss(batch, settings("rloo", ratio="sequence", clip=0.2))
     assert found.metrics["clip_fraction"] == pytest.approx(1 / 3)
-    # min(1.65, 1.2) * 1, 1 * -1, 1 * 4, nothing
-    assert found.loss.item() == pytest.approx(-(1.2 - 1 + 4) / 4)
+    # min(1.65, 1.2) * 1, 1 * -1, 1 * 4; the emptied row is no row
+    assert found.loss.item() == pytest.approx(-(1.2 - 1 + 4) / 3)
     plain = grpo.loss(batch, settings("grpo", scale_rewards="none"))
     assert plain.metrics["advantage_abs"] == pytest.approx((0.5 + 0.5 + 2) / 3)
     critic = rows([[-1.0]] * 3, [[1], [1], [0]], [1.0, 0, 0], old=[[-1.0]] * 3)

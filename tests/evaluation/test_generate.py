@@ -20,6 +20,7 @@ from rlfamily.examples import held_out
 from rlfamily.plan import stages
 from rlfamily.records import read_jsonl, write_jsonl
 from rlfamily.rollout.settings import Generation
+from rlfamily.settings import Distribution
 from rlfamily.stages.kind import get_kind
 from rlfamily.tasks import countdown
 
@@ -112,9 +113,10 @@ def test_pairs_are_drawn_at_the_temperature_asked_for(world: World, tmp_path: Pa
     tokenizer = world.policy().tokenizer
     monkeypatch.setattr(pairs, "frozen", lambda *given: (Drawer(), tokenizer))
     with pytest.raises(Asked) as asked:
-        pairs.write_pairs(place(tmp_path), world.data, world.base, {}, world.lesson(60), 0.7, world.finetuning, "torch", 0)
+        pairs.write_pairs(place(tmp_path), world.data, world.base, {}, world.lesson(60),
+                          Distribution(temperature=0.7, top_k=5, top_p=0.9), world.finetuning, "torch", 0)
     params, copies = asked.value.args
-    assert (params.greedy, params.temperature, params.top_k, params.top_p, copies) == (False, 0.7, 0, 1.0, 2)
+    assert (params.greedy, params.temperature, params.top_k, params.top_p, copies) == (False, 0.7, 5, 0.9, 2)
 
 
 def test_an_unknown_decoder_is_refused_with_the_nearest() -> None:

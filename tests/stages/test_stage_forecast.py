@@ -62,7 +62,7 @@ def test_what_was_measured_elsewhere_serves_stand_ins_until_there_are_own(tmp_pa
     assert history.seconds(nodes(*PAPER)["train"]) is None
     history.add(nodes("task=countdown_tiny")["train"], 20.0)
     assert history.seconds(nodes(*TINY)["train"]) == 7.0  # the same task elsewhere before another one here
-    assert history.seconds(nodes("task=tldr_tiny")["train"]) == 20.0
+    assert history.seconds(nodes("task=tldr_tiny", "algorithm.warm_start=base")["train"]) == 20.0
     history.add(nodes(*TINY)["train"], 9.0)
     assert history.seconds(nodes(*TINY, "seed=3")["train"]) == 9.0
 
@@ -96,7 +96,7 @@ def test_measuring_writes_medians_by_kind_and_task(tmp_path, capsys):
     finish(tmp_path / "results", 800.0, *PAPER)
     assert measured.main([str(tmp_path / "results")], tmp_path / "seconds.json") == 0
     found = json.loads((tmp_path / "seconds.json").read_text())
-    assert found == {kind: {"math": 4.0} for kind in ("base", "data", "generate", "score", "train")}
+    assert found == {kind: {"math": 4.0} for kind in ("base", "data", "generate", "lengths", "score", "train")}
     assert measured.main([], tmp_path / "seconds.json") == measured.main([str(tmp_path)], tmp_path / "s.json") == 2
     assert capsys.readouterr().err.count("error: measured: name one results folder") == 2
 
