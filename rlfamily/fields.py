@@ -68,16 +68,16 @@ def _values(experiment: Experiment, configs: Iterable[RunConfig]) -> dict[str, I
 
 
 def _known(stage: str, configs: Iterable[RunConfig]) -> set[str]:
-    found = set(_written(stage))
+    found = set(written(stage))
     if stage in ("score", "train"):
-        parts = _written("score") | {name for config in configs if isinstance(config.task.reward, preference.Config)
+        parts = written("score") | {name for config in configs if isinstance(config.task.reward, preference.Config)
                                      for name in config.task.reward.components}
         found |= parts if stage == "score" else {f"mean_{part}" for part in parts}
     return found
 
 
 @cache
-def _written(stage: str) -> frozenset[str]:
+def written(stage: str) -> frozenset[str]:
     """Every string in the code of a stage's writers that could be a field's name."""
     files = [path for pattern in WRITERS[stage] for path in PACKAGE.glob(pattern)]
     return frozenset(name for path in files for name in _STRING.findall(path.read_text(encoding="utf-8")))

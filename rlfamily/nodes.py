@@ -12,7 +12,8 @@ from rlfamily.algorithms import sft
 from rlfamily.algorithms.settings import AlgorithmSettings
 from rlfamily.config import RunConfig, algorithm_settings
 from rlfamily.decoding import plain
-from rlfamily.errors import UserError
+from rlfamily.errors import UserError, nearest
+from rlfamily.fields import written
 from rlfamily.hardware import StageHardware
 from rlfamily.judges import CausalLmJudge
 from rlfamily.models import Finetuning, ScratchModel
@@ -81,6 +82,9 @@ class Planner:
         if corpus is None:
             raise UserError(f"model={self.config.names['model']}: task {self.config.names['task']} has no corpus to "
                             "train a model from scratch on (task.pretrain is null): choose a hub model")
+        if corpus.gate.part not in written("score"):
+            raise UserError(f"task.pretrain.gate.part: no score has a part '{corpus.gate.part}'"
+                            f"{nearest(corpus.gate.part, sorted(written('score')))}")
         for name in ("max_tokens_rollout", "max_tokens_evaluation", "max_tokens_demonstration"):
             if (limit := getattr(task, name)) > model.max_positions:
                 raise UserError(f"task.{name}={limit} is beyond model.max_positions={model.max_positions}: lower the "

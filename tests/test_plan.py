@@ -360,3 +360,8 @@ def test_placements_that_cannot_be_are_refused_in_one_line(overrides, line):
 
 def test_demonstrations_train_sharded_with_any_engine():
     assert build(["algorithm=sft", "hardware.sharding=fsdp", "hardware.processes=2"]).hardware.sharding == "fsdp"
+
+
+def test_a_gate_on_what_no_score_has_is_refused_where_it_is_planned():
+    with pytest.raises(UserError, match=r"gate.part: no score has a part 'vaild' \(did you mean 'valid'\?\)"):
+        graph("task.pretrain.gate.part=vaild")
