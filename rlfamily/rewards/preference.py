@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rlfamily.models.classifier import Classifier, Pooled
     from rlfamily.models.reward_model import RewardModel
 
-VERSION = "2"
+VERSION = "3"
 NEEDS: frozenset[str] = frozenset()
 
 Convention = Literal["ids", "pair", "response_bos_context", "response_then_context"]
@@ -81,11 +81,15 @@ class Preference:
     def score(
         self, examples: Sequence[Example], responses: Sequence[str], truncated: Sequence[bool] = ()
     ) -> list[RewardParts]:
-        """Score response n (without its prompt) as an answer to example n."""
+        """Score response n (without its prompt) as an answer to example n.
+
+        Where a limit cut a response short makes no difference: these models learned whole texts, ours each with its end
+        token, and say without one what nothing taught them (so that a policy is paid for rambling).
+        """
         if not responses:
             return []
         contexts = [str(example.meta.get("context", example.prompt)) for example in examples]
-        found = {name: self._component(name, contexts, responses, truncated) for name in self.config.components}
+        found = {name: self._component(name, contexts, responses) for name in self.config.components}
         return [RewardParts(
             sum(component.weight * found[name][0][row] for name, component in self.config.components.items()),
             {**{name: scores[row] for name, (scores, _) in found.items()},
@@ -93,32 +97,29 @@ class Preference:
             for row, (example, response) in enumerate(zip(examples, responses, strict=True))]
 
     def _component(
-        self, name: str, contexts: Sequence[str], responses: Sequence[str], truncated: Sequence[bool]
+        self, name: str, contexts: Sequence[str], responses: Sequence[str]
     ) -> tuple[list[float], list[bool]]:
         """Scores of the responses, and which were cut."""
         component: Component = self.config.components[name]
         score = self._of_ids if component.convention == "ids" else self._of_texts
-        scores, cut = score(component, self.scorers[name], contexts, responses, truncated)
+        scores, cut = score(component, self.scorers[name], contexts, responses)
         return scores if self.config.decimals is None else [round(one, self.config.decimals) for one in scores], cut
 
     def _of_ids(
-        self, component: Component, scorer: Any, contexts: Sequence[str], responses: Sequence[str],
-        truncated: Sequence[bool],
+        self, component: Component, scorer: Any, contexts: Sequence[str], responses: Sequence[str]
     ) -> tuple[list[float], list[bool]]:
         from rlfamily.models.batching import Rows
         from rlfamily.models.reward_model import encode_texts, fitted
 
-        whole = encode_texts(scorer.tokenizer, contexts, responses, truncated)
+        whole = encode_texts(scorer.tokenizer, contexts, responses)
         rows, cut = zip(*(fitted(prompt, [ids], self.config.max_tokens)
                           for prompt, ids in zip(whole.prompts, whole.completions, strict=True)), strict=True)
         joined = Rows([row.prompts[0] for row in rows], [row.completions[0] for row in rows])
         return [score - scorer.bias for score in scorer.score_rows(joined, self.micro_batch)], list(cut)
 
     def _of_texts(
-        self, component: Component, scorer: Any, contexts: Sequence[str], responses: Sequence[str],
-        truncated: Sequence[bool],
+        self, component: Component, scorer: Any, contexts: Sequence[str], responses: Sequence[str]
     ) -> tuple[list[float], list[bool]]:
-        """A text has no mark at its end: one that was cut short is read like any other."""
         from rlfamily.models.classifier import fitted_texts
 
         def arranged(contexts: Sequence[str], responses: Sequence[str]) -> tuple[list[str], list[str] | None]:

@@ -109,7 +109,7 @@ def test_a_limit_takes_the_beginning_of_the_context_and_keeps_ends(tmp_path, con
     assert score(whole - 6, context, response)[0] == pytest.approx(score(64, "", "w7 w8")[0], abs=1e-6)
 
 
-def test_ids_are_read_as_they_ended_and_cut_from_the_left(world, tmp_path):
+def test_ids_are_read_with_their_end_and_cut_from_the_left(world, tmp_path):
     torch.manual_seed(0)
     scorer = reward_model.load(world.base, world.finetuning, CPU, trainable=False)
     scorer.save(tmp_path)
@@ -122,8 +122,9 @@ def test_ids_are_read_as_they_ended_and_cut_from_the_left(world, tmp_path):
 
     ended, cut = score(64, False, True)
     assert ended[0] == pytest.approx(scorer.score_texts([prompt], [text], 1)[0], abs=1e-5)
-    assert cut[0] == pytest.approx(scorer.score_texts([prompt], [text], 1, [True])[0], abs=1e-5) != ended[0]
-    assert ended[1] == cut[1] == 0.0
+    assert cut == ended  # it learned whole texts: without an end it would say what nothing taught it
+    assert ended[0] != pytest.approx(scorer.score_texts([prompt], [text], 1, [True])[0], abs=1e-5)
+    assert ended[1] == 0.0
     shorter = scorer.score_texts(["to make 6 :"], [text], 1)[0]
     assert score(8, False, False)[0] == (pytest.approx(shorter, abs=1e-5), 1.0)
 
