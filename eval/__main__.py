@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from rlfamily.errors import UserError, nearest
+from rlfamily.errors import UserError
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -30,17 +30,17 @@ def main(arguments: list[str] | None = None) -> int:
 def run(names: list[str], root: Path) -> int:
     """Rebuild everything and print the named tables. What cannot be made is told, and is no reason not to make others.
 
-    Returns 2 when there is such a table, else 0.
+    Returns 2 when there is such a table, else 0. Raises UserError for a name that has no results.
     """
     from eval import publish, show
+    from eval.artifacts import Archive
 
     page, frames, broken = publish(root)
     for name in names:
         if name in frames:
             show(frames[name])
         elif name not in broken:
-            raise UserError(f"{name}: no results under {root / 'index'}{nearest(name, frames)}: "
-                            f"run make reproduce TABLE={name} first")
+            Archive(root).index(name)  # refuses it, with what to do
     for name, reason in broken.items():
         print(f"error: {name}: {reason}", file=sys.stderr)
     print(f"report: {page}")

@@ -17,6 +17,7 @@ from eval.values import BAD
 from rlfamily.errors import UserError, describe, nearest
 from rlfamily.experiment import EXPERIMENTS, UNTRAINED, Experiment
 from rlfamily.records import Index, Layout, Manifest, hash_file
+from rlfamily.variants import table_of
 
 ROWS_FILE = {"train": "metrics.jsonl", "score": "scores.jsonl", "logprobs": "logprobs.jsonl",
              "judge": "judgements.jsonl", "theory": "theory.jsonl"}
@@ -117,7 +118,7 @@ class Archive:
 
     def _read_index(self, name: str) -> tuple[Index, Experiment]:
         path = self.layout.index / f"{name}.json"
-        table = name.partition("+")[0].partition("@")[0]
+        table = table_of(name)
         if name not in self.names():
             raise UserError(f"{name}: no results under {self.layout.index}{nearest(name, self.names())}: "
                             f"run make reproduce TABLE={table} first")

@@ -7,10 +7,9 @@ from collections.abc import Iterable, Iterator
 
 from eval.artifacts import Archive
 from eval.entries import Entry
-from rlfamily.records import Index, Manifest
+from rlfamily.records import LEFT_OUT, Index, Manifest
 
 USUAL = "torch"
-LEFT_OUT = "left_out"  # as in a data stage's summary (rlfamily.tasks)
 
 
 def warned(archive: Archive, index: Index, made: Iterable[Entry]) -> list[Entry]:

@@ -76,7 +76,6 @@ class Entry:
         note = "; ".join(part for part in (*warnings, self.note) if part)
         return replace(self, warnings=(*self.warnings, *warnings), note=note)
 
-
     def noted(self, note: str) -> Entry:
         """The entry with a further note, which stands last."""
         return replace(self, note="; ".join(part for part in (self.note, note) if part))

@@ -5,7 +5,7 @@ Published numbers are looked up by their labels, claims by ours: a misspelt one 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -19,16 +19,16 @@ from rlfamily.errors import UserError, nearest
 from rlfamily.experiment import EXPERIMENTS, Experiment
 
 CSV = ("method", "task_or_benchmark", "metric", "model")
-_CLAIM = {"row": "row", "column": "column", "metric": "metric", "model": "model"}
 
 
-def require_known(name: str, spec: Experiment, experiments: Path = EXPERIMENTS) -> None:
-    """Refuse a table whose published numbers are missing, or which they or claims do not fit. Raises UserError."""
-    _require_published(name, spec, Archive(Path(), experiments))
-    specs = {name: spec}
+def require_known(specs: Mapping[str, Experiment], experiments: Path = EXPERIMENTS) -> None:
+    """Refuse tables whose published numbers are missing, or which they or claims do not fit. Raises UserError."""
+    archive, known = Archive(Path(), experiments), dict(specs)
+    for name, spec in specs.items():
+        _require_published(name, spec, archive)
     for claim in claims.load(experiments / "claims"):
-        if name in claim.tables:
-            _require_claim(claim, specs, experiments)
+        if not specs.keys().isdisjoint(claim.tables):
+            _require_claim(claim, known, experiments)
 
 
 def _require_published(name: str, spec: Experiment, archive: Archive) -> None:

@@ -127,9 +127,9 @@ def _check_override(override: Any) -> None:
     """Refuse what would slip past the schema or fail with a long message: `+`/`~` keys, unknown choices, `${...}`."""
     key, line = override.key_or_group, override.input_line
     if override.is_delete() or override.is_add() or override.is_force_add() or override.package is not None:
-        known = key in GROUPS or key.split(".")[0] in (*GROUPS, *_top_keys())
-        advice = f"every key exists already, so write {key}=value" if known else (
-            f"there is no '{key}'{nearest(key, [*GROUPS, *_top_keys()])}; a table is run by make reproduce TABLE=name")
+        there = [*GROUPS, *_top_keys()]
+        advice = f"every key exists already, so write {key}=value" if key.split(".")[0] in there else (
+            f"there is no '{key}'{nearest(key, there)}; a table is run by make reproduce TABLE=name")
         raise UserError(f"command line: '{line}' adds, moves or deletes a key; {advice}")
     if key.startswith("hydra.searchpath"):
         raise UserError(f"command line: '{line}': configurations are read from {CONF} alone: put your files there")

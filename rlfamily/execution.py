@@ -62,17 +62,18 @@ def execute(nodes: Iterable[Node], results: str, hardware: Hardware, executor: s
     Raises UserError when the executor is unknown or can never place a stage, or vllm is missing, Interrupted after
     Ctrl-C.
     """
+    from rlfamily.stages.graph import topological
     from rlfamily.stages.progress import view
     from rlfamily.stages.scheduler import needed, outcomes, run_graph
     from rlfamily.stages.store import Store
 
     targets, store = list(nodes), Store(results)
-    wanted, there = needed(targets, store), outcomes(targets, store)
+    wanted = needed(targets, store)
     if wanted:
         require_writable(results)
-    print(_standing(len(there), len(wanted)))
+    print(_standing(len(topological(targets)), len(wanted)))
     if not wanted:
-        return there
+        return outcomes(targets, store)
     started = executors.get(executor).start(results, hardware, _preload(wanted, hardware), GRACE_SECONDS)
     with started as workers, view(targets, results, workers.capacity) as watcher:
         return run_graph(targets, results, workers, watcher)

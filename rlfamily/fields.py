@@ -33,17 +33,19 @@ _STRING = re.compile(r"""["']([A-Za-z_]\w*)["']""")
 def check(experiment: Experiment, configs: Mapping[str, list[RunConfig]]) -> None:
     """Raise UserError for a metric whose field, or whose `where`, no row can have; `configs` are a column's cells."""
     planned = [config for group in configs.values() for config in group]
+    values = _values(experiment, planned)
+    of_columns = {column: _values(experiment, group) for column, group in configs.items()}
     for metric in experiment.metrics:
         if metric.stage == "config":
             _check_setting(metric, planned)
             continue
         known = _known(metric.stage, planned)
         _require(metric.field, known, f"metric '{metric.name}'", f"field of stage {metric.stage}")
-        _check_where(metric.where, known, f"metric '{metric.name}'", _values(experiment, planned))
+        _check_where(metric.where, known, f"metric '{metric.name}'", values)
         for column, spec in experiment.columns.items() if metric.stage in READ else ():
-            _check_where(spec.where, known, f"column '{column}'", _values(experiment, configs[column]))
+            _check_where(spec.where, known, f"column '{column}'", of_columns[column])
         for row, one in experiment.rows.items() if metric.stage in READ else ():
-            _check_where(one.where, known, f"row '{row}'", _values(experiment, planned))
+            _check_where(one.where, known, f"row '{row}'", values)
 
 
 def _check_where(where: Where, known: Iterable[str], place: str, values: Mapping[str, Iterable[str]]) -> None:

@@ -23,6 +23,9 @@ from rlfamily.errors import UserError
 
 _CHUNK_BYTES = 1 << 20
 
+LEFT_OUT = "left_out"
+"""In a data stage's summary: how many rows it left out, by what they are. Tables made from the data show it."""
+
 Status = Literal["done", "failed", "blocked", "missing"]
 
 

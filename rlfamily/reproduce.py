@@ -141,8 +141,7 @@ def main(request: Request) -> int:
 def _require_known(specs: dict[str, experiments.Experiment]) -> None:
     from eval.labels import require_known
 
-    for name, spec in specs.items():
-        require_known(name, spec)
+    require_known(specs)
 
 
 def _cells(request: Request, specs: dict[str, experiments.Experiment]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -114,9 +114,10 @@ class Results:
         """Rows of every artifact of a stage, once, under the labels of the first cell that shows it."""
         first: dict[str, CellEntry] = {}
         for _, _, cell in self._cells():
-            first.setdefault(cell.stages.get(stage, ""), cell)
+            if stage in cell.stages:
+                first.setdefault(cell.stages[stage], cell)
         for key, cell in first.items():
-            path = self.layout.object(key or "none") / file
+            path = self.layout.object(key) / file
             if path.is_file():
                 labels = {"run": key, "model": cell.model, "row": cell.row, "seed": cell.seed, "stage": stage}
                 for row in read_jsonl(path):

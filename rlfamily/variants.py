@@ -17,6 +17,11 @@ def changed(overrides: Iterable[str], seeds: list[int] | None = None, own: Itera
     return found + ([f"seeds={','.join(map(str, seeds))}"] if seeds is not None and seeds != list(own) else [])
 
 
+def table_of(name: str) -> str:
+    """The table that a name is of."""
+    return name.partition("+")[0].partition("@")[0]
+
+
 def name_of(table: str, scale: str, changes: Iterable[str]) -> str:
     """`topr_tab2`, `topr_tab2@paper`, `topr_tab2+seeds=0`: letters, digits and `-_.@+=,` only, so that it names files.
 

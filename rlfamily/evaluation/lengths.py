@@ -27,8 +27,7 @@ def write_lengths(
     many of the validation split. Raises UserError for a prompt that leaves no room (of demonstrations: when none does),
     and for too few test prompts.
     """
-    tokenizer = policy.load_tokenizer(model) if model else scratch.train_tokenizer(
-        json.loads((data / "vocabulary.json").read_text(encoding="utf-8")))
+    tokenizer = policy.load_tokenizer(model) if model else scratch.tokenizer_of(data)
     test, train = list(held_out(data, prompts).values()), read_examples(data / "train.jsonl")
     validation = read_examples(data / "validation.jsonl")
     found = {

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
+from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, pre_tokenizers
@@ -21,6 +23,11 @@ from rlfamily.models import ScratchShape
 
 PAD, UNKNOWN, END = "<pad>", "<unk>", "<eos>"
 CLASSES = {"qwen2": (Qwen2Config, Qwen2ForCausalLM), "llama": (LlamaConfig, LlamaForCausalLM)}
+
+
+def tokenizer_of(data: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer of a generated task: one token for each word that its files may hold."""
+    return train_tokenizer(json.loads((data / "vocabulary.json").read_text("utf-8")))
 
 
 def train_tokenizer(words: Iterable[str]) -> PreTrainedTokenizerFast:

@@ -32,7 +32,7 @@ Convention = Literal["ids", "pair", "response_bos_context", "response_then_conte
 class Component(Strict):
     """One model's share of the reward, and how it is called (RiC, Yang et al. 2024b, `ric/multi_reward_models.py`).
 
-    ids: a model trained here; token ids of prompt and response, with its end where it has one.
+    ids: a model trained here; token ids of prompt and response, with its end.
     pair: tokenizer(context, response). response_then_context: tokenizer(response, context).
     response_bos_context: one text, "response <bos> context".
     `logit` is the output that is the score; a model trained here has one. `engine` runs the model, in fp32; one that

@@ -95,7 +95,7 @@ class History:
                 for kind, tasks in sorted(found.items())}
 
     def _origin(self, node: Node) -> Origin:
-        for one in topological([node]):
+        for one in topological([node]) if node.key not in self._origins else ():
             if one.key not in self._origins:
                 behind = [self._origins[source.key] for source in one.sources]
                 self._origins[one.key] = origin_of(one.kind, one.settings, behind)

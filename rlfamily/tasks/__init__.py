@@ -15,11 +15,9 @@ from rlfamily import rewards
 from rlfamily.examples import FewerPrompts
 from rlfamily.judges import JudgeConfig
 from rlfamily.plugins import Plugins
+from rlfamily.records import LEFT_OUT as LEFT_OUT
 from rlfamily.rewards import AnyReward
 from rlfamily.settings import Distribution, Limits, RewardModelSettings, Strict, by_kind
-
-LEFT_OUT = "left_out"
-"""Key of `build`'s summary: how many rows it left out, by what they are. Tables made from the data show it."""
 
 
 class Gate(Strict):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -127,11 +127,12 @@ def _build_hub(source: Hub, out: Path) -> dict[str, Any]:
     order = list(range(len(train_rows)))
     random.Random(source.seed).shuffle(order)
     splits: dict[str, list[Example]] = {}
+    taken: set[Hashable] = set()
     for split, rows, places in (("test", test_rows, range(0, len(test_rows), source.test_every)),
                                 ("validation", train_rows, order), ("train", train_rows, order)):
-        taken = {same.normal(one.prompt) for examples in splits.values() for one in examples}
-        splits[split] = same.unseen(found(rows, places, split), lambda one: [same.normal(one.prompt)], set(taken),
+        splits[split] = same.unseen(found(rows, places, split), lambda one: [same.normal(one.prompt)], taken,
                                     left_out, f"{split} prompts", getattr(source, split))
+        taken |= {same.normal(one.prompt) for one in splits[split]}
     hub.write_splits(out, splits, {split: getattr(source, split) for split in splits}, source.dialogues.path)
     return {**{split: len(examples) for split, examples in splits.items()}, tasks.LEFT_OUT: dict(left_out),
             "dialogues_revision": hub.resolved_revision(source.dialogues)}

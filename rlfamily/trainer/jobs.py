@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -49,7 +48,7 @@ def pretrain(place: Place, data: Path, model: ScratchModel, settings: AlgorithmS
     """Build the tokenizer and a random model, then fit the corpus with the supervised loss."""
     corpus = _first(read_demonstrations(data / "corpus.jsonl"), settings.prompts, "task.pretrain.lines", "corpus")
     accelerator = sharding.accelerator(place.hardware)
-    tokenizer = scratch.train_tokenizer(json.loads((data / "vocabulary.json").read_text("utf-8")))
+    tokenizer = scratch.tokenizer_of(data)
     learner = policy.Policy(scratch.build_model(model, tokenizer), tokenizer, model.dtype, accelerator.device)
     learner.model.eval()
     source = FixedSource(encode(learner, corpus, limit), settings.batch_prompts, settings.epochs, model.seed,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
@@ -37,7 +36,7 @@ def train_from_scratch(place: Place, data: Path, source: TrainedSource, limit: i
     Rows are cut to `limit` tokens as `_pairs` says. The totals hold `held_out_accuracy`. Raises UserError when that is
     below source.min_accuracy.
     """
-    tokenizer = scratch.train_tokenizer(json.loads((data / "vocabulary.json").read_text("utf-8")))
+    tokenizer = scratch.tokenizer_of(data)
     device = sharding.accelerator(place.hardware).device
     learner = reward_model.start(scratch.build_model(source.shape, tokenizer), tokenizer, device)
     pairs, counts = _pairs(tokenizer, ({**row, "prompt_ids": prompt_ids(tokenizer, row["prompt"])}

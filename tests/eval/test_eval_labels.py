@@ -26,14 +26,14 @@ def edit(path: Path, old: str, new: str) -> None:
 
 def refused(folder: Path, name: str = "topr_tab2") -> str:
     with pytest.raises(UserError) as caught:
-        require_known(name, experiment.load(name, folder), folder)
+        require_known({name: experiment.load(name, folder)}, folder)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
 @pytest.mark.parametrize("name", experiment.names())
 def test_shipped_labels_are_known(name: str) -> None:
-    require_known(name, experiment.load(name))
+    require_known({name: experiment.load(name)})
 
 
 @pytest.mark.parametrize(("old", "new", "told"), [
