@@ -25,6 +25,9 @@ from rlfamily.rollout.settings import ADAPTER_RANKS, Rollout
 from rlfamily.settings import Location, Strict
 from rlfamily.stages import executors
 
+LEARNED_FROM = {"demonstrations": "imitates demonstrations", "logged": "learns from logged responses"}
+"""What of a task's files each source reads."""
+
 
 class RunConfig(Strict):
     """One cell, resolved: what `names` chose in each group, and the checked settings themselves."""
@@ -86,7 +89,7 @@ def check(composed: DictConfig | dict[str, Any], choices: Mapping[str, str]) -> 
     executors.require(config.executor)
     _present(config.model)
     _drawn(names["algorithm"], config.algorithm)
-    _imitable(config)
+    _learnable(config)
     _placeable(config)
     if config.wandb == "online" and not os.environ.get("WANDB_API_KEY"):
         raise UserError("wandb=online needs WANDB_API_KEY in the environment: set it, or use wandb=offline")
@@ -107,15 +110,14 @@ def _drawn(name: str, settings: Start) -> None:
                 raise UserError(f"algorithm.{key}: {name} draws no responses: use shaping=[] curriculum.kind=in_order")
 
 
-def _imitable(config: RunConfig) -> None:
-    """Refuse to imitate demonstrations that the task does not have. Raises UserError."""
-    name, task = config.names["algorithm"], config.names["task"]
-    if tasks.get(config.task.kind).HAS_DEMONSTRATIONS:
-        return
-    if config.trained and algorithms.get(name).SOURCE == "demonstrations":
-        raise UserError(f"algorithm={name} imitates demonstrations, and task={task} has none: use a method that learns "
+def _learnable(config: RunConfig) -> None:
+    """Refuse to learn from demonstrations or logged responses that the task does not have. Raises UserError."""
+    name, task, has = config.names["algorithm"], config.names["task"], tasks.get(config.task.kind).HAS
+    source = algorithms.get(name).SOURCE if config.trained else ""
+    if source in LEARNED_FROM and source not in has:
+        raise UserError(f"algorithm={name} {LEARNED_FROM[source]}, and task={task} has none: use a method that learns "
                         "from responses of its own, such as algorithm=rloo algorithm.warm_start=base")
-    if config.algorithm.warm_start == "sft":
+    if config.algorithm.warm_start == "sft" and "demonstrations" not in has:
         raise UserError(f"algorithm.warm_start=sft imitates demonstrations, and task={task} has none: use "
                         "algorithm.warm_start=base")
 

@@ -1,4 +1,4 @@
-"""What tasks write and everything after them reads: prompts, and demonstrations to imitate."""
+"""What tasks write and everything after them reads: prompts, demonstrations to imitate, logged responses."""
 
 from __future__ import annotations
 
@@ -34,6 +34,16 @@ class Demonstration:
     completion: str
 
 
+@dataclass(frozen=True)
+class Logged:
+    """A prompt with all its logged responses and the reward of each, as the data has them."""
+
+    id: str
+    prompt: str
+    responses: list[str]
+    rewards: list[float]
+
+
 def read_examples(path: Path) -> list[Example]:
     """Read an examples file written by a task's `build`."""
     return [Example(**row) for row in read_jsonl(path)]
@@ -42,6 +52,11 @@ def read_examples(path: Path) -> list[Example]:
 def read_demonstrations(path: Path) -> list[Demonstration]:
     """Read a demonstrations file written by a task's `build`."""
     return [Demonstration(**row) for row in read_jsonl(path)]
+
+
+def read_logged(path: Path) -> list[Logged]:
+    """Read a file of logged responses written by a task's `build`."""
+    return [Logged(**row) for row in read_jsonl(path)]
 
 
 def held_out(data: Path, count: int) -> dict[int, Example]:

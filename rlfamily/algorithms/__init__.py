@@ -17,7 +17,7 @@ from rlfamily.plugins import Plugins
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
-DataSource = Literal["demonstrations", "pairs", "rollouts"]
+DataSource = Literal["demonstrations", "pairs", "rollouts", "logged"]
 NONE = "none"  # the choice of no method: nothing is trained, so it has a yaml and no loss
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class LossBatch:
     old_logp_NT   behaviour policy (for logged data: as logged), no gradient
     ref_logp_NT   frozen initial policy, no gradient
     values_NT     value of the state before each token, gradient flows
+    prompt_values_N  value of each row's prompt, gradient flows
     old_values_NT  values_NT of the policy that generated the batch, no gradient; None while that is the present one
     step_ends_NS  exclusive token index of the end of each reasoning step; rows with fewer steps repeat their length
     row_weight_N  multiplies a row's contribution to the expectation that the loss estimates: an expectation over rows
@@ -63,6 +64,7 @@ class LossBatch:
     mismatched_logp_NT: Tensor | None = None
     mismatched_mask_NT: Tensor | None = None
     mismatched_ref_logp_NT: Tensor | None = None
+    prompt_values_N: Tensor | None = None
 
 
 @dataclass(frozen=True)

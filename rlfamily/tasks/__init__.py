@@ -164,8 +164,8 @@ class Task(Protocol):
     GIVES: frozenset[str]
     """Names of what `score` tells and of what examples hold in their meta, which a reward may need."""
 
-    HAS_DEMONSTRATIONS: bool
-    """False when it has nothing to imitate: its demonstrations files are empty."""
+    HAS: frozenset[str]
+    """What methods may learn from besides their own responses: `demonstrations` to imitate, `logged` responses."""
 
     @property
     def Config(self) -> type[TaskConfig]:
@@ -181,7 +181,8 @@ class Task(Protocol):
         """Write the task's files into `out`, a function of `data` (a `Data`); return a summary, `LEFT_OUT` in it.
 
         train.jsonl, validation.jsonl, test.jsonl hold examples; demonstrations_train.jsonl and
-        demonstrations_validation.jsonl hold demonstrations; corpus.jsonl (demonstrations to pretrain a base
+        demonstrations_validation.jsonl hold demonstrations; logged_train.jsonl and logged_validation.jsonl, where the
+        task has them, a line a prompt with its logged responses; corpus.jsonl (demonstrations to pretrain a base
         model on), vocabulary.json (a list of every word that may occur) and preferences_<name>.jsonl (rows of prompt,
         chosen, rejected, to train reward models on) exist only for generated data. A test example whose meta names a
         `benchmark` is scored under that name.

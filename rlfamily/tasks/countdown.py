@@ -27,7 +27,7 @@ from rlfamily.tasks.support import arithmetic, hub, same
 from rlfamily.tasks.support.puzzles import Generator, Puzzle, PuzzleKey, Solution
 
 VERSION = "2"
-HAS_DEMONSTRATIONS = True
+HAS: frozenset[str] = frozenset({"demonstrations"})
 GIVES: frozenset[str] = frozenset({"format", "valid", "nums", "target"})
 
 

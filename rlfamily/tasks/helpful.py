@@ -21,7 +21,7 @@ from rlfamily.tasks import TaskConfig
 from rlfamily.tasks.support import dialogues, hub, same, standin
 
 VERSION = "3"
-HAS_DEMONSTRATIONS = False
+HAS: frozenset[str] = frozenset()
 GIVES: frozenset[str] = frozenset({"gold"})
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 

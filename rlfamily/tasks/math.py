@@ -28,7 +28,7 @@ from rlfamily.tasks.support.math_answers import CPU_SECONDS, equivalent, first_s
 from rlfamily.tasks.support.math_problems import SIGNS, Generator, Problem, Step, solve
 
 VERSION = "6"
-HAS_DEMONSTRATIONS = False
+HAS: frozenset[str] = frozenset()
 GIVES: frozenset[str] = frozenset({"format", "valid", "answer"})
 PLACE = "{problem}"  # in a template; replaced as it stands, since LaTeX is full of other braces
 OPENING = "Problem:"  # how the paper's template begins a problem; examples of another template name theirs in meta

@@ -28,7 +28,7 @@ from rlfamily.tasks.support import prompt_generation_world as world
 from rlfamily.tasks.support.prompt_generation_scenes import scenes
 
 VERSION = "1"
-HAS_DEMONSTRATIONS = False
+HAS: frozenset[str] = frozenset()
 GIVES: frozenset[str] = frozenset({"scene", "style"})
 PARTS = (*world.SCENE_PARTS, *world.LOOK_PARTS)
 

@@ -22,7 +22,7 @@ from rlfamily.tasks import TaskConfig
 from rlfamily.tasks.support import hub, posts, same, standin
 
 VERSION = "2"
-HAS_DEMONSTRATIONS = False
+HAS: frozenset[str] = frozenset()
 GIVES: frozenset[str] = frozenset({"gold", "context"})
 
 

@@ -79,4 +79,5 @@ def test_splits_do_not_meet(files: tuple[Any, Path]) -> None:
 
 def test_what_there_is_to_imitate_is_said(files: tuple[Any, Path]) -> None:
     module, out = files
-    assert bool(rows(out / "demonstrations_train.jsonl")) == module.HAS_DEMONSTRATIONS
+    assert bool(rows(out / "demonstrations_train.jsonl")) == ("demonstrations" in module.HAS)
+    assert (out / "logged_train.jsonl").exists() == ("logged" in module.HAS)
