@@ -58,10 +58,11 @@ class AlgorithmSettings(Start):
     `prompts` is the report's sample size (scaled by the task's `prompt_fraction`); a step takes `batch_prompts`
     of them with `group_size` responses each. `epochs` passes are made; with `resample_each_epoch` false the
     later passes reuse the logged responses of the first with their behaviour log-probs. `reward` is the task's own,
-    a Bradley-Terry model fitted to preferences that the task's reward labels, or noise (a negative control).
+    a Bradley-Terry model fitted to preferences that the task's reward labels, or noise (a negative control); for
+    methods that learn from logged responses, the logged one or, as a control, those of all rows shuffled.
     """
 
-    reward: Literal["task", "reward_model", "random"]
+    reward: Literal["task", "reward_model", "random", "logged", "shuffled"]
     prompts: int = Field(gt=0)
     batch_prompts: int = Field(gt=0)
     group_size: int = Field(gt=0)
@@ -104,3 +105,20 @@ class LeaveOneOutGuard(AlgorithmSettings):
                              f"advantage is exactly 0: set algorithm.sampling.{way}, algorithm.baseline=none, "
                              "or algorithm.allow_degenerate_baseline=true for report parity")
         return self
+
+
+class LoggedSettings(AlgorithmSettings):
+    """Methods that learn from logged responses with a reward each. A prompt's group is as large as the data has it."""
+
+    group_size: Literal[0]
+    reward: Literal["logged", "shuffled"]
+
+
+class ValueSettings(LoggedSettings):
+    """A learned value beside the policy: on the policy's own states, or by a network apart that starts as its copy.
+
+    A prompt's value is an MLP of `value_width` hidden units; a token's is linear in its state, whatever the width.
+    """
+
+    value_network: Literal["policy", "apart"]
+    value_width: int = Field(gt=0)

@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     )
     from rlfamily.core.divergences import kl_in_loss, kl_in_reward, kl_per_token, penalised_rewards
     from rlfamily.core.gae import at_last_token, critic_values, generalized_advantages, step_starts, sums_to_go, whiten
+    from rlfamily.core.groups import group_index, group_logsumexp
     from rlfamily.core.logprobs import sequence_logprobs, token_logprobs
     from rlfamily.core.masking import (
+        aggregate_tokens,
         expectation_over_rows,
         group_weights,
         masked,
@@ -52,10 +54,11 @@ _EXPORTS = {
     "advantages": ("group_center", "group_leave_one_out", "group_zscore", "log_mean_of_other_groups", "weight_metrics"),
     "divergences": ("kl_in_loss", "kl_in_reward", "kl_per_token", "penalised_rewards"),
     "gae": ("at_last_token", "critic_values", "generalized_advantages", "step_starts", "sums_to_go", "whiten"),
+    "groups": ("group_index", "group_logsumexp"),
     "logprobs": ("sequence_logprobs", "token_logprobs"),
     "masking": (
-        "expectation_over_rows", "group_weights", "masked", "mean_over_row_tokens", "nonempty_weights",
-        "sum_over_tokens",
+        "aggregate_tokens", "expectation_over_rows", "group_weights", "masked", "mean_over_row_tokens",
+        "nonempty_weights", "sum_over_tokens",
     ),
     "metrics": ("kl_metrics", "to_floats"),
     "mismatch": ("importance_metrics", "importance_weights", "mismatch_metrics"),

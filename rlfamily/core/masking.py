@@ -5,6 +5,8 @@ The function's name says the denominator; an empty one gives 0, never NaN.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -25,6 +27,11 @@ def sum_over_tokens(x_NT: Tensor, mask_NT: Tensor) -> Tensor:
 def mean_over_row_tokens(x_NT: Tensor, mask_NT: Tensor) -> Tensor:
     """Mean over each row's own unmasked tokens, (N,); 0 for a row without tokens."""
     return sum_over_tokens(x_NT, mask_NT) / mask_NT.sum(1).clamp(min=1)
+
+
+def aggregate_tokens(x_NT: Tensor, mask_NT: Tensor, how: Literal["sum", "mean"]) -> Tensor:
+    """A response's number from its tokens', (N,): their sum, or their mean; 0 for a row without tokens."""
+    return sum_over_tokens(x_NT, mask_NT) if how == "sum" else mean_over_row_tokens(x_NT, mask_NT)
 
 
 def expectation_over_rows(x_N: Tensor, row_weight_N: Tensor | None) -> Tensor:
