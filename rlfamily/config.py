@@ -104,7 +104,13 @@ def _present(model: ScratchModel | HubModel) -> None:
 
 def _drawn(name: str, settings: Start) -> None:
     """Refuse to shape or to select where a method draws no responses. Raises UserError."""
-    if isinstance(settings, AlgorithmSettings) and algorithms.get(name).SOURCE != "rollouts":
+    if not isinstance(settings, AlgorithmSettings):
+        return
+    source = algorithms.get(name).SOURCE
+    if settings.reward in ("logged", "shuffled") and source != "logged":
+        raise UserError(f"algorithm.reward={settings.reward}: {name} does not learn from logged responses: use task, "
+                        "reward_model or random")
+    if source != "rollouts":
         for key, used in (("shaping", settings.shaping), ("curriculum", settings.curriculum.kind != "in_order")):
             if used:
                 raise UserError(f"algorithm.{key}: {name} draws no responses: use shaping=[] curriculum.kind=in_order")

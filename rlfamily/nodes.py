@@ -10,7 +10,7 @@ from pathlib import Path
 from rlfamily import algorithms
 from rlfamily.algorithms import sft
 from rlfamily.algorithms.settings import AlgorithmSettings
-from rlfamily.config import RunConfig, algorithm_settings
+from rlfamily.config import LEARNED_FROM, RunConfig, algorithm_settings
 from rlfamily.decoding import plain
 from rlfamily.errors import UserError, nearest
 from rlfamily.fields import written
@@ -32,6 +32,7 @@ from rlfamily.stages.kinds import (
     logprobs,
     pairs,
     preference_model,
+    reference,
     reward_model,
     score,
     theory,
@@ -117,11 +118,20 @@ class Planner:
         source = algorithms.get(name).SOURCE
         if source == "pairs":
             inputs["pairs"] = self._pairs(settings.prompts, settings.sampling.distribution)
+        if source == "logged":
+            inputs["reference"] = self.reference
         if source == "rollouts":
             inputs["rewards"] = self._reward_sources
             if settings.reward == "reward_model":
                 inputs["fitted"] = self._reward_model
         return self._train(name, settings, inputs, self.label)
+
+    @cached_property
+    def reference(self) -> Node:
+        """The task's logged responses under the policy that training starts from: one for all methods and seeds."""
+        config = reference.Config(finetuning=self._frozen(), max_tokens=self.config.task.max_tokens_demonstration)
+        return self._node("reference", config, {"data": self.data, "policy": self.warm_start},
+                          f"reference log-probs {self.config.names['model']}", self.lengths)
 
     @property
     def policy(self) -> Node:
@@ -202,7 +212,7 @@ class Planner:
     ) -> Node:
         task, source = self.config.task, algorithms.get(name).SOURCE
         whole = Limits(max_tokens=task.max_tokens_demonstration, max_new_tokens=None, min_new_tokens=0)
-        limits = whole if source == "demonstrations" else task.rollout
+        limits = whole if source in LEARNED_FROM else task.rollout
         rollout = Drawing(engine=self.config.rollout.engine, importance_cap=self.config.rollout.importance_cap)
         config = train.Config(
             algorithm=name, settings=settings, finetuning=self._finetuning, seed=self.config.seed,

@@ -58,6 +58,11 @@ def prompts_seed(seed: int) -> int:
     return stream_seed(seed, "prompts")
 
 
+def shuffle_seed(seed: int) -> int:
+    """Stream that deals the rewards of a log out anew (with `epoch_order`): a negative control."""
+    return stream_seed(seed, "shuffle")
+
+
 def reward_noise(seed: int, prompt: str, response: str) -> random.Random:
     """Stream of the random reward of one response."""
     return random.Random(f"{seed}\n{prompt}\n{response}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from rlfamily.algorithms.settings import AlgorithmSettings
 from rlfamily.curricula import Prompts
 from rlfamily.errors import UserError
 from rlfamily.examples import Demonstration, Example, read_demonstrations, select_prompts
-from rlfamily.models import Finetuning, ScratchModel, policy, reward_model, scratch, sharding
+from rlfamily.models import Finetuning, ScratchModel, logged, policy, reward_model, scratch, sharding
 from rlfamily.models.batching import Rows
 from rlfamily.place import Place
 from rlfamily.records import read_jsonl
@@ -26,12 +26,12 @@ from rlfamily.rollout.collect import Group, collect, encode_completion, encode_p
 from rlfamily.rollout.engines import following
 from rlfamily.rollout.rewarding import task_reward
 from rlfamily.rollout.settings import Drawing
-from rlfamily.streams import rollout_seed
+from rlfamily.streams import epoch_order, rollout_seed, shuffle_seed
 from rlfamily.tasks import Lesson
 from rlfamily.trainer.loop import Trainer
 from rlfamily.trainer.recipe import Recipe
 from rlfamily.trainer.record import record
-from rlfamily.trainer.sources import FixedSource, RolloutSource, Source
+from rlfamily.trainer.sources import FixedSource, LoggedSource, RolloutSource, Source
 from rlfamily.trainer.tracking import Mirrored, make_tracker
 
 
@@ -62,7 +62,8 @@ def pretrain(place: Place, data: Path, model: ScratchModel, settings: AlgorithmS
 class Inputs:
     """Folders a policy is trained from: `models` are artifacts of the models of the task's reward, by name.
 
-    `pairs` and `fitted` (a learned reward in place of the task's own) are there only where the method asks for them.
+    `pairs`, `fitted` (a learned reward in place of the task's own) and `reference` (logged responses with the log-probs
+    of the initial policy) are there only where the method asks for them.
     """
 
     data: Path
@@ -70,6 +71,7 @@ class Inputs:
     pairs: Path | None
     fitted: Path | None
     models: Mapping[str, Path] = field(default_factory=dict)
+    reference: Path | None = None
 
 
 def train_policy(
@@ -87,11 +89,14 @@ def train_policy(
     source: Source
     if rollout is not None:
         source = _rollouts(place, inputs, learner, settings, finetuning, lesson, rollout, seed, accelerator)
+    elif inputs.reference is not None:
+        source = _logged(inputs.reference, settings, lesson, seed, learner.stop_ids)
     else:
         groups = _demonstrations(inputs.data, learner, lesson) if inputs.pairs is None else read_pairs(inputs.pairs)
         source = FixedSource(groups, settings.batch_prompts, settings.epochs, seed, learner.stop_ids)
-    wants_reference = "ref" in algorithms.needs(algorithm, settings) or settings.kl_ref_every > 0
-    reference = _reference(inputs.policy, learner, finetuning, accelerator) if wants_reference else None
+    reference = None
+    if _asks_reference(algorithms.needs(algorithm, settings), settings, known=inputs.reference is not None):
+        reference = _initial(inputs.policy, learner, finetuning, accelerator)
     # Demonstrations and pairs take the model's own distribution, rollouts the one they were drawn from.
     temperature = settings.sampling.temperature if rollout else 1.0
     least = lesson.limits.min_new_tokens if rollout else 0
@@ -138,7 +143,27 @@ def encode(learner: policy.Policy, rows: list[Demonstration], limit: int) -> lis
     return encoded
 
 
-def _reference(
+def _logged(
+    folder: Path, settings: AlgorithmSettings, lesson: Lesson, seed: int, ends: Sequence[int]
+) -> LoggedSource:
+    """Standardised by the training rows. Raises UserError when there are fewer prompts than the run asks for."""
+    rows = logged.load(folder / "train.safetensors")
+    wanted = min(lesson.prompts, len(rows)) if lesson.fewer_prompts == "take" else lesson.prompts
+    if wanted > len(rows):
+        raise UserError(f"data: algorithm.prompts (times task.prompt_fraction) asks for {wanted} prompts, the log has "
+                        f"{len(rows)}: lower it, or set task.fewer_prompts=take")
+    rewards_N = (rows.rewards_N - rows.rewards_N.mean()) / rows.rewards_N.std(correction=0)
+    if settings.reward == "shuffled":
+        rewards_N = rewards_N[list(epoch_order(len(rewards_N), 0, shuffle_seed(seed)))]
+    return LoggedSource(rows, rewards_N, wanted, settings.batch_prompts, settings.epochs, seed, ends)
+
+
+def _asks_reference(needs: frozenset[str], settings: AlgorithmSettings, known: bool) -> bool:
+    """Whether the initial policy has to be at hand; log-probs of logged rows are `known`, of mismatched ones never."""
+    return ("ref" in needs and (not known or "mismatched" in needs)) or (settings.kl_ref_every > 0 and not known)
+
+
+def _initial(
     folder: Path, learner: policy.Policy, finetuning: Finetuning, accelerator: Accelerator
 ) -> policy.Policy:
     """The frozen initial policy: the adapted model with its adapters off, or a second copy of the weights."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
@@ -34,6 +34,9 @@ from rlfamily.trainer.optimization import build_optimizer, build_schedule
 from rlfamily.trainer.passes import Met, Passes
 from rlfamily.trainer.recipe import Recipe
 from rlfamily.trainer.sources import Source, TrainBatch
+
+VALUES: dict[str, Literal["token", "prompt"]] = {"value": "token", "prompt_value": "prompt"}
+"""What a loss needs of a critic, and what the critic is asked about."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +71,9 @@ class Trainer:
     whole: bool = True
 
     def __post_init__(self) -> None:
-        if "value" in self.recipe.needs:
+        for of in VALUES.keys() & self.recipe.needs:
             assert isinstance(self.learner, Policy)
-            self.learner.add_value_head()
+            self.learner.add_value_head(VALUES[of], self.recipe.critic.apart, self.recipe.critic.width, self.seed)
         self.weights = list(self.learner.trainable().values())
         self.parameters = [sharding.share(weight) for weight in self.weights]
         optimizer, updates = self.recipe.optimizer, self.source.total_steps * self.recipe.inner_updates
@@ -102,7 +105,8 @@ class Trainer:
         rows = replace(pad(batch.rows, self.learner.pad_id), min_new_tokens=self.min_new_tokens)
         other_N = self._other_rows(batch)
         other = None if other_N is None else rows.answered_by(other_N)
-        references = self._reference_logp(rows), self._reference_logp(other)
+        known_NT = self._per_token(batch.ref_logp, rows)
+        references = self._reference_logp(rows) if known_NT is None else known_NT, self._reference_logp(other)
         drawn_NT, logged_NT = self._per_token(batch.sampler_logp, rows), self._per_token(batch.old_logp, rows)
         forward = self._forward(rows, other, self._as_drawn(batch, drawn_NT))
         # Unless logged before, the behaviour policy is the one of this moment: its log-probs are the first forward's.
@@ -195,7 +199,7 @@ class Trainer:
         """
         exact = (self.whole and self.rollout is not None and self.rollout.engine == "torch"
                  and self.rollout.importance_cap is None and self.accelerator.num_processes == 1
-                 and "value" not in self.recipe.needs)
+                 and not VALUES.keys() & self.recipe.needs)
         if not exact or drawn_NT is None or any(batch.old_logp) or self.learner.dtype != "fp32":
             return None
         return Forward(torch.tensor(batch.sampler_entropy), logp_NT=drawn_NT)
@@ -217,7 +221,7 @@ class Trainer:
             gradients["logp_NT"] = gradients["logp_NT"] * weights_NT
         elsewhere = {"logp_NT": gradients.pop("mismatched_logp_NT")} if other is not None else {}
         met = self.passes.backward(self.learner, rows, forward, gradients)
-        if other is not None:
+        if other is not None and elsewhere["logp_NT"].any():  # most losses take them without gradient
             apart = Forward(forward.entropy_N, logp_NT=forward.mismatched_logp_NT)
             self.passes.backward(self.learner, other, apart, elsewhere)
         return output, self._apply_gradients(), met

@@ -82,7 +82,9 @@ def reference_metrics(
 
 
 def samples(batch: TrainBatch, step: int) -> list[dict[str, Any]]:
-    """The first group of a step's rollouts, as people want to read them."""
+    """The first group of a step's rollouts, as people want to read them; nothing of rows that came without texts."""
+    if not batch.texts:
+        return []
     rows = zip(batch.prompt_texts, batch.texts, batch.rewards, batch.parts, strict=True)
     size = batch.group_size if batch.prompt_index_N is None else int((batch.prompt_index_N == 0).sum())
     return [{"step": step, "prompt": prompt, "response": text, "reward": reward, **parts}

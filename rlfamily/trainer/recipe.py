@@ -8,10 +8,18 @@ from functools import partial
 from typing import Any
 
 from rlfamily.algorithms import Algorithm, LossOutput, needs
-from rlfamily.algorithms.settings import AlgorithmSettings
+from rlfamily.algorithms.settings import AlgorithmSettings, ValueSettings
 from rlfamily.rewards import bradley_terry
 from rlfamily.settings import Optimizer, PairTraining
 from rlfamily.shaping import ShapingConfig
+
+
+@dataclass(frozen=True)
+class Critic:
+    """Values come from the policy's own states or a network apart; `width` hidden units for a prompt's value."""
+
+    apart: bool = False
+    width: int = 0
 
 
 @dataclass(frozen=True)
@@ -32,15 +40,22 @@ class Recipe:
     kl_ref_every: int = 0
     shaping: Sequence[ShapingConfig] = ()
     selects: bool = False
+    critic: Critic = Critic()
 
     @classmethod
     def of(cls, algorithm: Algorithm, settings: AlgorithmSettings, lr_multiplier: float) -> Recipe:
         """A training-time method with its settings."""
         return cls(partial(algorithm.loss, config=settings), settings.optimizer, lr_multiplier,
                    needs(algorithm, settings), settings.inner_updates, settings.mask_truncated, settings.kl_ref_every,
-                   settings.shaping, settings.curriculum.kind != "in_order")
+                   settings.shaping, settings.curriculum.kind != "in_order", _critic(settings))
 
     @classmethod
     def of_pairs(cls, training: PairTraining, lr_multiplier: float) -> Recipe:
         """A reward model fitted to preference pairs."""
         return cls(bradley_terry.loss, training.optimizer, lr_multiplier)
+
+
+def _critic(settings: AlgorithmSettings) -> Critic:
+    if not isinstance(settings, ValueSettings):
+        return Critic()
+    return Critic(settings.value_network == "apart", settings.value_width)

@@ -1,4 +1,4 @@
-"""Where a step's rows come from: demonstrations, preference pairs, or rollouts of the policy itself.
+"""Where a step's rows come from: demonstrations, preference pairs, logged responses, or rollouts of the policy itself.
 
 Data order and random streams are functions of (seed, epoch, prompt), so the position in the data is the step number;
 only logged rollouts, and what a curriculum remembers, are state.
@@ -8,23 +8,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from itertools import groupby
+from itertools import accumulate, groupby
 from operator import itemgetter
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
+import torch
 from torch import Tensor
 
 from rlfamily.curricula import Curriculum, Prompts
 from rlfamily.examples import Example
 from rlfamily.models.batching import Rows
+from rlfamily.models.logged import LoggedRows
 from rlfamily.rollout.clock import Clock
 from rlfamily.rollout.collect import Group
 from rlfamily.streams import epoch_order, epoch_slice
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
 class TrainBatch:
     """N rows; groups of `group_size` are contiguous. `old_logp` holds logged behaviour log-probs, row by row.
+    `ref_logp` holds those of the initial policy, where they are known.
 
     Where groups are ragged, `group_size` is 0 and `prompt_index_N` tells them apart: 0, 1, 2, ... in the rows' order.
     `kept` is the share of the groups drawn that a curriculum kept.
@@ -38,6 +43,7 @@ class TrainBatch:
     sampler_logp: list[list[float]] = field(default_factory=list)
     sampler_entropy: list[float] = field(default_factory=list)
     old_logp: list[list[float]] = field(default_factory=list)
+    ref_logp: list[list[float]] = field(default_factory=list)
     prompt_texts: list[str] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
     prompt_index_N: Tensor | None = None
@@ -67,25 +73,27 @@ class Source(Protocol):
         ...
 
 
-class FixedSource:
-    """Rows known before training: demonstrations (groups of one) or preference pairs (groups of two).
+class Known(Generic[Item]):
+    """Groups known before training, the same in every epoch but for their order.
 
     A row that ends with none of `ends` is truncated.
     """
 
-    def __init__(self, groups: Sequence[Rows], batch_groups: int, epochs: int, seed: int, ends: Sequence[int]) -> None:
-        self.groups, self.batch_groups, self.seed, self.ends = list(groups), batch_groups, seed, ends
-        self.steps_per_epoch = -(-len(self.groups) // batch_groups)
+    def __init__(self, groups: Sequence[Item], batch_groups: int, epochs: int, seed: int, ends: Sequence[int]) -> None:
+        self.groups, self.batch_groups, self.seed, self.ends = groups, batch_groups, seed, ends
+        self.steps_per_epoch = -(-len(groups) // batch_groups)
         self.total_steps = self.steps_per_epoch * epochs
 
-    def batch(self, step: int, clock: Clock) -> TrainBatch:
+    def chosen(self, step: int) -> list[Item]:
         """The step's groups, in the epoch's own order."""
-        chosen = [self.groups[index] for index in
-                  epoch_slice(len(self.groups), self.batch_groups, step, self.steps_per_epoch, self.seed)]
-        rows = Rows([prompt for group in chosen for prompt in group.prompts],
-                    [completion for group in chosen for completion in group.completions])
-        truncated = [not ids or ids[-1] not in self.ends for ids in rows.completions]
-        return TrainBatch(rows, group_size=len(chosen[0]), truncated=truncated)
+        return [self.groups[index] for index in
+                epoch_slice(len(self.groups), self.batch_groups, step, self.steps_per_epoch, self.seed)]
+
+    def as_batch(self, groups: Sequence[Rows], group_size: int) -> TrainBatch:
+        """Groups as rows, without what only some sources know of them."""
+        rows = Rows([prompt for group in groups for prompt in group.prompts],
+                    [completion for group in groups for completion in group.completions])
+        return TrainBatch(rows, group_size, truncated=[not ids or ids[-1] not in self.ends for ids in rows.completions])
 
     def log_behaviour(self, step: int, batch: TrainBatch, logp_NT: Tensor) -> None:
         """Nothing to remember: the rows are not the policy's own."""
@@ -96,6 +104,41 @@ class FixedSource:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Nothing to restore."""
+
+
+class FixedSource(Known[Rows]):
+    """Demonstrations (groups of one) or preference pairs (groups of two)."""
+
+    def batch(self, step: int, clock: Clock) -> TrainBatch:
+        """The step's groups."""
+        groups = self.chosen(step)
+        return self.as_batch(groups, len(groups[0]))
+
+
+class LoggedSource(Known[int]):
+    """Logged responses with a reward each: a step takes whole prompts, with as many responses as each has.
+
+    `rows` holds the first `prompts` of them; the loss sees `rewards_N`, in the rows' order.
+    """
+
+    def __init__(
+        self, rows: LoggedRows, rewards_N: Tensor, prompts: int, batch_groups: int, epochs: int, seed: int,
+        ends: Sequence[int],
+    ) -> None:
+        super().__init__(range(prompts), batch_groups, epochs, seed, ends)
+        self.rows, self.rewards = rows, rewards_N.tolist()
+        self.starts = list(accumulate(rows.sizes, initial=0))
+
+    def batch(self, step: int, clock: Clock) -> TrainBatch:
+        """The step's prompts, each with all its responses."""
+        places = self.chosen(step)
+        groups = [self.rows.group(place) for place in places]
+        sizes = torch.tensor([self.rows.sizes[place] for place in places])
+        rewards = [reward for place in places for reward in self.rewards[self.starts[place]:self.starts[place + 1]]]
+        batch = self.as_batch([group.rows for group in groups], 0)
+        return replace(batch, rewards=rewards, parts=[{}] * len(rewards),
+                       ref_logp=[row for group in groups for row in group.ref_logp],
+                       prompt_index_N=torch.arange(len(groups)).repeat_interleave(sizes))
 
 
 class RolloutSource:

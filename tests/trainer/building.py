@@ -81,12 +81,12 @@ def finetuning_of(world: World, finetune: str = "full") -> Finetuning:
 
 
 def train(here: Any, world: World, settings: Any, name: str, finetune: str = "full", pairs: Path | None = None,
-          reward: Path | None = None, seed: int = 0, **rollout: Any) -> dict[str, Any]:
+          reward: Path | None = None, reference: Path | None = None, seed: int = 0, **rollout: Any) -> dict[str, Any]:
     """The job of a train stage; `rollout` are changes to what draws its responses."""
     drawn = world.config.rollout.model_copy(update=rollout) if algorithms.get(name).SOURCE == "rollouts" else None
     source = algorithms.get(name).SOURCE
-    lesson = world.lesson(settings.prompts, demonstrations=source == "demonstrations")
-    return jobs.train_policy(here, jobs.Inputs(world.data, world.base, pairs, reward), name, settings,
+    lesson = world.lesson(settings.prompts, demonstrations=source in ("demonstrations", "logged"))
+    return jobs.train_policy(here, jobs.Inputs(world.data, world.base, pairs, reward, {}, reference), name, settings,
                              finetuning_of(world, finetune), lesson, drawn, seed)
 
 
@@ -98,7 +98,7 @@ def run_of(world: World, settings: Any, name: str, finetune: str = "full", **rol
     source = algorithms.get(name).SOURCE
     drawn = Drawing(**{"engine": "torch", "importance_cap": None, **rollout}) if source == "rollouts" else None
     return kind.Config(algorithm=name, settings=settings, finetuning=finetuning_of(world, finetune), rollout=drawn, seed=0,
-                       lesson=world.lesson(settings.prompts, demonstrations=source == "demonstrations"))
+                       lesson=world.lesson(settings.prompts, demonstrations=source in ("demonstrations", "logged")))
 
 
 def trainer_of(folder: Path, world: World, settings: Any, name: str, micro_tokens: int = 8192,

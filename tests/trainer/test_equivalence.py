@@ -59,6 +59,27 @@ def drawn(world):
     return draw
 
 
+LISTS = ("rewards", "parts", "truncated", "sampler_logp", "old_logp", "ref_logp", "prompt_texts", "texts")
+RAGGED = (0, 3, 4, 5, 6, 8)  # of three groups of three: one row, three, two
+
+
+def picked(batch, order):
+    """The batch's rows in this order, some perhaps left out."""
+    lists = {name: [getattr(batch, name)[row] for row in order] if getattr(batch, name) else [] for name in LISTS}
+    rows = Rows([batch.rows.prompts[row] for row in order], [batch.rows.completions[row] for row in order])
+    return replace(batch, rows=rows, **lists)
+
+
+def logged(world, batch):
+    """Ragged groups of a batch in groups of three, with the log-probs of the policy as it was loaded."""
+    batch = replace(picked(batch, RAGGED), group_size=0, sampler_logp=[], old_logp=[], prompt_texts=[], texts=[],
+                    prompt_index_N=torch.tensor([row // 3 for row in RAGGED]))
+    with torch.no_grad():
+        logp_NT = world.policy().evaluate(pad(batch.rows, 0), 1.0).logp_NT
+    return replace(batch, ref_logp=[logp[:len(ids)].tolist() for logp, ids in zip(
+        logp_NT, batch.rows.completions, strict=True)])
+
+
 class Ladder:
     """One variant: its batch, and the update that a batch makes of weights some way from the behaviour policy's."""
 
@@ -67,8 +88,9 @@ class Ladder:
         self.settings = settings_of(self.name, optimizer={"lr": 3e-5}, **own | changes)
         self.needs = algorithms.needs(algorithms.get(self.name), self.settings)
         source = algorithms.get(self.name).SOURCE
-        batch = drawn({"demonstrations": 1, "pairs": 2, "rollouts": self.settings.group_size}[source])
-        self.batch = batch if source == "rollouts" else TrainBatch(batch.rows, batch.group_size)
+        batch = drawn({"demonstrations": 1, "pairs": 2, "logged": 3, "rollouts": self.settings.group_size}[source])
+        self.batch = batch if source == "rollouts" else (
+            logged(world, batch) if source == "logged" else TrainBatch(batch.rows, batch.group_size))
         self.trainer = trainer_of(folder, world, self.settings, self.name, **folders[self.name])
         self.trainer.rollout = None  # the weights are moved below: no sampler knows the rows' log-probs
         self.initial = [weight.detach().clone() for weight in self.trainer.learner.model.parameters()]
@@ -144,15 +166,13 @@ def test_padding(ladder, monkeypatch, left, right, filler, micro_tokens):
 def test_order_of_groups(ladder):
     if "generator" in ladder.needs:
         pytest.skip("a group's chance is that of its place in the batch")
-    size, batch = ladder.batch.group_size, ladder.batch
-    order = [place * size + row for place in (2, 0, 1) for row in range(size)]
-
-    def shuffled(values):
-        return [values[row] for row in order] if values else []
-
-    lists = ("rewards", "parts", "truncated", "sampler_logp", "old_logp", "prompt_texts", "texts")
-    moved = replace(batch, rows=Rows(shuffled(batch.rows.prompts), shuffled(batch.rows.completions)),
-                    **{name: shuffled(getattr(batch, name)) for name in lists})
+    batch = ladder.batch
+    index = [n // batch.group_size for n in range(len(batch.rows))] if batch.prompt_index_N is None else (
+        batch.prompt_index_N.tolist())
+    order = [row for group in (2, 0, 1) for row in range(len(index)) if index[row] == group]
+    moved = picked(batch, order)
+    if batch.prompt_index_N is not None:
+        moved = replace(moved, prompt_index_N=torch.tensor([(2, 0, 1).index(index[row]) for row in order]))
     same(ladder.update(moved), ladder.expected)
 
 

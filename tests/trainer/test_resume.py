@@ -13,18 +13,19 @@ import torch
 from building import job, settings_of, train, trainer_of
 from small import place
 
+from rlfamily import algorithms
 from rlfamily.trainer import checkpoint
 
-RUNS = {
-    "sft": ("sft", "full", {}),
-    "dpo": ("dpo", "full", {}),
-    "rloo": ("rloo", "full", {"kl": {"coef": 0.1, "form": "k3", "place": "loss"}, "inner_updates": 2}),
+RUNS = {name: (name, "full", {}) for name in algorithms.names()} | {
+    "rloo, KL in the loss": ("rloo", "full", {"kl": {"coef": 0.1, "form": "k3", "place": "loss"}, "inner_updates": 2}),
     "rloo, adapters": ("rloo", "lora", {"kl_ref_every": 2}),
     "topr, replay": ("topr", "full", {"epochs": 2, "resample_each_epoch": False}),
-    "ppo": ("ppo", "full", {"inner_updates": 2}),
+    "ppo, two updates": ("ppo", "full", {"inner_updates": 2}),
     "ppo, adapters": ("ppo", "lora", {}),
     "oreo_online, steps": ("oreo_online", "full", {"level": "step", "inner_updates": 2}),
     "topr, running mean": ("topr", "full", {"epochs": 2, "resample_each_epoch": True, "baseline": "running_mean"}),
+    "kto, canonical": ("kto", "full", {"variant": "canonical", "reward": "shuffled"}),
+    "dro, network apart": ("dro", "full", {"variant": "separate", "value_network": "apart"}),
 }
 TRUTH = ("metrics.jsonl", "samples.jsonl", "model/model.safetensors")
 

@@ -21,6 +21,7 @@ from rlfamily.stages.kind import Versioned, Work
 VERSION = "5"
 WRITES = {"model/": "weights and tokenizer", "metrics.jsonl": "a training step, numbers that do not depend on clocks",
           "timings.jsonl": "a step's seconds", "samples.jsonl": "a response of the first group of some steps"}
+LOGGED = 4  # responses to a prompt in UltraFeedback: for estimates, before the data are there
 
 
 class Config(Strict):
@@ -43,7 +44,8 @@ class Config(Strict):
 class Inputs:
     """The task's files, the policy to begin with, the models of the task's reward by name.
 
-    `pairs`, and `fitted`, a learned reward in place of the task's own, are there where the method asks for them.
+    `pairs`, `fitted`, a learned reward in place of the task's own, and `reference`, logged responses with the initial
+    policy's log-probs, are there where the method asks for them.
     """
 
     data: Path
@@ -51,6 +53,7 @@ class Inputs:
     rewards: Mapping[str, Path] = field(default_factory=dict)
     pairs: Path | None = None
     fitted: Path | None = None
+    reference: Path | None = None
 
 
 def uses(config: Config) -> Iterator[Versioned]:
@@ -67,7 +70,7 @@ def cost(config: Config, hardware: StageHardware) -> Work:
     """Every response at its full length; a batch of several passes goes forward once more at every update."""
     settings, algorithm = config.settings, algorithms.get(config.algorithm)
     rollouts = config.rollout is not None
-    rows = {"rollouts": settings.group_size, "pairs": 2}.get(algorithm.SOURCE, 1)
+    rows = {"rollouts": settings.group_size, "pairs": 2, "logged": LOGGED}.get(algorithm.SOURCE, 1)
     total, limits = rows * config.lesson.prompts, config.lesson.limits
     always = "ref" in algorithms.needs(algorithm, settings)
     seen = 1.0 if always else 1 / settings.kl_ref_every if settings.kl_ref_every else 0.0
@@ -89,6 +92,6 @@ def run(place: Place, config: Config, inputs: Inputs) -> dict[str, Any]:
     from rlfamily.trainer import jobs
 
     given = jobs.Inputs(inputs.data, inputs.policy / "model", inputs.pairs,
-                        inputs.fitted / "model" if inputs.fitted else None, inputs.rewards)
+                        inputs.fitted / "model" if inputs.fitted else None, inputs.rewards, inputs.reference)
     return jobs.train_policy(place, given, config.algorithm, config.settings, config.finetuning, config.lesson,
                              config.rollout, config.seed)
