@@ -20,7 +20,7 @@ from rlfamily.records import Index, Layout, Manifest, hash_file
 from rlfamily.variants import table_of
 
 ROWS_FILE = {"train": "metrics.jsonl", "score": "scores.jsonl", "logprobs": "logprobs.jsonl",
-             "judge": "judgements.jsonl", "theory": "theory.jsonl"}
+             "targets": "targets.jsonl", "judge": "judgements.jsonl", "theory": "theory.jsonl"}
 
 
 Item = TypeVar("Item", bound=BaseModel)

@@ -52,8 +52,11 @@ class RunConfig(Strict):
         return self.names["algorithm"] != algorithms.NONE
 
     def settings(self) -> dict[str, Any]:
-        """The resolved configuration as plain data, for records."""
-        return self.model_dump(mode="json")
+        """The resolved configuration as plain data, for records; with what its method takes, under `method`."""
+        settings = self.model_dump(mode="json")
+        if self.trained and isinstance(self.algorithm, AlgorithmSettings):
+            settings["method"] = algorithms.properties(algorithms.get(self.names["algorithm"]), self.algorithm)
+        return settings
 
 
 def build(overrides: Iterable[str] = ()) -> RunConfig:

@@ -20,8 +20,8 @@ from rlfamily.errors import UserError, describe, nearest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 EXPERIMENTS = REPOSITORY / "experiments"
-READ = ("score", "judge", "theory")  # the stages whose rows a column's or a row's `where` may narrow
-CELL_STAGES = ("train", "score", "logprobs", "judge")
+READ = ("score", "judge", "theory", "targets")  # the stages whose rows a column's or a row's `where` may narrow
+CELL_STAGES = ("train", "score", "logprobs", "targets", "judge")
 UNTRAINED = "algorithm=none"
 
 Overrides = list[str] | dict[str, list[str]]
@@ -110,8 +110,8 @@ class Metric(Quantity):
     """A number read from an artifact of the cell.
 
     stage    config (a resolved setting), train (metrics.jsonl, a value a step), score (scores.jsonl, a value a
-             response), logprobs (logprobs.jsonl, a value an example), judge (judgements.jsonl, a value a pair),
-             theory (theory.jsonl, a value a check)
+             response), logprobs (logprobs.jsonl, a value an example), targets (targets.jsonl, a value a logged
+             response), judge (judgements.jsonl, a value a pair), theory (theory.jsonl, a value a check)
     field    dotted key (config) or field of the jsonl rows
     times    factor of the rows' values, e.g. 100 for percent
     where    keep only rows with these values, e.g. {mode: greedy}
@@ -123,7 +123,7 @@ class Metric(Quantity):
     over_seeds  mean, or best (the paper's best of its seeds); `seed_of`: that of the metric whose best seed this is
     """
 
-    stage: Literal["config", "train", "score", "logprobs", "judge", "theory"]
+    stage: Literal["config", "train", "score", "logprobs", "targets", "judge", "theory"]
     field: str
     times: float = 1.0
     where: Where = {}

@@ -23,6 +23,7 @@ WRITERS = {
     "score": ("evaluation/score.py", "tasks/*.py", "tasks/support/*.py", "rewards/*.py"),
     "train": ("trainer/metrics.py", "trainer/loop.py", "core/*.py", "algorithms/*.py"),
     "logprobs": ("evaluation/logprobs.py",),
+    "targets": ("evaluation/targets.py",),
     "judge": ("stages/kinds/judge.py",),
     "theory": ("theory/*.py",),
 }

@@ -8,7 +8,7 @@ from functools import cache, cached_property
 from pathlib import Path
 
 from rlfamily import algorithms
-from rlfamily.algorithms import sft
+from rlfamily.algorithms import rpo, sft
 from rlfamily.algorithms.settings import AlgorithmSettings
 from rlfamily.config import LEARNED_FROM, RunConfig, algorithm_settings
 from rlfamily.decoding import plain
@@ -35,6 +35,7 @@ from rlfamily.stages.kinds import (
     reference,
     reward_model,
     score,
+    targets,
     theory,
     train,
 )
@@ -157,6 +158,15 @@ class Planner:
         """Log-probs of the demonstrations under the cell's policy."""
         config = logprobs.Config(finetuning=self._frozen(), max_tokens=self.config.task.max_tokens_demonstration)
         return self._node("logprobs", config, {"data": self.data, "policy": self.policy}, f"log-probs {self.label}")
+
+    @cached_property
+    def targets(self) -> Node:
+        """What RPO with the cell's settings asks of the task's logged responses."""
+        settings = self.config.algorithm
+        if not isinstance(settings, rpo.Config):
+            raise UserError(f"algorithm={self.config.names['algorithm']} has no targets to show: use algorithm=rpo")
+        config = targets.Config.model_validate({name: getattr(settings, name) for name in targets.Config.model_fields})
+        return self._node("targets", config, {"reference": self.reference}, f"targets {self.label}")
 
     def judge(self, opponent: Planner) -> Node:
         """The cell's greedy responses against the opponent's, judged in both orders."""

@@ -13,7 +13,7 @@ from rlfamily.experiment import UNTRAINED, Contender, Experiment
 from rlfamily.nodes import Planner
 from rlfamily.stages.graph import Node
 
-ROLES = ("train", "score", "logprobs")
+ROLES = ("train", "score", "logprobs", "targets")
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def _nodes(planner: Planner, roles: Iterable[str]) -> dict[str, Node]:
         return {}
     if "judge" in wanted:
         wanted.add("score")
-    train = {"train": planner.train} if planner.config.trained else {}
+    train = {"train": planner.train} if planner.config.trained and wanted != {"targets"} else {}
     return train | {role: getattr(planner, role) for role in ROLES[1:] if role in wanted}
 
 

@@ -96,3 +96,28 @@ def needs(algorithm: Algorithm, config: AlgorithmSettings) -> frozenset[str]:
     """The forwards this configuration really uses: NEEDS, less what its own `unneeded(config)` rules out."""
     unneeded = getattr(algorithm, "unneeded", None)
     return algorithm.NEEDS - (unneeded(config) if unneeded else frozenset())
+
+
+def properties(algorithm: Algorithm, config: AlgorithmSettings) -> dict[str, str | int]:
+    """What a method takes, in words, read from what it declares.
+
+    `forwards` counts the passes of a response through any network at an update; the reference log-probs of logged
+    responses are computed once for all runs, so they are not among them.
+    """
+    wanted, value = needs(algorithm, config), ""
+    for what, of in (("value", "every state"), ("prompt_value", "the prompt")):
+        if what in wanted:
+            value = f"of {of}, {'a network apart' if _apart(config) else 'on the policy'}"
+    known = algorithm.SOURCE == "logged"
+    compared = ["the policy", *(["the reference"] if "ref" in wanted else []),
+                *(["both on mismatched pairs"] if "mismatched" in wanted else [])]
+    return {
+        "data": f"{algorithm.SOURCE} responses" if algorithm.SOURCE == "logged" else algorithm.SOURCE,
+        "value": value or "none", "log_probs": ", ".join(compared),
+        "trained": "policy and value" if value else "policy",
+        "forwards": 1 + ("ref" in wanted and not known) + 2 * ("mismatched" in wanted) + _apart(config),
+    }
+
+
+def _apart(config: AlgorithmSettings) -> bool:
+    return getattr(config, "value_network", "policy") == "apart"

@@ -58,8 +58,7 @@ def loss(batch: LossBatch, config: Config) -> LossOutput:
     mask_NT, weight_N = batch.mask_NT, core.nonempty_weights(batch.mask_NT, batch.row_weight_N)
     log_ratio_NT = core.log_ratios(batch.logp_NT, core.require(batch.ref_logp_NT, "ref_logp_NT"), mask_NT)
     log_ratio_N = core.aggregate_tokens(log_ratio_NT, mask_NT, config.log_ratio)
-    scaled_N = batch.rewards_N.detach() / config.tau
-    target_N = scaled_N - scaled_values(batch, config.partition, config.tau)
+    target_N = targets(batch, config)
     loss = core.expectation_over_rows((log_ratio_N - target_N).square() / 2, weight_N)
 
     metrics = {
@@ -70,22 +69,32 @@ def loss(batch: LossBatch, config: Config) -> LossOutput:
     return LossOutput(loss, core.to_floats(metrics))
 
 
+def targets(batch: LossBatch, config: Config) -> Tensor:
+    """t of each row, (N,), in nats of a whole response or of a token as `log_ratio` says, without gradient."""
+    return batch.rewards_N.detach() / config.tau - scaled_values(batch, config.partition, config.tau)
+
+
 def scaled_values(batch: LossBatch, partition: Partition, tau: float) -> Tensor:
     """V/tau of each row's prompt, (N,), without gradient; 0 where the prompt's group has no tokens.
 
     `mc` is a mean over the group's responses, so row weights weigh it; the others are sums over what was logged.
     """
-    mask_NT, scaled_N = batch.mask_NT, batch.rewards_N.detach() / tau
+    scaled_N = batch.rewards_N.detach() / tau
     if partition == "none":
         return scaled_N.new_zeros(scaled_N.shape)
     index_N = core.group_index(len(scaled_N), batch.group_size, batch.prompt_index_N, scaled_N.device)
-    if partition == "mc":
-        log_weight_N = core.nonempty_weights(mask_NT, batch.row_weight_N).log()
-    else:
-        ref_logp_NT = core.require(batch.ref_logp_NT, "ref_logp_NT").detach()
-        mass_N = core.aggregate_tokens(ref_logp_NT, mask_NT, "sum" if partition in OF_SUMS else "mean")
-        log_weight_N = mass_N.masked_fill(mask_NT.sum(1) == 0, -math.inf)
+    log_weight_N = log_weights(batch, partition)
     value_B = core.group_logsumexp(log_weight_N + scaled_N, index_N)
     if partition in ("mc", "mass_normalised"):
         value_B = value_B - core.group_logsumexp(log_weight_N, index_N)
     return value_B.nan_to_num(nan=0.0, neginf=0.0)[index_N]
+
+
+def log_weights(batch: LossBatch, partition: Partition) -> Tensor:
+    """log of what each response weighs in its partition beside exp(r/tau), (N,); -inf for one without tokens."""
+    mask_NT = batch.mask_NT
+    if partition in ("mc", "none"):
+        return core.nonempty_weights(mask_NT, batch.row_weight_N).to(batch.rewards_N.dtype).log()
+    ref_logp_NT = core.require(batch.ref_logp_NT, "ref_logp_NT").detach()
+    mass_N = core.aggregate_tokens(ref_logp_NT, mask_NT, "sum" if partition in OF_SUMS else "mean")
+    return mass_N.masked_fill(mask_NT.sum(1) == 0, -math.inf)
