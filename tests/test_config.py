@@ -18,24 +18,36 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf, open_dict
 from pydantic import ValidationError
 
-from rlfamily import composing, config, experiment
+from rlfamily import algorithms, composing, config, experiment, tasks
 from rlfamily.errors import UserError, nearest
 
 CONF = composing.CONF
 FILES = sorted(CONF.rglob("*.yaml"))
 DEFAULTS = ("countdown_tiny", "qwen2_tiny", "topr", "cpu", "plain")
+
+
+def has(task):
+    """What a task has to learn from besides a policy's own responses."""
+    return tasks.get(yaml.safe_load((CONF / "task" / f"{task}.yaml").read_text())["kind"]).HAS
+
+
+def learnable(task, method):
+    source = "rollouts" if method == algorithms.NONE else algorithms.get(method).SOURCE
+    return source not in config.LEARNED_FROM or source in has(task)
+
+
 # Every name of every group, one at a time, and every method on every task; all products would take minutes.
-CELLS = sorted({(*DEFAULTS[:place], name, *DEFAULTS[place + 1:])
-                for place, group in enumerate(composing.GROUPS) for name in composing.choices(group)}
+CELLS = sorted(cell for cell in {(*DEFAULTS[:place], name, *DEFAULTS[place + 1:])
+                                 for place, group in enumerate(composing.GROUPS) for name in composing.choices(group)}
                | {(task, "qwen2_tiny", method, "cpu", "plain")
-                  for task, method in itertools.product(composing.choices("task"), composing.choices("algorithm"))
-                  if method != "sft" or task.startswith("countdown")})  # the others have nothing to imitate
+                  for task, method in itertools.product(composing.choices("task"), composing.choices("algorithm"))}
+               if learnable(cell[0], cell[2]))
 
 
 @pytest.mark.parametrize("names", CELLS, ids=" ".join)
 def test_every_name_of_every_group_builds(names):
     engine = ["rollout.engine=vllm"] if names[3] in ("gpu_4", "gpu_8") else []  # torch does not draw from shares
-    start = [] if names[0].startswith("countdown") else ["algorithm.warm_start=base"]
+    start = [] if "demonstrations" in has(names[0]) else ["algorithm.warm_start=base"]
     built = config.build([f"{group}={name}" for group, name in zip(composing.GROUPS, names, strict=True)] + engine + start)
     assert tuple(built.names[group] for group in composing.GROUPS) == names
     assert json.loads(json.dumps(built.settings()))["algorithm"]["warm_start"] == built.algorithm.warm_start
@@ -175,6 +187,13 @@ REFUSED = {
         "max_new_tokens_evaluation=48: raise the one or lower the other (conf/task/countdown_tiny.yaml or command line)"),
     "more puzzles than there are": ("task.eval_prompts=9999", "task: eval_prompts=9999 but the test split has 256 prompts: lower "
                                     "the one or raise the other (task.source) (conf/task/countdown_tiny.yaml or command line)"),
+    "nothing logged": ("algorithm=rpo", "algorithm=rpo learns from logged responses, and task=countdown_tiny has none: use a "
+                       "method that learns from responses of its own, such as algorithm=rloo algorithm.warm_start=base"),
+    "a logged reward for rollouts": ("algorithm.reward=shuffled", "algorithm.reward=shuffled: topr does not learn from logged "
+                                     "responses: use task, reward_model or random"),
+    "a partition of sums with means": ("algorithm=rpo algorithm.partition=paper_logspace", "algorithm: partition=paper_logspace "
+                                       "weighs responses by the sum of their log-probs: set algorithm.log_ratio=sum "
+                                       "(conf/algorithm/rpo.yaml or command line)"),
     "added key": ("+extra=1", "command line: '+extra=1' adds, moves or deletes a key; there is no 'extra' (did "
                   "you mean 'executor'?); a table is run by make reproduce TABLE=name"),
     "added experiment": ("+modl=x", "command line: '+modl=x' adds, moves or deletes a key; there is no 'modl' (did you mean "
