@@ -19,7 +19,8 @@ from rlfamily.experiment import EXPERIMENTS, UNTRAINED, Experiment
 from rlfamily.records import Index, Layout, Manifest, hash_file
 from rlfamily.variants import table_of
 
-ROWS_FILE = {"train": "metrics.jsonl", "score": "scores.jsonl", "logprobs": "logprobs.jsonl",
+ROWS_FILE = {"train": "metrics.jsonl", "timings": "timings.jsonl", "score": "scores.jsonl",
+             "logprobs": "logprobs.jsonl",
              "targets": "targets.jsonl", "judge": "judgements.jsonl", "theory": "theory.jsonl"}
 
 

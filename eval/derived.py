@@ -11,7 +11,8 @@ from eval.artifacts import Archive
 from eval.entries import NO_DRAWS, Entry, Site, hole, in_order, sites
 from eval.statistics import Floats, probability
 from eval.verdicts import FAILED, NOT_APPLICABLE, NOT_RUN, verdict
-from rlfamily.experiment import Derived, Experiment, Quantity
+from rlfamily.experiment import Experiment
+from rlfamily.quantities import Derived, Quantity
 from rlfamily.records import Index
 
 SURE = 0.95

@@ -19,7 +19,8 @@ from eval.series import Series, Unusable, best_seed, common, draw, narrowed, rea
 from eval.statistics import Floats
 from eval.values import printed
 from eval.verdicts import FAILED, NOT_APPLICABLE, NOT_RUN, verdict
-from rlfamily.experiment import Experiment, Metric, Quantity
+from rlfamily.experiment import Experiment
+from rlfamily.quantities import STEPS, Metric, Quantity
 from rlfamily.records import CellEntry, Index
 
 NO_DRAWS: Floats = np.empty(0)
@@ -135,11 +136,11 @@ def measured(archive: Archive, cells: list[CellEntry], metric: Metric, site: Sit
             problems[cell.seed] = str(error)
             holes.add(error.hole)
     most = max((len(one.items) for one in series), default=0)
-    series = common(series) if series and metric.stage != "train" else series
+    series = common(series) if series and metric.stage not in STEPS else series
     if not series or not series[0].items:
         word = next((word for word in (FAILED, NOT_RUN, NOT_APPLICABLE) if word in holes), FAILED)
         return hole(site, metric, word, _note([], problems, most))
-    dropped = most - len(series[0].items) if metric.stage != "train" else 0
+    dropped = most - len(series[0].items) if metric.stage not in STEPS else 0
     name = (site.row, site.column, site.model) if site.several else (site.row, site.column)
     value, draws = draw(series, metric, name, site.column if site.several else "")
     return _sampled(series, metric, site, value, draws,

@@ -13,7 +13,7 @@ from eval.series import Unusable, read_rows
 from eval.statistics import Floats
 from eval.tables import TableFrame, exact
 from eval.values import number_of
-from rlfamily.experiment import Metric
+from rlfamily.quantities import Metric
 from rlfamily.records import CellEntry
 
 CURVE_COLUMNS = ["panel", "model", "method", "task_or_benchmark", "seed", "step", "value", "smoothed"]

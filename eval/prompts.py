@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from eval.artifacts import Archive
 from eval.entries import Entry
-from rlfamily.experiment import Metric
+from rlfamily.quantities import Metric
 
 NOTE = "Scored on different prompts, so that rows differ by their prompts too"
 Asked = frozenset[tuple[str, str]]

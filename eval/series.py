@@ -19,7 +19,7 @@ from eval.artifacts import ROWS_FILE, Archive
 from eval.statistics import Floats, Ints
 from eval.values import BAD, number_of
 from eval.verdicts import FAILED, NOT_APPLICABLE, NOT_RUN
-from rlfamily.experiment import READ, Metric, Where
+from rlfamily.quantities import READ, STEPS, Metric, Where
 from rlfamily.records import CellEntry
 
 
@@ -65,7 +65,7 @@ def _absent(cell: CellEntry) -> Unusable:
 
 def read_rows(archive: Archive, cell: CellEntry, metric: Metric) -> tuple[str, list[dict[str, Any]]]:
     """Artifact key and the rows a metric selects in one cell. Raises Unusable when there is nothing to read."""
-    key = cell.stages.get(metric.stage, "")
+    key = cell.stages.get("train" if metric.stage in STEPS else metric.stage, "")
     if not key and cell.status == "done":
         raise Unusable(f"has no {metric.stage} stage", NOT_APPLICABLE)
     if not key or archive.manifest(key) is None:
@@ -111,7 +111,7 @@ def _near(name: str, there: Iterable[str]) -> str:
 def read_series(archive: Archive, cell: CellEntry, metric: Metric) -> Series:
     """One seed's values: of scores a number an item (see `per_item`), else the rows as they are. Raises Unusable."""
     key, rows = read_rows(archive, cell, metric)
-    if metric.stage == "train":
+    if metric.stage in STEPS:
         times = np.array([row.get("progress", row["step"]) for row in rows], dtype=float)
         values = metric.times * np.array([row[metric.field] for row in rows], dtype=float)
         weights = np.array([number_of(row.get("rows", 1)) for row in rows])
@@ -175,7 +175,7 @@ def draw(series: list[Series], metric: Metric, place: tuple[object, ...], apart:
     statistic = statistics.REDUCE[metric.reduce]
     drawn = []
     for one in series:
-        if metric.stage == "train":
+        if metric.stage in STEPS:
             rng = statistics.stream("steps", *place, one.seed, len(one.items))
             block = statistics.block_length(len(one.items))
             if metric.reduce == "mean":

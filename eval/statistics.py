@@ -44,6 +44,11 @@ def mean(values_DI: Floats, times_DI: Floats) -> Floats:
     return values_DI.mean(axis=-1)
 
 
+def total(values_DI: Floats, times_DI: Floats) -> Floats:
+    """Sum over items."""
+    return values_DI.sum(axis=-1)
+
+
 def std(values_DI: Floats, times_DI: Floats) -> Floats:
     """Standard deviation over items, with I-1 in the denominator."""
     return values_DI.std(axis=-1, ddof=1)
@@ -73,8 +78,9 @@ def trial_std(values_IT: Floats, times_I: Floats) -> Floats:
     return spread(values_IT.mean(axis=0))
 
 
-REDUCE: dict[str, Statistic] = {"mean": mean, "std": std, "slope": slope, "last": last, "trial_std": trial_std}
-LEAST_ITEMS = {"mean": 1, "std": 2, "slope": 8, "last": 1, "trial_std": 2}
+REDUCE: dict[str, Statistic] = {
+    "mean": mean, "sum": total, "std": std, "slope": slope, "last": last, "trial_std": trial_std}
+LEAST_ITEMS = {"mean": 1, "sum": 1, "std": 2, "slope": 8, "last": 1, "trial_std": 2}
 
 
 def block_length(steps: int) -> int:

@@ -20,7 +20,8 @@ from eval.entries import Entry, entries
 from eval.statistics import probability
 from eval.values import one_line, printed
 from rlfamily.errors import UserError
-from rlfamily.experiment import Experiment, Quantity
+from rlfamily.experiment import Experiment
+from rlfamily.quantities import Quantity
 from rlfamily.variants import name_of
 
 COLUMNS = ["table_id", "model", "method", "task_or_benchmark", "metric", "published", "published_std", "reproduced",

@@ -6,32 +6,23 @@ and the command line, in that order, so what comes later wins.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from yaml import YAMLError
 
 from rlfamily.errors import UserError, describe, nearest
+from rlfamily.quantities import CELL_STAGES, Closed, Derived, Metric, Where
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 EXPERIMENTS = REPOSITORY / "experiments"
-READ = ("score", "judge", "theory", "targets")  # the stages whose rows a column's or a row's `where` may narrow
-CELL_STAGES = ("train", "score", "logprobs", "targets", "judge")
 UNTRAINED = "algorithm=none"
 
 Overrides = list[str] | dict[str, list[str]]
-Where = dict[str, str | int | float]
-
-
-class Closed(BaseModel):
-    """Closed and frozen: a misspelt key in an experiment is refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Scale(Closed):
@@ -45,7 +36,7 @@ class Column(Closed):
     """One task or benchmark. Several benchmarks may share a run: then `where` picks their rows of its scores."""
 
     overrides: Overrides
-    where: Where = {}
+    where: Where = Field(default_factory=dict)
 
 
 class Spot(Closed):
@@ -60,7 +51,7 @@ class Contender(Closed):
     """A policy to score: trained as `overrides` say, or, with algorithm=none, the one training would start from."""
 
     overrides: Overrides
-    at: list[Spot] = []
+    at: list[Spot] = Field(default_factory=list)
 
     @property
     def untrained(self) -> bool:
@@ -82,91 +73,9 @@ class Row(Contender):
     published: str = ""
     protocol: str = ""
     note: str = ""
-    where: Where = {}
+    where: Where = Field(default_factory=dict)
     optional: bool = False
     against: str | Contender | None = None
-
-
-class Quantity(Closed):
-    """One number of the table as it is shown.
-
-    better     which direction is good; "" when the number ranks nothing
-    published  metric label in the published csv, when it differs from `name`
-    shown      False for numbers that only claims use, or that stand beside another (`std`)
-    std        name of the metric to print behind this one as a spread over trials
-    watch      name of the metric that must not fall while this one rises above the untrained row: reward hacking
-    """
-
-    name: str
-    better: Literal["higher", "lower", ""] = ""
-    published: str = ""
-    digits: int = 4
-    shown: bool = True
-    std: str = ""
-    watch: str = ""
-
-
-class Metric(Quantity):
-    """A number read from an artifact of the cell.
-
-    stage    config (a resolved setting), train (metrics.jsonl, a value a step), score (scores.jsonl, a value a
-             response), logprobs (logprobs.jsonl, a value an example), targets (targets.jsonl, a value a logged
-             response), judge (judgements.jsonl, a value a pair), theory (theory.jsonl, a value a check)
-    field    dotted key (config) or field of the jsonl rows
-    times    factor of the rows' values, e.g. 100 for percent
-    where    keep only rows with these values, e.g. {mode: greedy}
-    reduce   mean | std (over the rows) | slope (least squares, per unit of training progress) | last |
-             trial_std (over the draws, of the mean over the items)
-    window   only the final fraction of the rows
-    per_item what several draws of one item count: mean, or any (the greatest: 1 when any draw has it; of Pass@k the
-             unbiased chance that one of k draws has it)
-    over_seeds  mean, or best (the paper's best of its seeds); `seed_of`: that of the metric whose best seed this is
-    """
-
-    stage: Literal["config", "train", "score", "logprobs", "targets", "judge", "theory"]
-    field: str
-    times: float = 1.0
-    where: Where = {}
-    reduce: Literal["mean", "std", "slope", "last", "trial_std"] = "mean"
-    window: float = Field(default=1.0, gt=0, le=1)
-    per_item: Literal["mean", "any"] = "mean"
-    over_seeds: Literal["mean", "best"] = "mean"
-    seed_of: str = ""
-
-    @property
-    def draws(self) -> int:
-        """How many responses to an item a score needs: the k of a name such as Pass@k or Avg@k; 0 when it has none."""
-        match = re.search(r"@(\d+)", self.name) if self.stage == "score" else None
-        return int(match[1]) if match else 0
-
-    @model_validator(mode="after")
-    def _check_best(self) -> Metric:
-        if self.over_seeds == "best" and not self.better:
-            raise ValueError(f"metric '{self.name}' takes the best seed: say which is better, higher or lower")
-        return self
-
-
-class Derived(Closed):
-    """A number computed from other columns of the same row, shown as a column of its own.
-
-    operation  mean | signed_geometric_mean: the root of the absolute product, with the product's sign
-    """
-
-    column: str
-    metric: str
-    of: str
-    over: list[str] = Field(min_length=2)
-    operation: Literal["mean", "signed_geometric_mean"]
-    better: Literal["higher", "lower", ""] = ""
-    published: str = ""
-    digits: int = 4
-    shown: bool = True
-
-    @property
-    def quantity(self) -> Quantity:
-        """The number as it is shown."""
-        return Quantity(name=self.metric, better=self.better, published=self.published, digits=self.digits,
-                        shown=self.shown)
 
 
 class Theory(Closed):
@@ -193,18 +102,19 @@ class Experiment(Closed):
     kind: Literal["table", "settings", "curves", "histogram", "samples", "theory"]
     published: str = ""
     model: str = ""
-    models: dict[str, Overrides] = {}
+    models: dict[str, Overrides] = Field(default_factory=dict)
     scales: dict[str, Scale] = Field(min_length=1)
     rows: dict[str, Annotated[Row, BeforeValidator(_bare)]] = Field(min_length=1)
     columns: dict[str, Annotated[Column, BeforeValidator(_bare)]] = Field(min_length=1)
     metrics: list[Metric] = Field(min_length=1)
-    derived: list[Derived] = []
+    derived: list[Derived] = Field(default_factory=list)
     theory: Theory | None = None
 
     @property
     def stages(self) -> list[str]:
         """The stages a cell must reach, in order: its metrics say which."""
         used = {metric.stage for metric in self.metrics}
+        used |= {"train"} if "timings" in used else set()
         return [stage for stage in (*CELL_STAGES, "theory") if stage in used]
 
     @property

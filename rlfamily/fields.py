@@ -15,13 +15,15 @@ from typing import Any
 from rlfamily import algorithms
 from rlfamily.config import RunConfig, algorithm_settings
 from rlfamily.errors import UserError, nearest
-from rlfamily.experiment import READ, Experiment, Metric, Where
+from rlfamily.experiment import Experiment
+from rlfamily.quantities import READ, Metric, Where
 from rlfamily.rewards import preference
 
 PACKAGE = Path(__file__).parent
 WRITERS = {
     "score": ("evaluation/score.py", "tasks/*.py", "tasks/support/*.py", "rewards/*.py"),
     "train": ("trainer/metrics.py", "trainer/loop.py", "core/*.py", "algorithms/*.py"),
+    "timings": ("trainer/loop.py", "rollout/clock.py"),
     "logprobs": ("evaluation/logprobs.py",),
     "targets": ("evaluation/targets.py",),
     "judge": ("stages/kinds/judge.py",),

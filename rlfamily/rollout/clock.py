@@ -15,13 +15,19 @@ class Clock:
 
     def __init__(self) -> None:
         self.laps: dict[str, float] = {}
-        self._last = time.perf_counter()
+        self._begun = self._last = time.perf_counter()
+        self._begun_cpu = time.process_time()
 
     def lap(self, name: str) -> None:
         """Book the time since the last lap under `name`."""
         now = time.perf_counter()
         self.laps[name] = self.laps.get(name, 0.0) + now - self._last
         self._last = now
+
+    def totals(self) -> dict[str, float]:
+        """The laps, and from beginning to now the seconds by the wall and those that this process computed."""
+        return self.laps | {"seconds": time.perf_counter() - self._begun,
+                            "cpu_seconds": time.process_time() - self._begun_cpu}
 
 
 @dataclass(frozen=True)

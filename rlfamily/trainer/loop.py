@@ -41,7 +41,7 @@ VALUES: dict[str, Literal["token", "prompt"]] = {"value": "token", "prompt_value
 
 @dataclass(frozen=True)
 class StepRecord:
-    """One step: deterministic `metrics`, wall-clock `timings` in seconds, and the `samples` it drew."""
+    """One step: deterministic `metrics`, `timings` (seconds, and rows passed through a network), `samples` it drew."""
 
     step: int
     metrics: dict[str, float]
@@ -132,7 +132,8 @@ class Trainer:
         self.reward_sum += sum(batch.rewards)
         self.reward_count += len(batch.rewards)
         self.step += 1
-        return StepRecord(self.step - 1, metrics, clock.laps, samples(batch, self.step - 1))
+        return StepRecord(self.step - 1, metrics, clock.totals() | {"forwards": self.passes.taken_forwards()},
+                          samples(batch, self.step - 1))
 
     def _other_rows(self, batch: TrainBatch) -> Tensor | None:
         """The row whose completion each prompt meets as mismatched; None where nobody asks, or there is one prompt."""

@@ -29,11 +29,17 @@ class Passes:
     def __init__(self, accelerator: Accelerator, micro_tokens: int, temperature: float, sharded: bool) -> None:
         self.accelerator, self.micro_tokens, self.temperature = accelerator, micro_tokens, temperature
         self.sharded = sharded
+        self._forwards = 0
+
+    def taken_forwards(self) -> int:
+        """Rows passed through a network by this process since the last time this was asked."""
+        taken, self._forwards = self._forwards, 0
+        return taken
 
     def forward(self, model: Learner, rows: RowTensors) -> Forward:
         """The whole batch. With gradient when it is one pass; else the gradient comes from a second one, `backward`."""
         if self.accelerator.num_processes == 1 and len(self._cut(model, rows)) == 1:
-            return model.evaluate(rows, self.temperature)
+            return self._evaluate(model, rows)
         return self.without_gradient(model, rows)
 
     def without_gradient(self, model: Learner, rows: RowTensors) -> Forward:
@@ -41,7 +47,7 @@ class Passes:
         whole: dict[str, Tensor] = {}
         with torch.no_grad():
             for span, own in self._cut(model, rows):
-                for name, part in model.evaluate(rows[span], self.temperature).tensors().items():
+                for name, part in self._evaluate(model, rows[span]).tensors().items():
                     if name not in whole:
                         whole[name] = part.new_zeros(len(rows), *part.shape[1:])
                     if own:
@@ -65,11 +71,15 @@ class Passes:
         if moving_N.any():
             rows, gradients = rows[moving_N.cpu()], {name: slope[moving_N] for name, slope in gradients.items()}
             for span, own in self._cut(model, rows):
-                part = model.evaluate(rows[span], self.temperature).leaves()
+                part = self._evaluate(model, rows[span]).leaves()
                 slopes = [gradients[name][span] * own for name in leaves]
                 torch.autograd.backward([part[name] for name in leaves], slopes)
                 met.append({name: part[name].detach() for name in leaves})
         return Met(moving_N, {name: torch.cat([part[name] for part in met]) for name in leaves})
+
+    def _evaluate(self, model: Learner, rows: RowTensors) -> Forward:
+        self._forwards += len(rows)
+        return model.evaluate(rows, self.temperature)
 
     def _cut(self, model: Learner, rows: RowTensors) -> list[tuple[slice, bool]]:
         """This process's passes, each marked as its own.

@@ -14,7 +14,7 @@ from eval.artifacts import Archive
 from eval.checks import At, Evaluator, Side
 from eval.series import draw, read_series
 from eval.statistics import Floats, interval
-from rlfamily.experiment import Metric
+from rlfamily.quantities import Metric
 from rlfamily.records import CellEntry
 
 WORLDS = 400

@@ -18,8 +18,9 @@ from eval.series import Series, Unusable, draw, read_series
 from eval.tables import Book
 from eval.verdicts import verdict
 from rlfamily.errors import UserError
-from rlfamily.experiment import Metric, load
+from rlfamily.experiment import load
 from rlfamily.plan import check_draws
+from rlfamily.quantities import Metric
 from rlfamily.records import CellEntry
 
 VALID = Metric(name="valid", stage="score", field="valid", better="higher")

@@ -28,7 +28,7 @@ from eval.tables import defused, to_csv
 from eval.text import md, tex
 from eval.values import half_unit, number_of, one_line, plain, printed
 from rlfamily.errors import UserError
-from rlfamily.experiment import Metric
+from rlfamily.quantities import Metric
 from rlfamily.records import CellEntry, Layout, write_jsonl
 from rlfamily.results import load
 
