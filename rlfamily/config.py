@@ -93,6 +93,7 @@ def check(composed: DictConfig | dict[str, Any], choices: Mapping[str, str]) -> 
     _present(config.model)
     _drawn(names["algorithm"], config.algorithm)
     _learnable(config)
+    _readable(config)
     _placeable(config)
     if config.wandb == "online" and not os.environ.get("WANDB_API_KEY"):
         raise UserError("wandb=online needs WANDB_API_KEY in the environment: set it, or use wandb=offline")
@@ -131,6 +132,13 @@ def _learnable(config: RunConfig) -> None:
                         "algorithm.warm_start=base")
 
 
+def _readable(config: RunConfig) -> None:
+    """Refuse a reward model fitted on a policy that has no state of a whole text. Raises UserError."""
+    if getattr(config.algorithm, "reward", None) == "reward_model" and config.model.family == "encoder_decoder":
+        raise UserError(f"algorithm.reward=reward_model starts from the policy's weights, and those of model="
+                        f"{config.names['model']} are of an encoder and a decoder: use algorithm.reward=task")
+
+
 def _placeable(config: RunConfig) -> None:
     """Refuse what no machine can do. Raises UserError."""
     hardware, vllm = config.hardware, config.hardware.vllm
@@ -143,6 +151,9 @@ def _placeable(config: RunConfig) -> None:
                         "rollout.engine=vllm or hardware.sharding=none")
     if config.rollout.engine == "torch":
         return
+    if config.model.family == "encoder_decoder":
+        raise UserError(f"rollout.engine=vllm serves no model with an encoder, and model={config.names['model']} has "
+                        "one: use rollout.engine=torch")
     if vllm.server_url and vllm.mode == "colocated":
         raise UserError("hardware.vllm.server_url names a server: set hardware.vllm.mode=server, or server_url=null")
     if vllm.sleep and hardware.kind == "cpu":

@@ -16,7 +16,7 @@ from rlfamily.errors import UserError, nearest
 from rlfamily.fields import written
 from rlfamily.hardware import StageHardware
 from rlfamily.judges import CausalLmJudge
-from rlfamily.models import Finetuning, ScratchModel
+from rlfamily.models import Family, Finetuning, ScratchModel
 from rlfamily.rewards import HubSource, ModelSource, TrainedSource
 from rlfamily.rollout.settings import Drawing, Generation
 from rlfamily.settings import Distribution, Limits, Strict
@@ -79,7 +79,7 @@ class Planner:
         """The policy before any training of ours: a hub model, or a stand-in pretrained on the task's corpus."""
         model, task, label = self.config.model, self.config.task, f"base {self.config.names['model']}"
         if not isinstance(model, ScratchModel):
-            return self._hub(model.path, model.revision, label, model.date_string)
+            return self._hub(model.path, model.revision, label, model.date_string, model.family)
         recipe, corpus = model.pretrain, task.pretrain
         if corpus is None:
             raise UserError(f"model={self.config.names['model']}: task {self.config.names['task']} has no corpus to "
@@ -244,8 +244,11 @@ class Planner:
         """A policy that is only read: its adapters are merged and its learning rate plays no part."""
         return self._finetuning.model_copy(update={"finetune": "full", "lr_multiplier": 1.0})
 
-    def _hub(self, path: str, revision: str, label: str, date_string: str | None = None) -> Node:
-        return self._node("hub", hub.Config(path=path, revision=revision, date_string=date_string), {}, label)
+    def _hub(
+        self, path: str, revision: str, label: str, date_string: str | None = None, family: Family | None = None
+    ) -> Node:
+        config = hub.Config(path=path, revision=revision, date_string=date_string, family=family)
+        return self._node("hub", config, {}, label)
 
     def _node(self, kind: str, config: Strict, inputs: Sources, label: str, *after: Node) -> Node:
         return Node(kind, config, inputs, self._hardware(kind, config), label, after)

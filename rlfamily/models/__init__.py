@@ -10,11 +10,25 @@ from pydantic import Field, field_validator, model_validator
 from rlfamily.models.targets import LINEAR, named
 from rlfamily.settings import Location, Optimizer, Strict
 
+Family = Literal["causal", "encoder_decoder"]
+"""A decoder alone, or one that reads what an encoder made of the prompt."""
+
 DATE_FORMAT = "%d %b %Y"  # of Llama's chat template
 
-# What adapters can go to in a model that is built here: the same names in both architectures.
-_SCRATCH_LINEAR = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj",
-                   "mlp.up_proj", "mlp.down_proj")
+# What adapters can go to in a model that is built here, by where its layers are.
+_Parts = dict[str, tuple[str, ...]]
+_CAUSAL: _Parts = {"model.layers": (*(f"self_attn.{part}_proj" for part in "qkvo"),
+                                    *(f"mlp.{part}_proj" for part in ("gate", "up", "down")))}
+_T5: _Parts = {
+    "encoder.block": (*(f"layer.0.SelfAttention.{part}" for part in "qkvo"),
+                      *(f"layer.1.DenseReluDense.{part}" for part in ("wi_0", "wi_1", "wo"))),
+    "decoder.block": (*(f"layer.0.SelfAttention.{part}" for part in "qkvo"),
+                      *(f"layer.1.EncDecAttention.{part}" for part in "qkvo"),
+                      *(f"layer.2.DenseReluDense.{part}" for part in ("wi_0", "wi_1", "wo"))),
+}
+_SCRATCH_LINEAR = {"qwen2": _CAUSAL, "llama": _CAUSAL, "t5": _T5}
+T5_BUCKETS = 32
+"""Relative positions that T5 tells apart; up to half as many tokens back each distance has its own."""
 
 
 class Lora(Strict):
@@ -47,10 +61,12 @@ class Pretrain(Strict):
 class ScratchShape(Strict):
     """A small model of a real transformers class, with random weights that `seed` fixes. Sizes in units of each.
 
-    Weights start as N(0, initializer_range).
+    Weights start as N(0, initializer_range). `t5` has as many layers in its encoder as in its decoder, a key head for
+    each head, no limit of positions (distances from max_positions on are one to it), and a spread for each kind of
+    weight, which initializer_range multiplies.
     """
 
-    architecture: Literal["qwen2", "llama"]
+    architecture: Literal["qwen2", "llama", "t5"]
     hidden_size: int = Field(gt=0)
     intermediate_size: int = Field(gt=0)
     layers: int = Field(gt=0)
@@ -67,7 +83,17 @@ class ScratchShape(Strict):
                              "size: change one of them")
         if self.heads % self.kv_heads:
             raise ValueError(f"kv_heads={self.kv_heads} does not divide heads={self.heads}: change one of them")
+        if self.architecture == "t5" and self.kv_heads != self.heads:
+            raise ValueError(f"kv_heads={self.kv_heads}: t5 has a key head for each head: use kv_heads={self.heads}")
+        if self.architecture == "t5" and self.max_positions <= T5_BUCKETS // 2:
+            raise ValueError(f"max_positions={self.max_positions}: t5 tells the first {T5_BUCKETS // 2} distances "
+                             "apart one by one: use a larger one")
         return self
+
+    @property
+    def family(self) -> Family:
+        """A decoder alone, or with an encoder."""
+        return "encoder_decoder" if self.architecture == "t5" else "causal"
 
 
 class ScratchModel(Finetuning, ScratchShape):
@@ -79,16 +105,21 @@ class ScratchModel(Finetuning, ScratchShape):
     @model_validator(mode="after")
     def _check_targets(self) -> Self:
         if self.lora.targets != LINEAR:
-            linear = [f"model.layers.{layer}.{part}" for layer in range(self.layers) for part in _SCRATCH_LINEAR]
+            linear = [f"{place}.{layer}.{part}" for place, parts in _SCRATCH_LINEAR[self.architecture].items()
+                      for layer in range(self.layers) for part in parts]
             named(self.lora.targets, linear, linear)
         return self
 
 
 class ModelSize(Strict):
-    """What estimates of memory and time need to know of a transformer, before it is downloaded. Counts."""
+    """What estimates of memory and time need to know of a transformer, before it is downloaded. Counts.
+
+    `layers` are those that tokens are predicted through, `encoder_layers` those that only prompts pass.
+    """
 
     parameters: int = Field(gt=0)
     layers: int = Field(gt=0)
+    encoder_layers: int = Field(ge=0)
     hidden_size: int = Field(gt=0)
     intermediate_size: int = Field(gt=0)
     heads: int = Field(gt=0)
@@ -98,8 +129,9 @@ class ModelSize(Strict):
 
 
 class HubModel(Finetuning):
-    """A pretrained causal model: a hub id at a revision, or a local folder. safetensors only, no remote code.
+    """A pretrained language model: a hub id at a revision, or a local folder. safetensors only, no remote code.
 
+    `family` is what the model is, for what is refused before it is there; another one is refused when it is.
     `date_string` is the day that its chat template is told, as in "26 Jul 2024": the same day, whenever a run goes on.
     `size` serves estimates alone: a stage's key does not hold it.
     """
@@ -107,8 +139,16 @@ class HubModel(Finetuning):
     kind: Literal["hub"]
     path: Location
     revision: str
+    family: Family
     date_string: str
     size: ModelSize
+
+    @model_validator(mode="after")
+    def _check_size(self) -> Self:
+        if (self.size.encoder_layers > 0) != (self.family == "encoder_decoder"):
+            raise ValueError(f"size.encoder_layers={self.size.encoder_layers} is not that of family={self.family}: "
+                             "0 for causal models, what config.json says for others")
+        return self
 
     @field_validator("date_string")
     @classmethod

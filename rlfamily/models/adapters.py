@@ -22,7 +22,8 @@ def adapt(model: PreTrainedModel, lora: Lora) -> PreTrainedModel:
         _check_shared(modules, named(lora.targets, modules, linear))
     try:
         return get_peft_model(model, LoraConfig(
-            r=lora.rank, lora_alpha=lora.alpha, lora_dropout=0.0, task_type="CAUSAL_LM",
+            r=lora.rank, lora_alpha=lora.alpha, lora_dropout=0.0,
+            task_type="SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM",
             target_modules=expression_or_names(lora.targets) if lora.targets != LINEAR else LINEAR))
     except ValueError as error:  # a module of a kind that has no adapter
         raise UserError(f"{PLACE}: {' '.join(str(error).split())[:200]}: name linear layers") from error

@@ -59,17 +59,17 @@ class Forward(NamedTuple):
     """What a model says of N rows. All but the entropy are leaves: a loss is a function of them.
 
     `entropy_N` is the mean token entropy of each row, for the record; zeros where there is no distribution.
-    A policy gives `logp_NT`, and with a value head `values_NT`, a critic's estimate at the state before each token,
-    both 0 on pads, or `prompt_values_N`, of each row's prompt. A reward model gives `scores_N`. `mismatched_logp_NT`
-    come from a forward of other rows.
+    A policy gives `logp_NT`, and with a value head `values_NT`, a critic's estimate at the state before each token
+    (both 0 on pads), or `prompt_values_N`, its estimate of each row's prompt. A reward model gives `scores_N`.
+    `mismatched_logp_NT` come from a forward of other rows.
     """
 
     entropy_N: Tensor
     logp_NT: Tensor | None = None
     scores_N: Tensor | None = None
     values_NT: Tensor | None = None
-    mismatched_logp_NT: Tensor | None = None
     prompt_values_N: Tensor | None = None
+    mismatched_logp_NT: Tensor | None = None
 
     def tensors(self) -> dict[str, Tensor]:
         """All that is there, by name."""

@@ -1,4 +1,4 @@
-"""A policy: a causal language model with its tokenizer, its precision and, if asked, its adapters."""
+"""A policy: a language model with its tokenizer, its precision and, if asked, its adapters and its values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import (
-    AutoModelForCausalLM,
+    AutoConfig,
     AutoTokenizer,
     GenerationConfig,
     PreTrainedModel,
@@ -24,14 +24,17 @@ from transformers.utils import logging as transformers_logging
 
 from rlfamily import core
 from rlfamily.errors import UserError
-from rlfamily.models import Finetuning
+from rlfamily.models import Family, Finetuning
 from rlfamily.models.adapters import adapt
 from rlfamily.models.batching import Forward, RowTensors
+from rlfamily.models.families import auto_class, family_of, say_untied
 from rlfamily.models.layouts import layout_of
+from rlfamily.models.layouts.calls import added_tokens
 from rlfamily.models.layouts.declared import positions
 from rlfamily.models.loaded import Loaded
 from rlfamily.models.sharded import is_sharded, whole, whole_model
 from rlfamily.models.tokens import DATE, end_ids
+from rlfamily.models.values import Critic, States, ValueOf, critic_on
 
 # Besides cluttering logs, the bars share one lock between forked processes: a worker killed while it holds the lock
 # would leave every later worker waiting for it.
@@ -48,37 +51,41 @@ class Policy(Loaded):
     ) -> None:
         super().__init__(model, tokenizer, dtype, device)
         self.layout = layout_of(self)
-        self.positions = positions(model.config)
+        self.positions = positions(model.config, added=added_tokens(model, self.layout.ends))
         self.stop_ids = end_ids(tokenizer, getattr(model, "generation_config", None))
-        self.value_head: nn.Linear | None = None
+        self.critic: Critic | None = None
 
-    def add_value_head(self) -> None:
-        """Put a critic on the backbone: V(state) = w . hidden + b, in fp32, starting at V = 0.
+    def add_value_head(
+        self, of: ValueOf = "token", apart: bool = False, width: int | None = None, seed: int | None = None
+    ) -> None:
+        """Let `evaluate` give values, `values_NT` of tokens or `prompt_values_N` of prompts, in fp32, all 0 at first.
 
-        Zero weights need no seed and start as "nothing known"; trl draws them at random. No dropout (trl: 0.1), as a
-        value, like a log-prob, must not depend on chance. Adapters leave it whole and `save` leaves it out.
+        `apart`: of the states of a copy of the policy as it is now, trained beside it, not of the policy's own.
+        `width`: units of the head's hidden layer, drawn from `seed`; None: a linear head, as trl's, which draws it at
+        random. No dropout (trl: 0.1), as a value, like a log-prob, must not depend on chance. Adapters touch neither
+        and `save` leaves them out. Raises UserError where a sharded policy should be copied.
         """
-        width = self.model.get_output_embeddings().in_features
-        head = nn.Linear(width, 1, device=self.device, dtype=torch.float32)
-        nn.init.zeros_(head.weight)
-        nn.init.zeros_(head.bias)
-        self.value_head = head
+        self.critic = critic_on(self.model, of, apart, width, seed, self.device)
+
+    @property
+    def value_head(self) -> nn.Module | None:
+        """What makes values of states."""
+        return None if self.critic is None else self.critic.head
 
     def trainable(self) -> dict[str, nn.Parameter]:
-        """The model's trainable parameters, then the value head's."""
-        head = self.value_head.named_parameters() if self.value_head is not None else ()
-        return super().trainable() | {f"value_head.{name}": weight for name, weight in head}
+        """The model's trainable parameters, then the critic's: `value_head.` its head, `critic.` a network apart."""
+        return super().trainable() | dict(self.critic.named_parameters() if self.critic is not None else ())
 
     def evaluate(self, rows: RowTensors, temperature: float) -> Forward:
         """Completion log-probs (with gradient, fp32, 0 on pads) and the mean token entropy of each row.
 
         They are of the distribution that tokens are drawn from: tempered, and without an end among a row's first
-        `rows.min_new_tokens` tokens. With a value head, the values come from the same pass through the backbone.
+        `rows.min_new_tokens` tokens. With a value head, the values come from the same pass, unless they are apart.
         Raises UserError for a row without a prompt, and for one beyond the model's positions.
         """
         self._check(rows)
-        rows, values_NT = rows.to(self.device), None
-        with _captured_input(self.model.get_output_embeddings()) as captured, self.autocast():
+        rows = rows.to(self.device)
+        with States(self.model, self.layout) as states, self.autocast():
             logits_CV = self.layout.at_tokens(self.layout.logits(self.model, rows), rows)
         real_NT = rows.mask_NT > 0
         if rows.min_new_tokens:  # in place: a copy of the V axis would cost more than everything else here
@@ -87,10 +94,19 @@ class Policy(Loaded):
             logits_CV[early_C, torch.tensor([*self.stop_ids, *rows.stop_ids], device=self.device)] = -torch.inf
         logp_C, entropy_C = core.token_logprobs(logits_CV, rows.ids_NT[real_NT], temperature)
         entropy_N = _spread(entropy_C, real_NT).sum(1) / real_NT.sum(1).clamp(min=1)
-        if self.value_head is not None:  # of the hidden states that the logits are made of
-            hidden_CD = self.layout.at_tokens(captured, rows).float()  # outside autocast: fp32
-            values_NT = _spread(self.value_head(hidden_CD).squeeze(-1), real_NT)
-        return Forward(entropy_N, logp_NT=_spread(logp_C, real_NT), values_NT=values_NT)
+        return Forward(entropy_N, logp_NT=_spread(logp_C, real_NT), **self._values(rows, states))
+
+    def _values(self, rows: RowTensors, own: States) -> dict[str, Tensor]:
+        """The leaf of `Forward` that the critic gives; `own` are the states that the policy's pass left."""
+        critic = self.critic
+        if critic is None:
+            return {}
+        with self.autocast():
+            states = critic.states(rows, own)
+        values: Tensor = critic.head(states.float()).squeeze(-1)  # outside autocast: fp32
+        if critic.of == "prompt":
+            return {"prompt_values_N": values}
+        return {"values_NT": _spread(values, rows.mask_NT > 0)}
 
     def _check(self, rows: RowTensors) -> None:
         width = rows.prompt_ids_NP.shape[1]
@@ -109,9 +125,13 @@ class Policy(Loaded):
 
     @contextlib.contextmanager
     def initial(self) -> Iterator[None]:
-        """Inside, an adapted model behaves as the model it was adapted from."""
-        with self.model.disable_adapter():
-            yield
+        """Inside, an adapted model behaves as the model it was adapted from, which has no values."""
+        critic, self.critic = self.critic, None
+        try:
+            with self.model.disable_adapter():
+                yield
+        finally:
+            self.critic = critic
 
     @property
     def adapted(self) -> bool:
@@ -155,26 +175,17 @@ def _spread(values_C: Tensor, real_NT: Tensor) -> Tensor:
     return values_C.new_zeros(real_NT.shape).masked_scatter(real_NT, values_C)
 
 
-@contextlib.contextmanager
-def _captured_input(module: nn.Module) -> Iterator[list[Tensor]]:
-    """Inside, every call of `module` leaves its input in the list."""
-    captured: list[Tensor] = []
-    handle = module.register_forward_pre_hook(lambda _, inputs: captured.append(inputs[0]))
-    try:
-        yield captured
-    finally:
-        handle.remove()
-
-
 def load(folder: Path, finetuning: Finetuning, device: torch.device, trainable: bool) -> Policy:
     """Load a policy from an artifact folder. Raises UserError when the folder holds no loadable model."""
     source, options = locate(folder)
     tokenizer = load_tokenizer(folder)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            source, dtype=torch.float32, use_safetensors=True, **options)
+        config = AutoConfig.from_pretrained(source, **options)
+        model = auto_class(config).from_pretrained(
+            source, config=config, dtype=torch.float32, use_safetensors=True, **options)
     except (OSError, ValueError) as error:
         raise UserError(f"model: cannot load '{source}': {' '.join(str(error).split())[:300]}") from error
+    say_untied(model)
     adapted = trainable and finetuning.finetune == "lora"
     policy = Policy(adapt(model, finetuning.lora) if adapted else model, tokenizer, finetuning.dtype, device)
     if not adapted:
@@ -222,6 +233,17 @@ def load_ends(folder: Path) -> tuple[int, ...]:
     except OSError:  # it has none
         generation = None
     return end_ids(load_tokenizer(folder), generation)
+
+
+def require_family(folder: Path, family: Family) -> None:
+    """Raise UserError when the model in an artifact folder is of another family."""
+    source, options = locate(folder)
+    try:
+        found = family_of(AutoConfig.from_pretrained(source, **options))
+    except (OSError, ValueError) as error:
+        raise UserError(f"model: cannot load '{source}': {' '.join(str(error).split())[:300]}") from error
+    if found != family:
+        raise UserError(f"model.family={family}: '{source}' is {found}: set model.family={found}")
 
 
 def locate(folder: Path) -> tuple[str, dict[str, Any]]:

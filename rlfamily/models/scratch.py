@@ -16,10 +16,12 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
 )
 
 from rlfamily.errors import UserError
-from rlfamily.models import ScratchShape
+from rlfamily.models import T5_BUCKETS, ScratchShape
 
 PAD, UNKNOWN, END = "<pad>", "<unk>", "<eos>"
 CLASSES = {"qwen2": (Qwen2Config, Qwen2ForCausalLM), "llama": (LlamaConfig, LlamaForCausalLM)}
@@ -49,9 +51,11 @@ def train_tokenizer(words: Iterable[str]) -> PreTrainedTokenizerFast:
 
 
 def build_model(config: ScratchShape, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
-    """Return a randomly initialised causal model with tied embeddings; `config.seed` fixes the weights."""
-    config_class, model_class = CLASSES[config.architecture]
+    """Return a randomly initialised model with tied embeddings; `config.seed` fixes the weights."""
     torch.manual_seed(config.seed)
+    if config.architecture == "t5":
+        return T5ForConditionalGeneration(_t5(config, tokenizer))
+    config_class, model_class = CLASSES[config.architecture]
     return model_class(config_class(
         vocab_size=len(tokenizer),
         hidden_size=config.hidden_size,
@@ -66,3 +70,24 @@ def build_model(config: ScratchShape, tokenizer: PreTrainedTokenizerFast) -> Pre
         eos_token_id=tokenizer.eos_token_id,
         bos_token_id=None,
     ))
+
+
+def _t5(config: ScratchShape, tokenizer: PreTrainedTokenizerFast) -> T5Config:
+    """T5 1.1, as Flan-T5: gated GELU; a pad begins every row. Embeddings are tied here, as T5 first had them."""
+    return T5Config(
+        vocab_size=len(tokenizer),
+        d_model=config.hidden_size,
+        d_kv=config.hidden_size // config.heads,
+        d_ff=config.intermediate_size,
+        num_layers=config.layers,
+        num_heads=config.heads,
+        relative_attention_num_buckets=T5_BUCKETS,
+        relative_attention_max_distance=config.max_positions,
+        feed_forward_proj="gated-gelu",
+        dropout_rate=0.0,
+        initializer_factor=config.initializer_range,
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        decoder_start_token_id=tokenizer.pad_token_id,
+    )

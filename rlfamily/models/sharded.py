@@ -10,7 +10,9 @@ import copy
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
+
+from rlfamily.models.families import auto_class
 
 
 def world_size() -> int:
@@ -42,7 +44,7 @@ def whole_model(model: PreTrainedModel) -> PreTrainedModel | None:
     if torch.distributed.get_rank() != 0:
         return None
     with torch.device("meta"):  # the structure without memory: the weights are there already
-        copied = AutoModelForCausalLM.from_config(model.config, dtype=torch.float32)
+        copied = auto_class(model.config).from_config(model.config, dtype=torch.float32)
         if hasattr(model, "peft_config"):
             from peft import get_peft_model
 

@@ -68,6 +68,14 @@ def _beginning(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return [int(bos)] if bos is not None and marked[:1] == [bos] and raw_ids(tokenizer, "a")[:1] != [bos] else []
 
 
+def text_end(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """What the tokenizer puts behind every text: T5's end token, say; the ids that a prompt has lack it."""
+    plain, marked = raw_ids(tokenizer, "a"), list(tokenizer("a", add_special_tokens=True)["input_ids"])
+    behind = next((place + len(plain) for place in range(len(marked)) if marked[place:place + len(plain)] == plain),
+                  len(marked))
+    return tuple(marked[behind:])
+
+
 def end_ids(tokenizer: PreTrainedTokenizerBase, generation: GenerationConfig | None) -> tuple[int, ...]:
     """Every token that ends a response, ascending: the tokenizer's EOS, and those of the model's generation_config.
 

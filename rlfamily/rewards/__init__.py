@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, Self
 
-from pydantic import Field, SerializeAsAny
+from pydantic import Field, SerializeAsAny, model_validator
 
 from rlfamily.models import ScratchShape
 from rlfamily.plugins import Plugins
@@ -88,6 +88,13 @@ class TrainedSource(Strict):
     shape: ScratchShape
     training: PairTraining
     min_accuracy: float = Field(ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _check_shape(self) -> Self:
+        if self.shape.family == "encoder_decoder":
+            raise ValueError(f"shape.architecture={self.shape.architecture}: a reward model reads whole texts, an "
+                             "encoder prompts alone: use qwen2 or llama")
+        return self
 
 
 class ContrastiveSource(Strict):

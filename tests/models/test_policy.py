@@ -198,7 +198,8 @@ def hub_folder(tmp_path_factory):
 
 def fetch(path, folder, revision="main"):
     """Run the hub stage."""
-    return hub.run(place(folder), hub.Config(path=str(path), revision=revision, date_string="01 Feb 2025"), hub.Inputs())
+    return hub.run(place(folder), hub.Config(path=str(path), revision=revision, date_string="01 Feb 2025", family="causal"),
+                   hub.Inputs())
 
 
 def test_a_local_folder_stands_in_for_a_hub_id(world, hub_folder, tmp_path, monkeypatch):

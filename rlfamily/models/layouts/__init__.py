@@ -12,8 +12,9 @@ from transformers import PreTrainedModel
 
 from rlfamily.errors import UserError
 from rlfamily.models.batching import RowTensors
-from rlfamily.models.layouts import check, packed, padded, shared_prefix, single
-from rlfamily.models.layouts.declared import by_place
+from rlfamily.models.layouts import check, encoder_decoder, packed, padded, shared_prefix, single
+from rlfamily.models.layouts.declared import by_place, is_plain_encoder_decoder
+from rlfamily.models.tokens import text_end
 
 if TYPE_CHECKING:
     from rlfamily.models.layouts.session import Session
@@ -23,7 +24,12 @@ T = TypeVar("T")
 
 
 class Layout(Protocol):
-    """Takes rows to passes, and what a model gives for a pass to the C real completion tokens, row by row."""
+    """Takes rows to passes, and what a model gives for a pass to the C real completion tokens, row by row.
+
+    `ends` are the tokens that follow every prompt where it is read by an encoder.
+    """
+
+    ends: Sequence[int]
 
     def cut(self, rows: RowTensors, budget: int, start: int, stop: int) -> list[slice]:
         """Rows `start` to `stop` as passes of at most `budget` tokens each, at least one row."""
@@ -45,7 +51,8 @@ class Layout(Protocol):
 def layout_of(loaded: Loaded) -> Layout:
     """The fastest layout that gives what a plain pass of each row gives, in update and in decoding.
 
-    Packed where attention is known to be plain, and then that is replaced; else padded; else row by row.
+    Packed where attention is known to be plain, and then that is replaced; else padded; else row by row. Models with an
+    encoder: prompts encoded once where nothing depends on the padding; else row by row.
     Raises UserError when none does: the model is not causal, or does not say what it was given.
     """
     model = loaded.model
@@ -61,8 +68,9 @@ def layout_of(loaded: Loaded) -> Layout:
 
 
 def _checked(loaded: Loaded) -> Layout:
-    expected, reason = _attempt(partial(check.plain, loaded))
-    for layout in _candidates(loaded.model) if expected else ():
+    ends = text_end(loaded.tokenizer) if loaded.model.config.is_encoder_decoder else ()
+    expected, reason = _attempt(partial(check.plain, loaded, ends))
+    for layout in _candidates(loaded.model, ends) if expected else ():
         found, reason = _attempt(partial(check.differs, layout, loaded, expected or []))
         if found == "":
             return layout
@@ -71,8 +79,13 @@ def _checked(loaded: Loaded) -> Layout:
                     "use another model")
 
 
-def _candidates(model: PreTrainedModel) -> Iterator[Layout]:
+def _candidates(model: PreTrainedModel, ends: Sequence[int]) -> Iterator[Layout]:
     """From the fastest to the safest."""
+    if model.config.is_encoder_decoder:
+        if is_plain_encoder_decoder(model.config):
+            yield encoder_decoder.EncoderDecoderLayout(ends)
+        yield single.SingleLayout(ends)
+        return
     if shared_prefix.enable(model):
         yield packed.PackedLayout()
         shared_prefix.disable(model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,21 +22,22 @@ PROMPTS, COMPLETIONS = [[3, 9, 5, 8, 4], [7, 6]], [[10, 4, 11], [5, 12, 3, 9]]
 MOVES = ([2, 0], [1, 1])  # after each token in decoding: what each row becomes; dropped, moved and forked
 
 
-def plain(loaded: Loaded) -> list[Tensor]:
-    """logits_LV of each row, from a pass of its own, in which nothing is padded, packed or cached."""
-    return [logits_of(loaded.model, torch.tensor([row], device=loaded.device), len(row))[0].float()
-            for row in _rows(loaded, join=True)]
+def plain(loaded: Loaded, ends: Sequence[int]) -> list[Tensor]:
+    """logits_TV that the tokens of each row are predicted from, in a pass of its own; `ends` follow its prompt."""
+    prompts, completions = ([torch.tensor(row, device=loaded.device) for row in _rows(loaded, rows)]
+                            for rows in (PROMPTS, COMPLETIONS))
+    return [logits_of(loaded.model, prompt_P, own_T, ends)[0, -len(own_T) - 1:-1].float()
+            for prompt_P, own_T in zip(prompts, completions, strict=True)]
 
 
 def differs(layout: Layout, loaded: Loaded, expected: list[Tensor]) -> str:
     """What differs from a plain pass: "" where nothing does."""
-    prompts, completions = _rows(loaded, prompts=True), _rows(loaded)
+    prompts, completions = _rows(loaded, PROMPTS), _rows(loaded, COMPLETIONS)
     rows = pad(Rows(prompts, completions), 0).to(loaded.device)
     updates = layout.at_tokens(layout.logits(loaded.model, rows), rows)
-    wanted = [logits_LV[len(prompt) - 1:-1] for logits_LV, prompt in zip(expected, prompts, strict=True)]
-    if not _close(updates, torch.cat(wanted)):
+    if not _close(updates, torch.cat(expected)):
         return "the log-probs of padded or packed rows"
-    return "" if _close(*_decoded(layout, loaded, prompts, completions, wanted)) else "what is drawn from"
+    return "" if _close(*_decoded(layout, loaded, prompts, completions, expected)) else "what is drawn from"
 
 
 def _decoded(
@@ -54,10 +56,8 @@ def _decoded(
     return torch.cat(found), torch.stack(right)
 
 
-def _rows(loaded: Loaded, prompts: bool = False, join: bool = False) -> list[list[int]]:
+def _rows(loaded: Loaded, rows: Sequence[Sequence[int]]) -> list[list[int]]:
     size = int(loaded.model.get_input_embeddings().weight.shape[0])
-    rows = [one + other for one, other in zip(PROMPTS, COMPLETIONS, strict=True)] if join else (
-        PROMPTS if prompts else COMPLETIONS)
     return [[token % size for token in row] for row in rows]
 
 

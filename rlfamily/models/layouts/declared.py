@@ -46,6 +46,17 @@ _PLAIN_NAMES = """
     use_sliding_window max_window_layers sliding_window_pattern _sliding_window_pattern
 """  # the last line: only what `sliding_window` and `layer_types` say counts
 _PLAIN = frozenset(_PLAIN_NAMES.split())
+# The same in models with an encoder.
+_PLAIN_PAIR_NAMES = """
+    d_model d_kv d_ff num_layers num_decoder_layers num_heads encoder_layers decoder_layers encoder_attention_heads
+    decoder_attention_heads encoder_ffn_dim decoder_ffn_dim relative_attention_num_buckets
+    relative_attention_max_distance feed_forward_proj dense_act_fn is_gated_act scale_decoder_outputs output_past
+    dropout_rate encoder_layerdrop decoder_layerdrop classifier_dropout classif_dropout init_std initializer_factor
+    scale_embedding static_position_embeddings normalize_before normalize_embedding add_final_layer_norm
+    add_bias_logits extra_pos_embeddings forced_bos_token_id forced_eos_token_id decoder_vocab_size
+    share_encoder_decoder_embeddings tokenizer_class task_specific_params gradient_checkpointing
+"""
+_PLAIN_PAIRS = _PLAIN | frozenset(_PLAIN_PAIR_NAMES.split())
 
 
 def is_plain(config: PreTrainedConfig) -> bool:
@@ -61,6 +72,12 @@ def is_plain(config: PreTrainedConfig) -> bool:
     }
     return not config.is_encoder_decoder and all(map(_plain_rope, _rope_dicts(config))) and all(
         known[name](value) if name in known else name in _PLAIN or name in common for name, value in declared.items())
+
+
+def is_plain_encoder_decoder(config: PreTrainedConfig) -> bool:
+    """True when all that `config` declares is known to leave an encoder and a decoder plain, whatever is padded."""
+    known = _PLAIN_PAIRS | PreTrainedConfig().to_dict().keys()
+    return all(name in known for name, value in config.to_dict().items() if value not in (None, False))
 
 
 def by_place(config: PreTrainedConfig) -> bool:
@@ -80,8 +97,14 @@ def length_limit(config: PreTrainedConfig) -> int | None:
     return min((limit for limit in [*limits, declared.get("index_topk"), blocks] if limit), default=None)
 
 
-def positions(config: PreTrainedConfig) -> int | None:
-    """Positions that the model was made for, in tokens; None where it declares none."""
+def positions(config: PreTrainedConfig, added: int) -> int | None:
+    """Tokens that a row may have for the positions a model was made for; None where it declares none.
+
+    `added` is what an encoder or its decoder sees beside a row's own tokens; each of them has to have room for it all.
+    """
+    if config.is_encoder_decoder:
+        sides = [getattr(config, f"max_{side}position_embeddings", None) for side in ("", "encoder_", "decoder_")]
+        return min((size - added for size in sides if isinstance(size, int)), default=None)
     limit = length_limit(config)
     declared = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
     if limit is not None or not isinstance(declared, int) or declared <= 0:

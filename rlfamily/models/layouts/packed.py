@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from rlfamily.models.batching import RowTensors, spans
 from rlfamily.models.layouts.ragged import Ragged
+from rlfamily.models.layouts.session import selected
 from rlfamily.models.layouts.shared_prefix import forward, new_prompts, pack
 from rlfamily.models.loaded import Loaded
 
@@ -19,6 +20,8 @@ CAPACITY = 16  # tokens of a row to make room for at first; it doubles, so that 
 
 class PackedLayout:
     """Rows laid end to end, each behind its prompt, which rows side by side have once."""
+
+    ends: Sequence[int] = ()
 
     def cut(self, rows: RowTensors, budget: int, start: int, stop: int) -> list[slice]:
         """Rows `start` to `stop` as passes of at most `budget` tokens; a prompt that rows side by side have, once."""
@@ -74,7 +77,7 @@ class PackedSession:
 
     def select(self, index_R: Tensor) -> None:
         """Make row r what row `index_R[r]` was."""
-        self.keys, self.values = ([_selected(part, index_R, self.length) for part in parts]
+        self.keys, self.values = ([selected(part, index_R, self.length) for part in parts]
                                   for parts in (self.keys, self.values))
         self.logits_RV, self.position_R, self.group_R = (
             part[index_R] for part in (self.logits_RV, self.position_R, self.group_R))
@@ -131,12 +134,3 @@ class PackedSession:
         self.prompt_keys = [part[..., :self.prompts.width].contiguous() for part in self.prompt_keys]
         self.prompt_values = [part[:, :, :self.prompts.width].contiguous() for part in self.prompt_values]
         self.group_R = torch.searchsorted(used_B, self.group_R)
-
-
-def _selected(states: Tensor, index_R: Tensor, length: int) -> Tensor:
-    """`states[index_R]`, of which `length` places count; in place as far as rows stay where they are."""
-    if len(index_R) > len(states):
-        return states[index_R]
-    moved_R = (index_R != torch.arange(len(index_R), device=index_R.device)).nonzero()[:, 0]
-    states[moved_R, :, :length] = states[index_R[moved_R], :, :length]
-    return states[:len(index_R)]

@@ -19,6 +19,8 @@ from rlfamily.models.loaded import Loaded
 class PaddedLayout:
     """Rows as rectangles of length P + T."""
 
+    ends: Sequence[int] = ()
+
     def cut(self, rows: RowTensors, budget: int, start: int, stop: int) -> list[slice]:
         """Rows `start` to `stop` as passes of at most `budget` tokens, padding included."""
         lengths = [rows.prompt_ids_NP.shape[1] + rows.ids_NT.shape[1]] * len(rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 
@@ -19,3 +20,15 @@ class Session(Protocol):
     def select(self, index_R: Tensor) -> None:
         """Make row r what row `index_R[r]` was; `logits_RV` too. Cheap for rows that stay in place."""
         ...
+
+
+def selected(states: Tensor, index_R: Tensor, length: int | None = None) -> Tensor:
+    """`states[index_R]`, of which `length` places count; in place as far as rows stay where they are."""
+    if len(index_R) > len(states):
+        return states[index_R]
+    moved_R = (index_R != torch.arange(len(index_R), device=index_R.device)).nonzero()[:, 0]
+    if length is None:
+        states[moved_R] = states[index_R[moved_R]]
+    else:
+        states[moved_R, :, :length] = states[index_R[moved_R], :, :length]
+    return states[:len(index_R)]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rlfamily.errors import UserError, hub_refusal
+from rlfamily.models import Family
 from rlfamily.place import Place
 from rlfamily.settings import Strict
 
@@ -17,11 +18,12 @@ WANTED = ["*.safetensors", "*.json", "*.txt", "*.model"]
 
 
 class Config(Strict):
-    """A hub id at a revision, or a local folder; the day that a policy's chat template is told."""
+    """A hub id at a revision, or a local folder; of a policy, the day that its chat template is told and what it is."""
 
     path: str
     revision: str
     date_string: str | None
+    family: Family | None
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,8 @@ class Inputs:
 
 
 def run(place: Place, config: Config, inputs: Inputs) -> dict[str, Any]:
-    """Raises UserError offline."""
-    from rlfamily.models.policy import POINTER
+    """Raises UserError offline, and for a policy of another family."""
+    from rlfamily.models.policy import POINTER, require_family
 
     local = Path(config.path)
     pointer = _local(local) if local.is_dir() else _fetch(config.path, config.revision)
@@ -40,6 +42,8 @@ def run(place: Place, config: Config, inputs: Inputs) -> dict[str, Any]:
     if config.date_string is not None:
         pointer["date_string"] = config.date_string
     (folder / POINTER).write_text(json.dumps(pointer))
+    if config.family is not None:
+        require_family(folder, config.family)
     return pointer
 
 
