@@ -26,7 +26,7 @@ GIVES: frozenset[str] = frozenset({"gold"})
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 
 
-class Generated(standin.Sizes):
+class Generated(standin.Labelled):
     """Questions made here (`rlfamily.tasks.support.dialogues`); `habits` say how the corpus answers them."""
 
     kind: Literal["generated"]

@@ -26,7 +26,7 @@ HAS: frozenset[str] = frozenset()
 GIVES: frozenset[str] = frozenset({"gold", "context"})
 
 
-class Generated(standin.Sizes):
+class Generated(standin.Labelled):
     """Posts made here (`rlfamily.tasks.support.posts`); `habits` say how the corpus summarises them."""
 
     kind: Literal["generated"]

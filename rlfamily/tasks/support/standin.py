@@ -18,20 +18,27 @@ from rlfamily.records import write_jsonl
 from rlfamily.settings import Strict
 
 Meta = Mapping[str, Any]
+Splits = dict[str, list[tuple[str, Meta]]]
+"""Prompts with their meta, by split."""
 
 
 class Sizes(Strict):
-    """How much is written. The three splits share no prompt; corpus and preferences avoid the two held-out ones.
-
-    A labeller prefers response a to b with probability sigmoid((m_a - m_b) / label_noise), where m is the merit that
-    the named preference looks at plus `length_bias` for each word: labels are noisy, and long looks better than it is.
-    """
+    """How much is written. The three splits share no prompt; what is learned from avoids the two held-out ones."""
 
     seed: int = Field(ge=0)
     train: int = Field(gt=0)
     validation: int = Field(gt=0)
     test: int = Field(gt=0)
     corpus: int = Field(gt=0)
+
+
+class Labelled(Sizes):
+    """With `preferences` for each of the world's merits.
+
+    A labeller prefers response a to b with probability sigmoid((m_a - m_b) / label_noise), where m is the merit that
+    the named preference looks at plus `length_bias` for each word: labels are noisy, and long looks better than it is.
+    """
+
     preferences: int = Field(gt=0)
     label_noise: float = Field(gt=0)
     length_bias: float = Field(ge=0)
@@ -51,21 +58,26 @@ class World:
     vocabulary: Sequence[str]
 
 
-def build(world: World, sizes: Sizes, out: Path) -> dict[str, Any]:
+def build(world: World, sizes: Labelled, out: Path) -> dict[str, Any]:
     """Write all files that `rlfamily.tasks.Task.build` names and return their counts; there are no demonstrations."""
-    splits = _splits(world.prompts, sizes)
-    for split, prompts in splits.items():
-        write_jsonl(out / f"{split}.jsonl", (asdict(Example(f"{split}-{place}", prompt, dict(meta)))
-                                             for place, (prompt, meta) in enumerate(prompts)))
+    splits = split(world, sizes)
+    summary = write(world, splits, sizes, out)
     for name in ("demonstrations_train", "demonstrations_validation"):
         (out / f"{name}.jsonl").touch()
-    # A stream of its own for each file, so that asking for more of one leaves the others as they are.
-    write_jsonl(out / "corpus.jsonl", _corpus(world, splits["train"], sizes))
     for name in world.merits:
         write_jsonl(out / f"preferences_{name}.jsonl", _preferences(world, splits["train"], sizes, name))
+    return {**summary, **{f"preferences_{name}": sizes.preferences for name in world.merits}}
+
+
+def write(world: World, splits: Splits, sizes: Sizes, out: Path) -> dict[str, Any]:
+    """Write what every stand-in has, the prompts of each split, corpus and vocabulary, and return their counts."""
+    for name, prompts in splits.items():
+        write_jsonl(out / f"{name}.jsonl", (asdict(Example(f"{name}-{place}", prompt, dict(meta)))
+                                            for place, (prompt, meta) in enumerate(prompts)))
+    # A stream of its own for each file, so that asking for more of one leaves the others as they are.
+    write_jsonl(out / "corpus.jsonl", _corpus(world, splits["train"], sizes))
     (out / "vocabulary.json").write_text(json.dumps(list(world.vocabulary)))
-    return {"train": sizes.train, "validation": sizes.validation, "test": sizes.test, "corpus": sizes.corpus,
-            **{f"preferences_{name}": sizes.preferences for name in world.merits}}
+    return {"train": sizes.train, "validation": sizes.validation, "test": sizes.test, "corpus": sizes.corpus}
 
 
 def stutter(words: Sequence[str], longest: int, rng: random.Random) -> list[str]:
@@ -79,16 +91,17 @@ def stutter(words: Sequence[str], longest: int, rng: random.Random) -> list[str]
     return [*words[:start], *list(words[start:start + size]) * (1 + rng.randint(1, room)), *words[start + size:]]
 
 
-def _splits(prompts: Sequence[tuple[str, Meta]], sizes: Sizes) -> dict[str, list[tuple[str, Meta]]]:
-    """Held-out splits first: they stay the same when more training data is asked for."""
+def split(world: World, sizes: Sizes) -> Splits:
+    """The prompts of each split. Held-out ones first: they stay the same when more training data is asked for."""
+    prompts = list(world.prompts)
     wanted = {"test": sizes.test, "validation": sizes.validation, "train": sizes.train}
     if sum(wanted.values()) > len(prompts):
         raise UserError(f"task.source: train + validation + test = {sum(wanted.values())}, but there are only "
                         f"{len(prompts)} different prompts: lower them")
-    order = random.Random(f"{sizes.seed} prompts").sample(list(prompts), len(prompts))
+    order = random.Random(f"{sizes.seed} prompts").sample(prompts, len(prompts))
     splits, start = {}, 0
-    for split, count in wanted.items():
-        splits[split], start = order[start:start + count], start + count
+    for name, count in wanted.items():
+        splits[name], start = order[start:start + count], start + count
     return splits
 
 
@@ -100,7 +113,7 @@ def _corpus(world: World, prompts: Sequence[tuple[str, Meta]], sizes: Sizes) -> 
 
 
 def _preferences(
-    world: World, prompts: Sequence[tuple[str, Meta]], sizes: Sizes, name: str
+    world: World, prompts: Sequence[tuple[str, Meta]], sizes: Labelled, name: str
 ) -> Iterator[dict[str, str]]:
     """Two different answers to one prompt, and the labeller's choice between them."""
     rng = random.Random(f"{sizes.seed} {name}")
