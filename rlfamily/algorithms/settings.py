@@ -118,8 +118,8 @@ class LoggedSettings(AlgorithmSettings):
 class ValueSettings(LoggedSettings):
     """A learned value beside the policy: on the policy's own states, or by a network apart that starts as its copy.
 
-    A prompt's value is an MLP of `value_width` hidden units; a token's is linear in its state, whatever the width.
+    Its head is an MLP with one hidden layer of `value_width` units; null: it is linear.
     """
 
     value_network: Literal["policy", "apart"]
-    value_width: int = Field(gt=0)
+    value_width: int | None = Field(gt=0)

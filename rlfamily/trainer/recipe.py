@@ -16,10 +16,10 @@ from rlfamily.shaping import ShapingConfig
 
 @dataclass(frozen=True)
 class Critic:
-    """Values come from the policy's own states or a network apart; `width` hidden units for a prompt's value."""
+    """Values come from the policy's own states or a network apart; `width` units of their head's hidden layer."""
 
     apart: bool = False
-    width: int = 0
+    width: int | None = None
 
 
 @dataclass(frozen=True)
