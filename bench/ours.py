@@ -78,7 +78,8 @@ def settings_of(case: Case) -> Any:
                  "weight_decay": work.WEIGHT_DECAY, "schedule": "constant", "warmup_steps": 0}
     shared = {"prompts": case.prompts, "batch_prompts": case.prompts, "kl_ref_every": 0, "mask_truncated": False,
               "inner_updates": 1, "optimizer": optimizer,
-              "sampling": {"mode": "sample", "temperature": 1.0, "top_k": 0, "top_p": 1.0}}
+              "sampling": {"mode": "sample", "temperature": 1.0, "top_k": 0, "top_p": 1.0, "repetition_penalty": 1.0,
+                           "no_repeat_ngram": 0}}
     no_kl = {"coef": 0.0, "form": "k3", "place": "loss"}
     own: dict[str, dict[str, Any]] = {
         "grpo": {"group_size": case.group, "epochs": case.steps, "kl": no_kl, "scale_rewards": "group",

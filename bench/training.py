@@ -82,7 +82,8 @@ def trainer_of(
     settings = algorithm_settings(
         "grpo", batch_prompts=len(given.prompts), group_size=given.copies,
         kl={"coef": 0.0, "form": "k3", "place": "loss"},
-        sampling={"mode": "sample", "temperature": 1.0, "top_k": 0, "top_p": 1.0},
+        sampling={"mode": "sample", "temperature": 1.0, "top_k": 0, "top_p": 1.0, "repetition_penalty": 1.0,
+                  "no_repeat_ngram": 0},
         optimizer={"lr": RATE, "beta1": BETAS[0], "beta2": BETAS[1], "weight_decay": 0.0, "clip_norm": CLIP_NORM,
                    "schedule": "constant", "warmup_steps": 0})
     return Trainer(

@@ -134,6 +134,7 @@ def _placeable(config: RunConfig) -> None:
                         "rollout.engine=vllm or hardware.sharding=none")
     if config.rollout.engine == "torch":
         return
+    _repeatable(config)
     if vllm.server_url and vllm.mode == "colocated":
         raise UserError("hardware.vllm.server_url names a server: set hardware.vllm.mode=server, or server_url=null")
     if vllm.sleep and hardware.kind == "cpu":
@@ -144,6 +145,19 @@ def _placeable(config: RunConfig) -> None:
     if config.model.finetune == "lora" and config.model.lora.rank > ADAPTER_RANKS[-1]:
         raise UserError(f"model.lora.rank={config.model.lora.rank} is above {ADAPTER_RANKS[-1]}, the most vLLM takes: "
                         "lower it, or use rollout.engine=torch")
+
+
+def _repeatable(config: RunConfig) -> None:
+    """Refuse to forbid repeats of vLLM, which has a penalty for them and nothing more. Raises UserError."""
+    drawn = {"task.eval_no_repeat_ngram": config.task.distribution}
+    if isinstance(config.algorithm, AlgorithmSettings):
+        drawn["algorithm.sampling.no_repeat_ngram"] = config.algorithm.sampling
+    if config.task.reward_model:
+        drawn["task.reward_model.no_repeat_ngram"] = config.task.reward_model
+    for key, distribution in drawn.items():
+        if distribution.no_repeat_ngram:
+            raise UserError(f"{key}={distribution.no_repeat_ngram}: vLLM cannot forbid repeats: use "
+                            f"rollout.engine=torch, or {key}=0")
 
 
 def algorithm_settings(name: str, **changes: Any) -> AlgorithmSettings:

@@ -62,21 +62,27 @@ class Optimizer(Strict):
 class Distribution(Strict):
     """What a response is drawn from: each token at `temperature`, among the `top_k` likeliest (0: all), and the
     likeliest of those that reach `top_p` together.
+
+    Before that, as transformers' processors of these names have it: `repetition_penalty` makes what was said less
+    likely (1.0: no), `no_repeat_ngram` forbids to say so many tokens again in their order (0: no). Said is what the
+    model goes on from, a decoder's prompt included.
     """
 
     temperature: float = Field(gt=0)
     top_k: int = Field(ge=0)
     top_p: float = Field(gt=0, le=1)
+    repetition_penalty: float = Field(gt=0)
+    no_repeat_ngram: int = Field(ge=0)
 
     @property
     def whole(self) -> bool:
-        """True when no token is left out."""
-        return self.top_k == 0 and self.top_p == 1.0
+        """True when it is the model's own at this temperature: no token is left out, none less likely."""
+        return (self.top_k, self.top_p, self.repetition_penalty, self.no_repeat_ngram) == (0, 1.0, 1.0, 0)
 
     @property
     def distribution(self) -> Distribution:
-        """These three settings, without what else a part of a configuration has beside them."""
-        return Distribution(temperature=self.temperature, top_k=self.top_k, top_p=self.top_p)
+        """These settings, without what else a part of a configuration has beside them."""
+        return Distribution.model_validate({name: getattr(self, name) for name in Distribution.model_fields})
 
 
 class PairTraining(Strict):

@@ -50,7 +50,7 @@ def whole(temperature: float = 1.0) -> Any:
     """A distribution of which nothing is left out."""
     from rlfamily.settings import Distribution
 
-    return Distribution(temperature=temperature, top_k=0, top_p=1.0)
+    return Distribution(temperature=temperature, top_k=0, top_p=1.0, repetition_penalty=1.0, no_repeat_ngram=0)
 
 
 def place(folder: Path, **hardware: Any) -> Any:

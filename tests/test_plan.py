@@ -211,6 +211,8 @@ DRAWN = {
     "temperature": ["algorithm.sampling.temperature=0.5"],
     "top_k": ["algorithm.sampling.top_k=7"],
     "top_p": ["algorithm.sampling.top_p=0.9"],
+    "repetition_penalty": ["algorithm.sampling.repetition_penalty=1.2"],
+    "no_repeat_ngram": ["algorithm.sampling.no_repeat_ngram=3"],
     "max_total_tokens": ["task.max_tokens_rollout=40"],
     "max_new_tokens": ["task.max_new_tokens_rollout=7"],
     "min_new_tokens": ["task.min_new_tokens=2"],
@@ -233,15 +235,17 @@ def test_every_setting_that_changes_what_is_drawn_changes_the_runs_key(name):
     before, after = drawn(), drawn(*DRAWN[name])
     assert getattr(before[0], name) != getattr(after[0], name)
     assert changed(DRAWN[name]) >= RUN
-    if name.startswith(("top", "temp")):  # the pairs of a method that takes those
+    if name.startswith(("top", "temp", "rep", "no")):  # the pairs of a method that takes those
         assert "pairs" in changed(DRAWN[name], ["algorithm=dpo"])
 
 
-@pytest.mark.parametrize("name", ["temperature", "top_k", "top_p", "max_total_tokens", "max_new_tokens"])
+@pytest.mark.parametrize("name", [
+    "temperature", "top_k", "top_p", "repetition_penalty", "no_repeat_ngram", "max_total_tokens", "max_new_tokens"])
 def test_the_evaluations_own_settings_change_its_responses_alone(name):
     override = {"temperature": "task.eval_temperature=0.5", "max_total_tokens": "task.max_tokens_evaluation=40",
                 "max_new_tokens": "task.max_new_tokens_evaluation=7", "top_k": "task.eval_top_k=7",
-                "top_p": "task.eval_top_p=0.9"}[name]
+                "top_p": "task.eval_top_p=0.9", "repetition_penalty": "task.eval_repetition_penalty=1.2",
+                "no_repeat_ngram": "task.eval_no_repeat_ngram=3"}[name]
     before, after = drawn(), drawn(override)
     assert before[0] == after[0] and getattr(before[1], name) != getattr(after[1], name)
     hub = ["task=countdown", "model=qwen25_05b"]  # without a gate, for which a stand-in's base model draws as well
@@ -348,6 +352,9 @@ def test_what_a_stage_occupies():
     (["hardware.sharding=fsdp", "hardware.processes=2"], "rollout.engine=torch cannot draw from weights"),
     (["rollout.engine=vllm", "hardware.processes=3", "hardware.vllm.tensor_parallel=2"], "hardware.vllm.tensor_parallel=2 does not divide"),
     (["rollout.engine=vllm", "model.finetune=lora", "model.lora.rank=513"], "model.lora.rank=513 is above 512"),
+    (["rollout.engine=vllm", "task.eval_no_repeat_ngram=3"], "task.eval_no_repeat_ngram=3: vLLM cannot forbid repeats"),
+    (["rollout.engine=vllm", "algorithm.sampling.no_repeat_ngram=2"], "algorithm.sampling.no_repeat_ngram=2: vLLM cannot"),
+    (["rollout.engine=vllm", "task.reward_model.no_repeat_ngram=2"], "task.reward_model.no_repeat_ngram=2: vLLM cannot"),
     (["rollout.engine=vllm", "hardware.vllm.sleep=true"], "hardware.vllm.sleep gives a GPU's memory back"),
     (["rollout.engine=vllm", "hardware.vllm.server_url=http://localhost:8000"], "hardware.vllm.server_url names a server"),
 ])

@@ -16,7 +16,8 @@ class Sampling(Distribution):
     """How training rollouts are drawn. `greedy` makes the K responses of a prompt identical.
 
     Losses see the log-probs of the whole distribution at this temperature, as the trainers of public libraries do:
-    with top_k or top_p the rows are drawn from another one, which the run's mismatch then counts.
+    with top_k, top_p or a penalty of repetition the rows are drawn from another one, which the run's mismatch then
+    counts.
     """
 
     mode: Literal["sample", "greedy"]

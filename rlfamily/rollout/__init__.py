@@ -16,8 +16,9 @@ class SamplingParams:
 
     `max_total_tokens` bounds prompt and response together, as the report counts them, `max_new_tokens` the response
     alone (None: the total only); a response cannot end before it has `min_new_tokens` tokens, its end included or not.
-    `top_k` (0: all) and then `top_p` keep the likeliest tokens only. `stop_ids` end a response as EOS does. `logps`
-    asks for the log-prob of each token drawn.
+    `repetition_penalty` (1.0: none) and `no_repeat_ngram` (0: none) look back at what was said: the prompt and the
+    response so far. `top_k` (0: all) and then `top_p` keep the likeliest tokens only. `stop_ids` end a response as EOS
+    does. `logps` asks for the log-prob of each token drawn.
     """
 
     greedy: bool
@@ -27,8 +28,15 @@ class SamplingParams:
     max_new_tokens: int | None = None
     top_k: int = 0
     top_p: float = 1.0
+    repetition_penalty: float = 1.0
+    no_repeat_ngram: int = 0
     stop_ids: tuple[int, ...] = ()
     logps: bool = False
+
+    @property
+    def looks_back(self) -> bool:
+        """True when what a token is drawn from depends on what was said before, beyond what the model makes of it."""
+        return self.repetition_penalty != 1.0 or self.no_repeat_ngram > 0
 
     def room(self, prompt: Sequence[int]) -> int:
         """The most tokens that a response to `prompt` can have; not positive when the prompt takes the total."""
@@ -40,8 +48,9 @@ class SamplingParams:
 class Completion:
     """One response: token ids with the EOS if it came, and whether EOS is missing: it met a limit, either of the two.
 
-    `logps` are those of the distribution drawn from (tempered, and cut by top_k and top_p); empty when not asked for.
-    `entropy` is the mean, in nats, of those distributions; nan when not asked for, or where the engine cannot tell.
+    `logps` are those of the distribution drawn from (penalised, tempered, and cut by top_k and top_p); empty when not
+    asked for. `entropy` is the mean, in nats, of those distributions; nan when not asked for, or where the engine
+    cannot tell.
     """
 
     ids: list[int]

@@ -43,7 +43,8 @@ def collect(
 def sampling_params(mode: str, distribution: Distribution, limits: Limits) -> SamplingParams:
     """How responses are drawn; `mode` is sample or greedy."""
     return SamplingParams(mode == "greedy", distribution.temperature, limits.max_tokens, limits.min_new_tokens,
-                          limits.max_new_tokens, distribution.top_k, distribution.top_p)
+                          limits.max_new_tokens, distribution.top_k, distribution.top_p,
+                          distribution.repetition_penalty, distribution.no_repeat_ngram)
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

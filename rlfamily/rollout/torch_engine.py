@@ -12,6 +12,7 @@ from torch import Tensor
 from rlfamily.models import sessions
 from rlfamily.models.policy import Policy
 from rlfamily.rollout import Completion, SamplingParams, check_room
+from rlfamily.rollout.processors import likeliest, penalized, without_repeats
 
 
 class TorchEngine:
@@ -65,7 +66,9 @@ class _Decoding:
         self.row_R, self.room_N = torch.arange(len(prompts), device=device), torch.tensor(room, device=device)
         self.stop_ids = torch.tensor(sorted({*policy.stop_ids, *params.stop_ids}), device=device)
         self.uniforms_NT = _uniforms(seeds, max(room)).to(device)
-        self.ids_NT = torch.zeros(len(prompts), max(room), dtype=torch.long, device=device)
+        said_before = _said_before(policy, prompts) if params.looks_back else [[] for _ in prompts]
+        self.said_NL, self.start_N = (part.to(device) for part in _said(said_before, max(room)))
+        self.ids_NT = self.said_NL[:, self.said_NL.shape[1] - max(room):]
         self.logps_NT = torch.zeros(self.ids_NT.shape, device=device)
         self.entropy_N = torch.zeros(len(prompts), device=device)  # summed over tokens
         self.length_N, self.ended_N = torch.zeros_like(self.room_N), torch.zeros_like(self.room_N, dtype=torch.bool)
@@ -99,8 +102,8 @@ class _Decoding:
         """A token for every running row and its log-prob: by the row's own uniforms, or the likeliest."""
         if self.count < self.params.min_new_tokens:
             logits_RV[:, self.stop_ids] = -torch.inf  # before the softmax: log-probs are of what is drawn from
-        logits_RV = logits_RV.float() / self.params.temperature
-        logps_RV = torch.log_softmax(_likeliest(logits_RV, self.params.top_k, self.params.top_p), -1)
+        logits_RV = self._looking_back(logits_RV.float()) / self.params.temperature
+        logps_RV = torch.log_softmax(likeliest(logits_RV, self.params.top_k, self.params.top_p), -1)
         if self.params.greedy:
             token_R1 = logps_RV.argmax(-1, keepdim=True)
         else:  # the inverse of the distribution function
@@ -110,6 +113,30 @@ class _Decoding:
         if self.params.logps:  # finite where excluded: 0 x -inf is no number
             self.entropy_N[self.row_R] -= (logps_RV.exp() * logps_RV.clamp(min=torch.finfo(logps_RV.dtype).min)).sum(1)
         return token_R1[:, 0], logps_RV.gather(1, token_R1)[:, 0]
+
+    def _looking_back(self, logits_RV: Tensor) -> Tensor:
+        """The logits after what their rows have said so far."""
+        if not self.params.looks_back:
+            return logits_RV
+        said_RL = self.said_NL[self.row_R, :self.said_NL.shape[1] - self.ids_NT.shape[1] + self.count]
+        start_R = self.start_N[self.row_R]
+        if self.params.repetition_penalty != 1.0:
+            logits_RV = penalized(logits_RV, said_RL, start_R, self.params.repetition_penalty)
+        if self.params.no_repeat_ngram:
+            logits_RV = without_repeats(logits_RV, said_RL, start_R, self.params.no_repeat_ngram)
+        return logits_RV
+
+
+def _said_before(policy: Policy, prompts: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:
+    """What counts as said when a response begins, as transformers' `generate` counts: what the model goes on from."""
+    return prompts
+
+
+def _said(before: Sequence[Sequence[int]], room: int) -> tuple[Tensor, Tensor]:
+    """said_NL, where each row's tokens so far end at the same place with `room` behind it, and where they start."""
+    width = max(map(len, before), default=0)
+    rows = [[0] * (width - len(row)) + list(row) + [0] * room for row in before]
+    return torch.tensor(rows, dtype=torch.long), torch.tensor([width - len(row) for row in before])
 
 
 def _kept(running_R: Tensor) -> Tensor:
@@ -134,16 +161,3 @@ def _stream(seed: int, length: int) -> Tensor:
     drawn_T = torch.rand(length, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     rest = seed >> 32
     return (drawn_T + torch.from_numpy(np.random.default_rng(rest).random(length))) % 1.0 if rest else drawn_T
-
-
-def _likeliest(logits_NV: Tensor, top_k: int, top_p: float) -> Tensor:
-    """logits_NV with all but the top_k likeliest tokens at -inf, then all but the fewest that reach top_p together."""
-    if 0 < top_k < logits_NV.shape[1]:
-        least_N1 = logits_NV.topk(top_k, -1).values[:, -1:]
-        logits_NV = logits_NV.masked_fill(logits_NV < least_N1, -torch.inf)
-    if top_p < 1.0:
-        sorted_NV, order_NV = logits_NV.sort(-1, descending=True)
-        before_NV = sorted_NV.softmax(-1).cumsum(-1) - sorted_NV.softmax(-1)  # 0 at the likeliest: it always stays
-        cut_NV = torch.zeros_like(before_NV, dtype=torch.bool).scatter(1, order_NV, before_NV >= top_p)
-        logits_NV = logits_NV.masked_fill(cut_NV, -torch.inf)
-    return logits_NV

@@ -87,10 +87,12 @@ class VllmEngine:
             self.llm.llm_engine.remove_lora(old.lora_int_id)
 
     def _request(self, prompt: Sequence[int], params: SamplingParams, seed: int, copies: int) -> vllm.SamplingParams:
-        """Copy k of a request draws from seed + k, in vLLM too."""
+        """Copy k of a request draws from seed + k, in vLLM too, whose penalty counts the prompt as well."""
+        assert not params.no_repeat_ngram, "config.py refuses it"
         return vllm.SamplingParams(
             n=copies, seed=seed, temperature=0.0 if params.greedy else params.temperature, top_k=params.top_k,
-            top_p=params.top_p, max_tokens=params.room(prompt), min_tokens=params.min_new_tokens,
+            top_p=params.top_p, repetition_penalty=params.repetition_penalty, max_tokens=params.room(prompt),
+            min_tokens=params.min_new_tokens,
             stop_token_ids=[*self.stop_ids, *params.stop_ids], logprobs=0 if params.logps else None, detokenize=False)
 
     @contextmanager

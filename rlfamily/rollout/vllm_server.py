@@ -99,12 +99,14 @@ class VllmServerEngine:
         self._agreed(None)
 
     def _draw(self, prompt: Sequence[int], params: SamplingParams, seed: int, copies: int) -> list[Completion]:
-        """Copy k draws from seed + k: vLLM counts up from a request's seed."""
+        """Copy k draws from seed + k: vLLM counts up from a request's seed. Its penalty counts the prompt too."""
+        assert not params.no_repeat_ngram, "config.py refuses it"
         answer = self.client.completions.create(
             model=self.model, prompt=list(prompt), n=copies, seed=seed, logprobs=0 if params.logps else None,
             temperature=0.0 if params.greedy else params.temperature, top_p=params.top_p,
             max_tokens=params.room(prompt),
-            extra_body={"top_k": params.top_k, "min_tokens": params.min_new_tokens, "return_token_ids": True,
+            extra_body={"top_k": params.top_k, "repetition_penalty": params.repetition_penalty,
+                        "min_tokens": params.min_new_tokens, "return_token_ids": True,
                         "stop_token_ids": [*self.stop_ids, *params.stop_ids]})
         choices: list[Any] = sorted(answer.choices, key=lambda choice: choice.index)
         return [Completion(list(choice.token_ids), list(choice.logprobs.token_logprobs) if params.logps else [],

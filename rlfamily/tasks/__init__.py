@@ -63,7 +63,8 @@ class TaskConfig(Strict):
     training split has fewer, `fewer_prompts` says whether to `refuse`, to `repeat` it, or to `take` what there is;
     the evaluation draws `eval_draws` responses at `eval_temperature` to each of `eval_prompts` held-out prompts (of
     several benchmarks a share of each), each token among the `eval_top_k` likeliest (0: all) and the likeliest that
-    reach `eval_top_p` together.
+    reach `eval_top_p` together, after `eval_repetition_penalty` (1.0: none) and `eval_no_repeat_ngram` (0: none), in
+    the greedy response as well.
     `reward` is the task's own reward: any whose needs the task gives. `reward_model` says how a learned one is fitted
     to preferences which that reward labels, for algorithms that ask for one; `pretrain`, how a from-scratch base model
     is trained; `judge`, who compares two responses. Each of the three may be null.
@@ -83,6 +84,8 @@ class TaskConfig(Strict):
     eval_temperature: float = Field(gt=0)
     eval_top_k: int = Field(ge=0)
     eval_top_p: float = Field(gt=0, le=1)
+    eval_repetition_penalty: float = Field(gt=0)
+    eval_no_repeat_ngram: int = Field(ge=0)
     reward: AnyReward
     reward_model: RewardModelSettings | None
     pretrain: Pretraining | None
@@ -124,7 +127,7 @@ class TaskConfig(Strict):
     @property
     def distribution(self) -> Distribution:
         """What held-out responses are drawn from."""
-        return Distribution(temperature=self.eval_temperature, top_k=self.eval_top_k, top_p=self.eval_top_p)
+        return Distribution.model_validate({name: getattr(self, f"eval_{name}") for name in Distribution.model_fields})
 
     @model_validator(mode="after")
     def _check_eval_prompts(self) -> Self:

@@ -17,7 +17,8 @@ from rlfamily.algorithms import NONE, get, names
 from rlfamily.algorithms.settings import NoTraining, Start
 from rlfamily.errors import UserError
 
-SAMPLED = {"mode": "sample", "temperature": 1.0, "top_k": 0, "top_p": 1.0}
+SAMPLED = {"mode": "sample", "temperature": 1.0, "top_k": 0, "top_p": 1.0, "repetition_penalty": 1.0,
+           "no_repeat_ngram": 0}
 GREEDY, LIKELIEST = SAMPLED | {"mode": "greedy"}, SAMPLED | {"top_k": 1}
 
 

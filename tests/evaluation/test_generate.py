@@ -92,10 +92,12 @@ def test_the_decoder_is_part_of_the_keys_of_responses_and_scores_alone(twice: st
 
 
 def test_held_out_responses_are_drawn_from_the_distribution_that_the_task_names(world: World) -> None:
-    distribution = world.config.task.distribution.model_copy(update={"temperature": 0.7, "top_k": 9, "top_p": 0.5})
+    distribution = world.config.task.distribution.model_copy(update={
+        "temperature": 0.7, "top_k": 9, "top_p": 0.5, "repetition_penalty": 1.2, "no_repeat_ngram": 3})
     chosen = settings(world, world.config.decoding).model_copy(update={"distribution": distribution})
     sampled, greedy = (generate.params_of(chosen, mode) for mode in ("sample", "greedy"))
     assert (sampled.greedy, sampled.temperature, sampled.top_k, sampled.top_p) == (False, 0.7, 9, 0.5)
+    assert (sampled.repetition_penalty, sampled.no_repeat_ngram) == (1.2, 3)
     assert greedy == replace(sampled, greedy=True)
     limits = world.config.task.evaluation
     assert (sampled.max_total_tokens, sampled.min_new_tokens) == (limits.max_tokens, limits.min_new_tokens)
@@ -114,9 +116,10 @@ def test_pairs_are_drawn_at_the_temperature_asked_for(world: World, tmp_path: Pa
     monkeypatch.setattr(pairs, "frozen", lambda *given: (Drawer(), tokenizer))
     with pytest.raises(Asked) as asked:
         pairs.write_pairs(place(tmp_path), world.data, world.base, {}, world.lesson(60),
-                          Distribution(temperature=0.7, top_k=5, top_p=0.9), world.finetuning, "torch", 0)
+                          Distribution(temperature=0.7, top_k=5, top_p=0.9, repetition_penalty=1.2, no_repeat_ngram=3), world.finetuning, "torch", 0)
     params, copies = asked.value.args
     assert (params.greedy, params.temperature, params.top_k, params.top_p, copies) == (False, 0.7, 5, 0.9, 2)
+    assert (params.repetition_penalty, params.no_repeat_ngram) == (1.2, 3)
 
 
 def test_an_unknown_decoder_is_refused_with_the_nearest() -> None:

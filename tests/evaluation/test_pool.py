@@ -79,7 +79,8 @@ def test_a_row_has_what_it_cost(world: World, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("changes", [
-    {"version": "2"}, {"distribution": {"temperature": 0.5, "top_k": 0, "top_p": 1.0}},
+    {"version": "2"}, {"distribution": {"temperature": 0.5, "top_k": 0, "top_p": 1.0,
+                                          "repetition_penalty": 1.0, "no_repeat_ngram": 0}},
     {"limits": {"max_tokens": 40, "max_new_tokens": None, "min_new_tokens": 0}}])
 def test_what_is_drawn_otherwise_has_a_pool_of_its_own(world: World, tmp_path: Path, changes: dict[str, Any]) -> None:
     drawn(world, tmp_path, 1)

@@ -20,7 +20,7 @@ from rlfamily.config import build
 from rlfamily.errors import UserError
 from rlfamily.rollout import Completion, SamplingParams
 
-PARAMS = SamplingParams(False, 0.5, 8, min_new_tokens=1, top_k=3, top_p=0.9, stop_ids=(7,), logps=True)
+PARAMS = SamplingParams(False, 0.5, 8, min_new_tokens=1, top_k=3, top_p=0.9, repetition_penalty=1.2, stop_ids=(7,), logps=True)
 
 
 @contextmanager
@@ -75,6 +75,7 @@ def test_one_request_a_prompt_with_its_seed_and_its_room(tmp_path) -> None:
         ([10, 11], 5, 6, 2), ([20], 6, 7, 2)]
     for body in asked:
         assert (body["temperature"], body["top_k"], body["top_p"], body["min_tokens"]) == (0.5, 3, 0.9, 1)
+        assert body["repetition_penalty"] == 1.2
         assert body["stop_token_ids"] == [2, 7] and body["return_token_ids"] and body["logprobs"] == 0
 
 

@@ -18,7 +18,8 @@ from rlfamily.settings import Optimizer
 from rlfamily.trainer.optimization import build_optimizer, build_schedule
 from rlfamily.trainer.sources import FixedSource
 
-WHOLE = {"mode": "sample", "temperature": 1.0, "top_k": 0, "top_p": 1.0}
+WHOLE = {"mode": "sample", "temperature": 1.0, "top_k": 0, "top_p": 1.0, "repetition_penalty": 1.0,
+         "no_repeat_ngram": 0}
 ALWAYS = {"step", "epoch", "progress", "loss", "grad_norm", "entropy", "length", "rows", "tokens", "lr"}
 ROLLOUTS = {"reward", "mean_format", "mean_valid", "truncated"}
 GAP = {"mismatch_mean", "mismatch_max", "mismatch_kl"}

@@ -94,12 +94,12 @@ def test_a_response_depends_on_its_prompt_and_seed_alone(both):
 
 def law(policy, prompt, temperature, top_k=0, top_p=1.0):
     """Probability of every pair of first tokens, by plain forwards."""
-    from rlfamily.rollout.torch_engine import _likeliest
+    from rlfamily.rollout.processors import likeliest
 
     def next_V(ids):
         with torch.no_grad():
             logits_1V = policy.model(torch.tensor([ids]), use_cache=False).logits[:, -1] / temperature
-        return _likeliest(logits_1V, top_k, top_p).softmax(-1)[0].double().tolist()
+        return likeliest(logits_1V, top_k, top_p).softmax(-1)[0].double().tolist()
 
     first = next_V(prompt)
     return {(a, b): p * q for a, p in enumerate(first) if p > 1e-3 and a != policy.eos_id
@@ -133,6 +133,18 @@ def test_log_probs_of_a_cut_distribution_are_of_what_is_left(both):
         assert shared
         for row in shared:
             assert row.logps == pytest.approx(twins[tuple(row.ids)], abs=AGREE)
+
+
+@pytest.mark.parametrize("penalty", [1.3, 0.7])
+def test_what_was_said_is_penalised_in_both_alike_the_prompt_included(both, penalty):
+    greedy = replace(GREEDY, repetition_penalty=penalty, logps=True)
+    ours, other = (one.generate(PROMPTS, greedy, SEEDS) for one in both[:2])
+    assert ids(ours) == ids(other) != ids(both[0].generate(PROMPTS, GREEDY, SEEDS))
+    for row, twin in zip(ours, other, strict=True):
+        assert row.logps == pytest.approx(twin.logps, abs=AGREE)
+    first = replace(greedy, max_new_tokens=1)  # said so far is the prompt alone
+    assert [row.logps for row in both[0].generate(PROMPTS, first, SEEDS)] != [
+        row.logps for row in both[0].generate(PROMPTS, replace(first, repetition_penalty=1.0), SEEDS)]
 
 
 def test_ends_of_responses(both):

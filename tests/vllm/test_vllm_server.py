@@ -49,8 +49,8 @@ def adapted(folder, tmp_path_factory):
 
 
 @pytest.mark.parametrize("params", [
-    SAMPLED, replace(SAMPLED, top_k=5, top_p=0.9, stop_ids=(15, 16)), replace(SAMPLED, greedy=True)],
-    ids=["sampled", "cut", "greedy"])
+    SAMPLED, replace(SAMPLED, top_k=5, top_p=0.9, stop_ids=(15, 16)), replace(SAMPLED, greedy=True),
+    replace(SAMPLED, repetition_penalty=1.3)], ids=["sampled", "cut", "greedy", "penalised"])
 def test_the_same_responses_as_in_process(served, folder, tmp_path, params) -> None:
     from rlfamily.rollout.engines import frozen
 
