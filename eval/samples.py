@@ -9,13 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from eval import agreement
 from eval.artifacts import ROWS_FILE, Archive
 from eval.html import render
 from eval.tables import TableFrame
-from rlfamily.records import CellEntry
 
 PER_PAGE = 40  # prompts
-WORDS = ("win", "tie", "loss")
 NOT_PARTS = {"mode", "item", "draw", "benchmark", "prompt", "response", "reward", "length", "truncated"}
 
 
@@ -43,7 +42,7 @@ class Page:
 
 def sample_pages(archive: Archive, frame: TableFrame) -> dict[str, str]:
     """File name -> text of every page of one experiment of kind samples; {} when nothing was scored yet."""
-    judged = _judgements(archive)
+    judged = agreement.judgements(archive)
     made: list[Page] = []
     for m, model in enumerate(frame.models):
         for c, column in enumerate(frame.experiment.columns):
@@ -53,7 +52,7 @@ def sample_pages(archive: Archive, frame: TableFrame) -> dict[str, str]:
 
 
 def _stretches(
-    archive: Archive, frame: TableFrame, judged: dict[tuple[str, str], str], place: tuple[str, str], name: str
+    archive: Archive, frame: TableFrame, judged: dict[agreement.Sides, list[str]], place: tuple[str, str], name: str
 ) -> list[Page]:
     model, column = place
     keys = _score_keys(archive, frame, model, column)
@@ -95,30 +94,16 @@ def _answer(row: str, one: dict[str, Any], verdicts: tuple[str, ...]) -> Answer:
     return Answer(row, one.get("response", "(no response)"), one.get("reward"), parts, verdicts)
 
 
-def _judgements(archive: Archive) -> dict[tuple[str, str], str]:
-    """(our scores, their scores) -> the judgements of them, from every table that has some."""
-    found = {}
-    for _, index in archive.indexes():
-        for cell in index.cells:
-            manifest = archive.manifest(_judge_key(cell)) if _judge_key(cell) else None
-            if manifest:
-                found[str(manifest.inputs["ours"]), str(manifest.inputs["theirs"])] = manifest.key
-    return found
-
-
-def _judge_key(cell: CellEntry) -> str:
-    return cell.stages.get("judge", "")
-
-
 def _verdicts(
-    archive: Archive, judged: dict[tuple[str, str], str], keys: dict[str, str]
+    archive: Archive, judged: dict[agreement.Sides, list[str]], keys: dict[str, str]
 ) -> dict[tuple[str, int], list[str]]:
     """(row, item) -> what judges said about it against other rows of the page, from its own side."""
     said: dict[tuple[str, int], list[str]] = {}
     for ours, our_key in keys.items():
         for theirs, their_key in keys.items():
-            key = judged.get((our_key, their_key), "")
-            for row in archive.rows(key, ROWS_FILE["judge"]) if key else []:
-                word = next((word for word in WORDS if row.get(word)), "")
-                said.setdefault((ours, row.get("item", -1)), []).append(f"{word} against {theirs}")
+            there = judged.get((our_key, their_key), [])
+            for key in there:
+                judge = f" ({agreement.judge_of(archive, key)})" if len(there) > 1 else ""
+                for item, word in agreement.verdicts(archive, key).items():
+                    said.setdefault((ours, item), []).append(f"{word} against {theirs}{judge}")
     return said

@@ -25,8 +25,9 @@ from rlfamily.records import CellEntry
 
 @dataclass(frozen=True)
 class Series:
-    """What one seed contributes: values [I] (of `trial_std` [I, T]) and times [I] (item positions, or training
-    progress), aligned with `items`. Steps weigh as many `weights` as they had rows; `binary`: every row says 0 or 1."""
+    """What one seed contributes: values [I] (of `trial_std` [I, T], nan where a trial lacks an item) and times [I]
+    (item positions, or training progress), aligned with `items`. Steps, and judged pairs, weigh as many `weights` as
+    they had rows; `binary`: every row says 0 or 1."""
 
     seed: int
     key: str
@@ -36,6 +37,11 @@ class Series:
     rows: int
     weights: Floats | None = None
     binary: bool = False
+
+    @property
+    def counted(self) -> int:
+        """How many items say something."""
+        return len(self.items) if self.weights is None else int(np.count_nonzero(self.weights))
 
 
 class Unusable(Exception):
@@ -109,7 +115,11 @@ def _near(name: str, there: Iterable[str]) -> str:
 
 
 def read_series(archive: Archive, cell: CellEntry, metric: Metric) -> Series:
-    """One seed's values: of scores a number an item (see `per_item`), else the rows as they are. Raises Unusable."""
+    """One seed's values: of scores a number an item (see `per_item`), else the rows as they are. Raises Unusable.
+
+    Pairs that a `where` leaves out of some draws of a judge, or of all, weigh less, or nothing: a mean is wins over
+    the questions that decided.
+    """
     key, rows = read_rows(archive, cell, metric)
     if metric.stage == "train":
         times = np.array([row.get("progress", row["step"]) for row in rows], dtype=float)
@@ -117,30 +127,54 @@ def read_series(archive: Archive, cell: CellEntry, metric: Metric) -> Series:
         weights = np.array([number_of(row.get("rows", 1)) for row in rows])
         sound = bool(np.isfinite(weights).all() and weights.sum() > 0 and (weights >= 0).all())
         return Series(cell.seed, key, tuple(range(len(rows))), values, times, len(rows), weights if sound else None)
-    by_item: dict[Any, list[float]] = {}
+    if len({row.get("order") for row in rows}) > 1:
+        raise Unusable("mixes verdicts of both orders and of one: say where: {order: both}, or {order: one}")
+    by_item: dict[Any, list[dict[str, Any]]] = {}
+    if _weighs(metric):
+        by_item = {_item(row, position): [] for position, row in enumerate(archive.rows(key, ROWS_FILE["judge"]))}
     for position, row in enumerate(rows):
-        item = row.get("item", position)
-        named = item if isinstance(item, int) else str(item)
-        by_item.setdefault((str(row.get("split", "")), named), []).append(row[metric.field])
+        by_item.setdefault(_item(row, position), []).append(row)
     items = tuple(sorted(by_item, key=lambda one: (one[0], isinstance(one[1], str), one[1])))
-    values = metric.times * _per_item([by_item[item] for item in items], metric)
+    found = [by_item[item] for item in items]
+    values = metric.times * (_per_trial(found, metric) if metric.reduce == "trial_std" else _per_item(
+        [[row[metric.field] for row in one] for one in found], metric))
     binary = metric.reduce == "mean" and all(row[metric.field] in (0, 1) for row in rows)
-    return Series(cell.seed, key, items, values, np.arange(len(items), dtype=float), len(rows), None, binary)
+    weights = np.array([len(one) for one in found], dtype=float)
+    uneven = _weighs(metric) and len(set(weights.tolist())) > 1
+    return Series(cell.seed, key, items, values, np.arange(len(items), dtype=float), len(rows),
+                  weights if uneven else None, binary)
+
+
+def _item(row: dict[str, Any], position: int) -> tuple[str, Any]:
+    item = row.get("item", position)
+    return str(row.get("split", "")), item if isinstance(item, int) else str(item)
+
+
+def _weighs(metric: Metric) -> bool:
+    """True where a number is a mean of a judge's rows, of which a pair may have fewer than another."""
+    return metric.stage == "judge" and metric.reduce in ("mean", "trial_std") and metric.per_item == "mean"
+
+
+def _per_trial(found: list[list[dict[str, Any]]], metric: Metric) -> Floats:
+    """values_IT by the rows' own draws. Raises Unusable where trials are fewer than two, or lack items of a score."""
+    rows = [{row.get("draw", place): row[metric.field] for place, row in enumerate(one)} for one in found]
+    trials = sorted({trial for one in rows for trial in one})
+    least, most = min(map(len, rows)), max(map(len, rows))
+    if len(trials) < 2 or (least < most and not _weighs(metric)):
+        raise Unusable(f"has {least} to {most} draws an item: trials need the same number, 2 or more")
+    return np.array([[one.get(trial, np.nan) for trial in trials] for one in rows], dtype=float)
 
 
 def _per_item(draws: list[list[float]], metric: Metric) -> Floats:
     trials = {len(one) for one in draws}
-    if metric.reduce == "trial_std" and (len(trials) > 1 or trials == {1}):
-        raise Unusable(f"has {min(trials)} to {max(trials)} draws an item: trials need the same number, 2 or more")
     if min(trials) < metric.draws:
         raise Unusable(f"has {min(trials)} draws of an item: {metric.name} needs {metric.draws}")
-    if metric.reduce == "trial_std":
-        return np.array(draws, dtype=float)
     if metric.per_item == "any" and metric.draws and all(value in (0, 1) for one in draws for value in one):
         return np.array([statistics.pass_at(metric.draws, sum(one), len(one)) for one in draws])
     if metric.per_item == "any" and metric.draws and max(map(len, draws)) > metric.draws:
         raise Unusable(f"has {max(map(len, draws))} draws an item and values besides 0 and 1: draw {metric.draws}")
-    return np.array([max(one) if metric.per_item == "any" else sum(one) / len(one) for one in draws], dtype=float)
+    return np.array([max(one) if metric.per_item == "any" else sum(one) / max(1, len(one))
+                     for one in draws], dtype=float)
 
 
 def common(series: list[Series]) -> list[Series]:
@@ -152,7 +186,7 @@ def common(series: list[Series]) -> list[Series]:
     for one in series:
         keep = [position for position, item in enumerate(one.items) if item in shared]
         kept.append(replace(one, items=tuple(one.items[position] for position in keep), values=one.values[keep],
-                            times=one.times[keep]))
+                            times=one.times[keep], weights=None if one.weights is None else one.weights[keep]))
     return kept
 
 
@@ -186,21 +220,23 @@ def draw(series: list[Series], metric: Metric, place: tuple[object, ...], apart:
             continue
         names = ("items", apart, one.items) if apart else ("items", one.items)
         indices, counts = _resampled(names, len(one.items))
-        if metric.reduce == "mean":
+        if metric.reduce == "mean" and one.weights is not None:
+            drawn.append(_ratio(counts @ (one.values * one.weights), counts @ one.weights, one))
+        elif metric.reduce == "mean":
             drawn.append(counts @ one.values / len(one.items))
         elif metric.reduce == "trial_std":
-            drawn.append(statistics.spread(counts @ one.values / len(one.items)))
+            drawn.append(statistics.spread(statistics.trial_means(counts, one.values)))
         else:
             drawn.append(statistics.seed_statistics(one.values, one.times, indices, statistic))
     values = _values(series, metric)
     binary = all(one.binary for one in series)
     if binary and metric.over_seeds == "best":
-        drawn = [statistics.widened(statistics.stream("pseudo", one.key), drawn_D, len(one.items), metric.times)
+        drawn = [statistics.widened(statistics.stream("pseudo", one.key), drawn_D, one.counted, metric.times)
                  for one, drawn_D in zip(series, drawn, strict=True)]
     value, draws_D = _over_seeds(values, np.stack(drawn, axis=1), tuple(one.seed for one in series), metric)
     if binary and metric.over_seeds != "best":
         rng = statistics.stream("pseudo", *(one.key for one in series))
-        draws_D = statistics.widened(rng, draws_D, sum(len(one.items) for one in series), metric.times)
+        draws_D = statistics.widened(rng, draws_D, sum(one.counted for one in series), metric.times)
     return value, draws_D
 
 
@@ -223,6 +259,11 @@ def _weighted(one: Series, names: tuple[object, ...], block: int) -> Floats:
         return statistics.block_means(statistics.stream(*names), one.values, statistics.DRAWS, block)
     above_D = statistics.block_means(statistics.stream(*names), one.values * one.weights, statistics.DRAWS, block)
     below_D = statistics.block_means(statistics.stream(*names), one.weights, statistics.DRAWS, block)
+    return _ratio(above_D, below_D, one)
+
+
+def _ratio(above_D: Floats, below_D: Floats, one: Series) -> Floats:
+    """Draws [D] of a weighted mean; a draw without weight says what the series says."""
     mean = np.average(one.values, weights=one.weights)
     return np.divide(above_D, below_D, out=np.full_like(above_D, mean), where=below_D > 0)
 

@@ -68,9 +68,21 @@ def spread(means_DT: Floats) -> Floats:
     return np.asarray(means_DT.std(axis=-1, ddof=1))
 
 
+def trial_means(counts_DI: Floats, values_IT: Floats) -> Floats:
+    """Mean over items of each trial [D, T], each item as often as it counts; nan is what a trial lacks of an item.
+
+    A draw that leaves nothing of a trial says what all of it says.
+    """
+    there_IT = np.isfinite(values_IT)
+    rows_DT = counts_DI @ there_IT
+    sums_DT = counts_DI @ np.where(there_IT, values_IT, 0.0)
+    whole_T = np.where(there_IT, values_IT, 0.0).sum(axis=0) / there_IT.sum(axis=0)
+    return np.divide(sums_DT, rows_DT, out=np.broadcast_to(whole_T, sums_DT.shape).copy(), where=rows_DT > 0)
+
+
 def trial_std(values_IT: Floats, times_I: Floats) -> Floats:
     """Standard deviation over trials of the mean over items: how far single repetitions of the evaluation scatter."""
-    return spread(values_IT.mean(axis=0))
+    return np.asarray(spread(trial_means(np.ones((1, len(values_IT))), values_IT))[0])
 
 
 REDUCE: dict[str, Statistic] = {"mean": mean, "std": std, "slope": slope, "last": last, "trial_std": trial_std}

@@ -10,7 +10,7 @@ from functools import cached_property
 
 import numpy as np
 
-from eval import claims, deviations, engines, prompts, verdicts
+from eval import agreement, claims, deviations, engines, prompts, verdicts
 from eval.artifacts import Archive
 from eval.checks import Unavailable
 from eval.claims import Claim, ClaimResult
@@ -36,7 +36,8 @@ BANNER = ("Stand-in models and data (scale=tiny): absolute values are not compar
 class TableFrame:
     """Everything printed about one experiment. `ranks` holds, by position in `entries`, the marks that survive.
 
-    `footnote` says what drew the responses, when it is not the usual engine, and which rows had other prompts.
+    `footnote` says what drew the responses, when it is not the usual engine, which rows had other prompts, and how far
+    two judges agree.
     """
 
     name: str
@@ -128,7 +129,8 @@ class Book:
                           () if index.changes else tuple(self.claims(index.experiment, index.scale)),
                           tuple(deviations.touching(self.ledger, index.experiment, index.scale)),
                           " ".join(filter(None, (engines.footnote(self.archive, made),
-                                                  prompts.footnote(self.archive, made)))))
+                                                  prompts.footnote(self.archive, made),
+                                                  agreement.footnote(self.archive, made)))))
 
     def claims(self, name: str, scale: str) -> list[ClaimResult]:
         """Every claim that concerns a table, evaluated at this scale on the tables that are made as their files say."""

@@ -116,7 +116,7 @@ class Metric(Quantity):
     times    factor of the rows' values, e.g. 100 for percent
     where    keep only rows with these values, e.g. {mode: greedy}
     reduce   mean | std (over the rows) | slope (least squares, per unit of training progress) | last |
-             trial_std (over the draws, of the mean over the items)
+             trial_std (over the draws, of the mean over the items; a judge's rows count that `where` keeps)
     window   only the final fraction of the rows
     per_item what several draws of one item count: mean, or any (the greatest: 1 when any draw has it; of Pass@k the
              unbiased chance that one of k draws has it)

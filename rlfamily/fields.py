@@ -26,7 +26,7 @@ WRITERS = {
     "judge": ("stages/kinds/judge.py",),
     "theory": ("theory/*.py",),
 }
-VALUES = {"mode": ("greedy", "sample"), "split": ("train", "validation")}
+VALUES = {"mode": ("greedy", "sample"), "split": ("train", "validation"), "order": ("both", "one")}
 _STRING = re.compile(r"""["']([A-Za-z_]\w*)["']""")
 
 

@@ -48,6 +48,11 @@ def gate_seed(prompt: str) -> int:
     return stream_seed("gate", prompt)
 
 
+def order_seed(draw: int, item: int) -> int:
+    """Stream that says which of two responses a judge sees first: the same for every judge and every two methods."""
+    return stream_seed("judge order", draw, item)
+
+
 def loss_seed(seed: int, step: int, update: int) -> int:
     """Stream of the chance inside a loss, one for each update."""
     return stream_seed(seed, "loss", step, update)

@@ -31,12 +31,17 @@ OpenChooser = Callable[[Path, str, int], Choose]
 class JudgeSettings(Strict):
     """What every judge's settings hold.
 
-    `criterion` is the question put to the judge; `prompt_file` (a path, or null) replaces our whole prompt. A judge
-    whose answers cannot be read in more than `max_unreadable` of the questions is refused.
+    `prompt` is the built-in form of the question: ours, answered [[A]], [[B]] or [[C]], with `criterion` as what is
+    asked, or rpo, that of RPO section IV.B, answered A, B or Neutral, which reads no criterion. `prompt_file` (a path,
+    or null) replaces its text, not how it is answered. Both orders of two responses are asked; of each of `orders`
+    draws (0: none) one of the two, by chance, decides alone as well. A judge whose answers cannot be read in more than
+    `max_unreadable` of the questions is refused.
     """
 
+    prompt: Literal["ours", "rpo"]
     criterion: str
     prompt_file: Location | None
+    orders: int = Field(ge=0)
     max_unreadable: float = Field(ge=0, le=1)
 
     @property
@@ -47,6 +52,10 @@ class JudgeSettings(Strict):
     def identity(self) -> dict[str, Any]:
         """What an answer depends on besides the text of the question: part of the name of a cached answer."""
         raise NotImplementedError
+
+    def form(self) -> dict[str, Any]:
+        """How answers are read, for `identity`; nothing for our own form, so that old answers stay."""
+        return {} if self.prompt == "ours" else {"prompt": self.prompt}
 
 
 class OpenAiJudge(JudgeSettings):
@@ -75,11 +84,11 @@ class OpenAiJudge(JudgeSettings):
 
     def identity(self) -> dict[str, Any]:
         """The model, its endpoint, and how it is sampled."""
-        return self.model_dump(include={"kind", "model", "base_url", "temperature", "max_output_tokens"})
+        return self.form() | self.model_dump(include={"kind", "model", "base_url", "temperature", "max_output_tokens"})
 
 
 class CausalLmJudge(JudgeSettings):
-    """A local causal language model: the most probable of the three answers, read from one forward pass.
+    """A local causal language model: the most probable of the three answers by its first token, in one forward pass.
 
     `path` and `revision` as for any hub model; `batch` questions are read together. `engine` does the reading:
     transformers in fp32 on CPUs and bf16 on GPUs, or vllm in the same precision.
@@ -98,29 +107,34 @@ class CausalLmJudge(JudgeSettings):
 
     def identity(self) -> dict[str, Any]:
         """The model at its revision, and what reads it: engines agree but for near ties."""
-        return self.model_dump(include={"kind", "engine", "path", "revision"})
+        return self.form() | self.model_dump(include={"kind", "engine", "path", "revision"})
 
 
 class StandInJudge(JudgeSettings):
     """Not a language model: compares the hidden gold rewards of a stand-in task, with noise and a band of ties.
 
     `noise` is the standard deviation of what is added to the difference of the golds, fixed by `seed` and the question;
-    differences within `tie_band` are ties.
+    `length_bias` is added for each word that one response has more than the other. Differences within `tie_band` are
+    ties. `label` (null: none) says for whom it stands.
     """
 
     kind: Literal["stand_in"]
+    label: str | None
     seed: int = Field(ge=0)
     noise: float = Field(ge=0)
+    length_bias: float
     tie_band: float = Field(ge=0)
 
     @property
     def name(self) -> str:
-        """Says that it is a stand-in."""
-        return f"stand-in judge (hidden gold reward, noise {self.noise:g})"
+        """Says that it is a stand-in, and for whom."""
+        for_whom = f" for {self.label}" if self.label else ""
+        biased = f", {self.length_bias:g} a word" if self.length_bias else ""
+        return f"stand-in judge{for_whom} (hidden gold reward, noise {self.noise:g}{biased})"
 
     def identity(self) -> dict[str, Any]:
         """Everything that decides an answer."""
-        return self.model_dump(include={"kind", "seed", "noise", "tie_band"})
+        return self.model_dump(include={"kind", "seed", "noise", "length_bias", "tie_band"})
 
 
 JudgeConfig = Annotated[OpenAiJudge | CausalLmJudge | StandInJudge, Field(discriminator="kind")]
@@ -128,10 +142,13 @@ JudgeConfig = Annotated[OpenAiJudge | CausalLmJudge | StandInJudge, Field(discri
 
 @dataclass(frozen=True)
 class Question:
-    """Two responses to compare, in the order shown. `gold` holds their hidden rewards, for the stand-in alone."""
+    """Two responses to compare, in the order shown. `gold` holds their hidden rewards, for the stand-in alone, and
+    `words` how long they are.
+    """
 
     text: str
     gold: tuple[float, float] | None
+    words: tuple[int, int] = (0, 0)
 
 
 class Judge(Protocol):

@@ -1,4 +1,7 @@
-"""A local causal language model as a judge: which of A, B and C is the most probable next token after "[["."""
+"""A local causal language model as a judge: which of the answers begins with the most probable next token.
+
+The first characters that all answers share are given: after our "[[" a letter is left to choose.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 from rlfamily.errors import UserError
 from rlfamily.judges import Answer, CausalLmJudge, Choose, OpenChooser, Question
+from rlfamily.judges.prompts import FORMS, Form
 
 if TYPE_CHECKING:
     import torch
 
 VERSION = "3"
 _ANSWERS: tuple[Answer, ...] = ("first", "second", "tie")
-_LETTERS = ("A", "B", "C")
-_OPENING = "[["  # the answer's first characters are given, so that one token is left to choose
 
 
 @dataclass(frozen=True)
 class Judge:
-    """Tokenizer, the ids of the three letters, the longest prompt it can read, and what opens the model for prompts."""
+    """Tokenizer, each answer's first id, the longest prompt it can read, and what opens the model for prompts."""
 
     config: CausalLmJudge
     tokenizer: Any
@@ -44,7 +46,7 @@ class Judge:
             yield from ((index, _ANSWERS[letter]) for index, letter in zip(part, chosen, strict=True))
 
     def _ids(self, text: str) -> list[int]:
-        return prompt_ids(self.tokenizer, text, _OPENING)
+        return prompt_ids(self.tokenizer, text, FORMS[self.config.prompt].opening)
 
 
 def prompt_ids(tokenizer: Any, text: str, answer: str) -> list[int]:
@@ -64,22 +66,38 @@ def prompt_ids(tokenizer: Any, text: str, answer: str) -> list[int]:
     return ids
 
 
-def letter_ids(tokenizer: Any) -> list[int]:
-    """The token of each letter as it follows the prompt's own last token. Raises ValueError where they are not three.
+def letter_ids(tokenizer: Any, form: Form) -> list[int]:
+    """The first token of each answer as it follows the prompt's own last one. Raises ValueError where two are the same.
 
     A tokenizer may write a letter at a word's beginning ("▁A") otherwise than after a bracket ("A").
     """
-    prompt = prompt_ids(tokenizer, "", _OPENING)
+    prompt = prompt_ids(tokenizer, "", form.opening)
     found = []
-    for letter in _LETTERS:
-        ids = prompt_ids(tokenizer, "", _OPENING + letter)
-        if ids[:len(prompt)] == prompt and len(ids) == len(prompt) + 1:
-            found.append(ids[-1])
-        else:  # the bracket and the letter are one token: the model is asked for the letter behind the bracket
-            found.append(tokenizer.convert_tokens_to_ids(letter))
-    if len(set(found) - {None, tokenizer.unk_token_id}) < len(_LETTERS):
-        raise ValueError("its tokenizer does not tell A, B and C apart")
+    for answer in form.answers:
+        ids = prompt_ids(tokenizer, "", form.opening + answer) if form.opening else _turn_ids(tokenizer, prompt, answer)
+        behind = ids[len(prompt):] if ids[:len(prompt)] == prompt else []
+        if form.opening and len(behind) != 1:
+            # The bracket and the letter are one token: the model is asked for the letter behind the bracket.
+            behind = [tokenizer.convert_tokens_to_ids(answer)]
+        found += behind[:1]
+    if len(set(found) - {None, tokenizer.unk_token_id}) < len(form.answers):
+        raise ValueError(f"its tokenizer does not tell {', '.join(form.answers)} apart by their first tokens")
     return found
+
+
+def _turn_ids(tokenizer: Any, prompt: list[int], answer: str) -> list[int]:
+    """The prompt and a whole answer, as the chat template writes the model's turns where those go on from the prompt.
+
+    A template may set a blank before an answer, as the model then does.
+    """
+    if tokenizer.chat_template:
+        from rlfamily.models.tokens import chat_text, raw_ids
+
+        turns = [{"role": "user", "content": ""}, {"role": "assistant", "content": answer}]
+        written = raw_ids(tokenizer, chat_text(tokenizer, turns, answered=True))
+        if written[:len(prompt)] == prompt:
+            return written
+    return prompt_ids(tokenizer, "", answer)
 
 
 def load(
@@ -87,7 +105,7 @@ def load(
 ) -> Judge:
     """Open a hub artifact's folder; the weights are loaded when the first question is asked, by `vllm` or here.
 
-    Raises UserError when it cannot be loaded or cannot tell A from B.
+    Raises UserError when it cannot be loaded or cannot tell its answers apart.
     """
     from transformers import AutoConfig, AutoTokenizer
 
@@ -102,7 +120,7 @@ def load(
     except (OSError, ValueError) as error:
         raise _unloadable(config, source, error) from error
     try:
-        ids = letter_ids(tokenizer)
+        ids = letter_ids(tokenizer, FORMS[config.prompt])
     except ValueError as error:
         raise UserError(f"judge {config.name}: {error}: use another model") from error
     if config.engine == "torch":

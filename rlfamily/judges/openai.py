@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 
 VERSION = "2"
 KEY = "OPENAI_API_KEY"
-_ANSWERS: dict[str, Answer] = {"A": "first", "B": "second", "C": "tie"}
+_ANSWERS: dict[str, Answer] = {"A": "first", "B": "second", "C": "tie", "NEUTRAL": "tie"}
 _DRESS = r"[\s*_`'\"\\$.:]*"  # blanks, markdown, quotes: what may stand around a letter
 _MARKED = re.compile(rf"\[{_DRESS}\[{_DRESS}([ABC]){_DRESS}\]{_DRESS}\]", re.IGNORECASE)
 _BARE = re.compile(rf"{_DRESS}[\[(]*{_DRESS}([ABC]){_DRESS}[\])]*{_DRESS}")
+_PLAIN = re.compile(rf"{_DRESS}(A|B|(?i:neutral)){_DRESS}")
 _THOUGHT = re.compile(r"[<\[◁](/?)(?:think|thinking|thought|reasoning)[>\]▷]", re.IGNORECASE)
 
 
@@ -69,7 +70,7 @@ class Judge:
             model=self.config.model, messages=[{"role": "user", "content": text}],
             **{name: value for name, value in options.items() if value is not None}).http_response
         try:
-            return read(content(json.loads(reply.content)))
+            return read(content(json.loads(reply.content)), self.config.prompt)
         except ValueError as error:
             kind = reply.headers.get("content-type", "no type")
             shown = " ".join(reply.text.split())[:100] or "nothing"
@@ -108,16 +109,20 @@ def content(body: Any) -> str:
     return "".join(text for text in texts if isinstance(text, str))
 
 
-def read(reply: str) -> Answer:
+def read(reply: str, prompt: str) -> Answer:
     """The one [[A]], [[B]] or [[C]] of a reply, or a bare letter, whatever markdown or blanks stand around it.
 
-    Only what follows a closed thought counts. An open thought, no verdict and two different ones are unreadable.
+    In RPO's form (`prompt`) a reply is A, B or Neutral and nothing else, but for such dress. Only what follows a closed
+    thought counts. An open thought, no verdict and two different ones are unreadable.
     """
     reply = unicodedata.normalize("NFKC", reply)
     tags = list(_THOUGHT.finditer(reply))
     if tags and not tags[-1][1]:
         return "unreadable"
     answer = reply[tags[-1].end():] if tags else reply
+    if prompt == "rpo":
+        plain = _PLAIN.fullmatch(answer)
+        return _ANSWERS[plain[1].upper()] if plain else "unreadable"
     letters = {letter.upper() for letter in _MARKED.findall(answer)}
     if not letters and (bare := _BARE.fullmatch(answer)):
         letters = {bare[1]}

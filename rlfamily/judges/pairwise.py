@@ -1,6 +1,7 @@
 """Win, tie or loss of our response against theirs: asked in both orders, a win only when both orders say so.
 
-A judge that always prefers one place answers the two orders differently, and so counts as nothing but ties.
+A judge that always prefers one place answers the two orders differently, and so counts as nothing but ties. Where one
+order by chance is to decide alone, it is one of the two answers that are there.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ from dataclasses import dataclass
 from rlfamily.errors import UserError
 from rlfamily.judges import Answer, Judge, JudgeSettings, OpenAiJudge, Question, prompts
 from rlfamily.judges.cache import Cache
+from rlfamily.streams import order_seed
 
 CHARACTERS_PER_TOKEN = 4  # English text, roughly: for the estimate alone
 ANSWER_TOKENS = 5  # [[A]]
 _OURS: dict[Answer, str] = {"first": "ours", "second": "theirs", "tie": "tie", "unreadable": "unreadable"}
 _THEIRS: dict[Answer, str] = {"first": "theirs", "second": "ours", "tie": "tie", "unreadable": "unreadable"}
+_OUTCOME = {"ours": "win", "theirs": "loss", "tie": "tie", "unreadable": "tie"}
 
 
 @dataclass(frozen=True)
@@ -31,16 +34,25 @@ class Pair:
 
 @dataclass(frozen=True)
 class Judgement:
-    """`first`, `second`: whom the judge preferred (ours, theirs, tie, unreadable) when ours, or theirs, stood first."""
+    """`first`, `second`: whom the judge preferred (ours, theirs, tie, unreadable) when ours, or theirs, stood first.
+
+    `asked` is False for equal responses, about which nobody was asked.
+    """
 
     item: int
     first: str
     second: str
+    asked: bool = True
 
     @property
     def outcome(self) -> str:
         """win, loss, or tie when the two orders disagree."""
-        return {"ours": "win", "theirs": "loss"}.get(self.first, "tie") if self.first == self.second else "tie"
+        return _OUTCOME[self.first] if self.first == self.second else "tie"
+
+    def drawn(self, draw: int) -> tuple[str, str]:
+        """Who stood first in the one order that `draw` chose, and the outcome of that order alone."""
+        turned = order_seed(draw, self.item) % 2
+        return ("theirs", _OUTCOME[self.second]) if turned else ("ours", _OUTCOME[self.first])
 
 
 @dataclass(frozen=True)
@@ -59,11 +71,11 @@ class Estimate:
                 f"{self.tokens_out} out, {price}")
 
 
-def questions(pair: Pair, template: str) -> tuple[Question, Question]:
+def questions(pair: Pair, form: prompts.Form) -> tuple[Question, Question]:
     """The pair as two questions: ours first, then theirs first."""
-    turned = None if pair.gold is None else (pair.gold[1], pair.gold[0])
-    return (Question(prompts.render(template, pair.prompt, pair.ours, pair.theirs), pair.gold),
-            Question(prompts.render(template, pair.prompt, pair.theirs, pair.ours), turned))
+    gold, words = pair.gold, (len(pair.ours.split()), len(pair.theirs.split()))
+    return (Question(prompts.render(form, pair.prompt, pair.ours, pair.theirs), gold, words),
+            Question(prompts.render(form, pair.prompt, pair.theirs, pair.ours), gold and gold[::-1], words[::-1]))
 
 
 def estimate(missing: Sequence[Question], cached: int, config: JudgeSettings) -> Estimate:
@@ -87,9 +99,9 @@ def judge_pairs(
     loses none. `announce` is given the estimate before the first call; `progress`, questions answered and in all.
     Raises UserError when the judge cannot be had, or too many of its answers cannot be read.
     """
-    text = prompts.template(config.prompt_file, config.criterion)
+    form = prompts.form(config.prompt, config.prompt_file, config.criterion)
     asked = [pair for pair in pairs if pair.ours != pair.theirs]
-    every = [question for pair in asked for question in questions(pair, text)]
+    every = [question for pair in asked for question in questions(pair, form)]
     known = {} if cache is None else {
         question: answer for question in every if (answer := cache.get(question)) is not None}
     missing = [question for question in dict.fromkeys(every) if question not in known]
@@ -100,16 +112,16 @@ def judge_pairs(
             if cache is not None:
                 cache.put(missing[index], answer)
             progress(count, len(missing))
-    _refuse_unreadable([known[question] for question in every], config)
+    _refuse_unreadable([known[question] for question in every], config, form)
     found = {}
     for pair in asked:
-        first, second = questions(pair, text)
+        first, second = questions(pair, form)
         found[pair.item] = Judgement(pair.item, _OURS[known[first]], _THEIRS[known[second]])
-    return [found.get(pair.item, Judgement(pair.item, "tie", "tie")) for pair in pairs]
+    return [found.get(pair.item, Judgement(pair.item, "tie", "tie", asked=False)) for pair in pairs]
 
 
-def _refuse_unreadable(answers: list[Answer], config: JudgeSettings) -> None:
+def _refuse_unreadable(answers: list[Answer], config: JudgeSettings, form: prompts.Form) -> None:
     unreadable = answers.count("unreadable")
     if unreadable > config.max_unreadable * len(answers):
-        raise UserError(f"judge {config.name}: {unreadable} of {len(answers)} answers are none of [[A]], [[B]], [[C]]: "
+        raise UserError(f"judge {config.name}: {unreadable} of {len(answers)} answers are none of {form}: "
                         "use another model, or allow longer answers (task.judge.max_output_tokens)")

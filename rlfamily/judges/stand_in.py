@@ -33,7 +33,8 @@ class Judge:
             raise UserError("task.judge.kind=stand_in: the responses have no hidden gold reward (part 'gold'): "
                             "only stand-in tasks have one; use openai or causal_lm")
         noise = self.config.noise * Random(f"{self.config.seed}\n{question.text}").gauss()
-        difference = question.gold[0] - question.gold[1] + noise
+        longer = self.config.length_bias * (question.words[0] - question.words[1])
+        difference = question.gold[0] - question.gold[1] + longer + noise
         if abs(difference) <= self.config.tie_band:
             return "tie"
         return "first" if difference > 0 else "second"

@@ -30,8 +30,10 @@ def raw_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def chat_text(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, str]]) -> str:
-    """A chat as the tokenizer's template writes it, up to where the answer begins; for `raw_ids`.
+def chat_text(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, str]], answered: bool = False
+) -> str:
+    """A chat as the tokenizer's template writes it, up to where the answer begins, or `answered`; for `raw_ids`.
 
     A template that asks for the date gets the tokenizer's own: the same prompt has the same ids on any day.
     Raises jinja2's TemplateError for a chat that the template refuses.
@@ -41,7 +43,7 @@ def chat_text(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str
     # Written into the template: transformers takes no function in place of its own clock.
     template = _CLOCK.sub(lambda call: f"'{day.strftime(call[2])}'", tokenizer.get_chat_template())
     return str(tokenizer.apply_chat_template(
-        [*messages], tokenize=False, add_generation_prompt=True, date_string=date, chat_template=template))
+        [*messages], tokenize=False, add_generation_prompt=not answered, date_string=date, chat_template=template))
 
 
 def encode_example(tokenizer: PreTrainedTokenizerBase, example: Example) -> list[int]:

@@ -128,7 +128,29 @@ def test_a_chatty_model_is_refused(tmp_path, key) -> None:
     ("<think>a</think>[[A]]<think>or [[B]]", "unreadable"),
 ])
 def test_reading_replies(reply: str, answer: str) -> None:
-    assert read(reply) == answer
+    assert read(reply, "ours") == answer
+
+
+@pytest.mark.parametrize(("reply", "answer"), [
+    ("A", "first"), ("B", "second"), ("Neutral", "tie"), ("neutral.", "tie"), ("NEUTRAL", "tie"), ('"A"', "first"),
+    ("**B**\n", "second"), ("", "unreadable"), ("C", "unreadable"), ("Response A", "unreadable"), ("a", "unreadable"),
+    ("A is better", "unreadable"), ("A or B", "unreadable"), ("[[A]]", "unreadable"), ("<think>A</think>B", "second"),
+    ("<think>A", "unreadable"), ("Ａ", "first"),
+])
+def test_reading_replies_in_rpos_form(reply: str, answer: str) -> None:
+    assert read(reply, "rpo") == answer
+
+
+def test_a_judge_is_asked_in_rpos_form(tmp_path, key) -> None:
+    def longer_of(prompt: str) -> str:
+        lines = prompt.splitlines()
+        first, second = (lines[lines.index(f"Response {letter}:") + 1] for letter in "AB")
+        return "Neutral" if len(first) == len(second) else "A" if len(first) > len(second) else "B"
+
+    with endpoint(longer_of) as (url, _):
+        assert judged(url, tmp_path, prompt="rpo") == ["win", "loss", "tie", "tie"]
+    with endpoint(lambda prompt: "[[A]]") as (url, _), pytest.raises(UserError, match="6 of 6 answers are none of A, B, Neutral"):
+        judged(url, tmp_path, prompt="rpo")
 
 
 @contextmanager

@@ -11,12 +11,12 @@ from pydantic import TypeAdapter, ValidationError
 from rlfamily.errors import UserError
 from rlfamily.judges import JudgeConfig, Question, get, names
 from rlfamily.judges.cache import Cache
-from rlfamily.judges.pairwise import Pair, estimate, judge_pairs
+from rlfamily.judges.pairwise import Judgement, Pair, estimate, judge_pairs
 
-STAND_IN = {"kind": "stand_in", "criterion": "better?", "prompt_file": None, "max_unreadable": 0.1, "seed": 0,
-            "noise": 0.0, "tie_band": 0.0}
-REMOTE = {"kind": "openai", "criterion": "better?", "prompt_file": None, "max_unreadable": 0.1, "model": "m",
-          "base_url": None, "temperature": 0.0, "max_output_tokens": 8, "retries": 0, "timeout_seconds": 1.0,
+ASKED = {"prompt": "ours", "criterion": "better?", "prompt_file": None, "orders": 0, "max_unreadable": 0.1}
+STAND_IN = ASKED | {"kind": "stand_in", "label": None, "seed": 0, "noise": 0.0, "length_bias": 0.0, "tie_band": 0.0}
+REMOTE = ASKED | {
+          "kind": "openai", "model": "m", "base_url": None, "temperature": 0.0, "max_output_tokens": 8, "retries": 0, "timeout_seconds": 1.0,
           "parallel": 2, "price_input": 0.0, "price_output": 0.0}
 
 
@@ -153,6 +153,44 @@ def test_the_stand_ins_noise_is_fixed_by_seed_and_question() -> None:
     assert once != stand_in((0.1, 0.0), 200, noise=1.0, seed=1)
     assert set(once) == {"win", "tie", "loss"}, "with much noise the orders disagree, which is a tie"
     assert stand_in((5.0, 0.0), 50, noise=0.1) == ["win"] * 50
+
+
+def test_a_stand_in_may_like_length() -> None:
+    def longer(ours: str, theirs: str, bias: float, gold: tuple[float, float] = (0.0, 0.0)) -> str:
+        config = settings(STAND_IN, length_bias=bias)
+        (found,) = judge_pairs([Pair(0, "q", ours, theirs, gold)], config, None,
+                               lambda: get("stand_in").load(config, None, None), lambda cost: None, lambda *done: None)
+        return found.outcome
+
+    assert longer("a b c", "a b", 0.0) == "tie"
+    assert [longer("a b c", "ab", 0.1), longer("ab", "a b c", 0.1), longer("ab", "a b c", -0.1)] == ["win", "loss", "win"]
+    assert longer("a b c", "ab", 0.1, (0.0, 0.19)) == "win" and longer("a b c", "ab", 0.1, (0.0, 0.21)) == "loss"
+
+
+def test_a_stand_in_says_for_whom_it_stands() -> None:
+    named = settings(STAND_IN, label="Mistral", noise=0.2, length_bias=0.01)
+    assert named.name == "stand-in judge for Mistral (hidden gold reward, noise 0.2, 0.01 a word)"
+    assert named.identity() == settings(STAND_IN, noise=0.2, length_bias=0.01).identity() != settings(STAND_IN, noise=0.2).identity()
+
+
+def test_one_order_by_chance_is_one_of_the_two_answers() -> None:
+    """The same for every judge; a judge that prefers a place wins half, one that does not says what both orders say."""
+    biased = [Judgement(item, "ours", "theirs") for item in range(400)]
+    drawn = [[one.drawn(draw) for one in biased] for draw in range(3)]
+    for draws in drawn:
+        assert all(outcome == {"ours": "win", "theirs": "loss"}[first] for first, outcome in draws)
+        assert 160 < sum(outcome == "win" for _, outcome in draws) < 240
+    assert drawn[0] != drawn[1] != drawn[2]
+    assert drawn == [[Judgement(item, "ours", "theirs").drawn(draw) for item in range(400)] for draw in range(3)]
+    fair = [Judgement(item, word, word) for item, word in enumerate(["ours", "theirs", "tie"] * 20)]
+    assert all(one.drawn(draw)[1] == one.outcome for one in fair for draw in range(3))
+    assert {Judgement(item, "unreadable", "ours").drawn(0)[1] for item in range(20)} == {"tie", "win"}
+
+
+def test_an_answer_in_another_form_is_another_answer() -> None:
+    assert settings(REMOTE).identity() == {key: REMOTE[key] for key in ("kind", "model", "base_url", "temperature",
+                                                                        "max_output_tokens")}, "old answers stay"
+    assert settings(REMOTE, prompt="rpo").identity()["prompt"] == "rpo"
 
 
 def test_the_stand_in_needs_a_gold_reward() -> None:

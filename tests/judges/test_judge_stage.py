@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 from pydantic import TypeAdapter
 from small import place
-from test_judge_pairwise import STAND_IN
+from test_judge_pairwise import ASKED, STAND_IN
 
 from rlfamily.errors import UserError
 from rlfamily.judges import CausalLmJudge, JudgeConfig, Question, get
 from rlfamily.records import read_jsonl, write_jsonl
 from rlfamily.stages.kinds import judge
 
-LOCAL = {"kind": "causal_lm", "engine": "torch", "criterion": "better?", "prompt_file": None, "max_unreadable": 0.0, "path": "judge",
-         "revision": "main", "batch": 3}
+LOCAL = ASKED | {"kind": "causal_lm", "engine": "torch", "max_unreadable": 0.0, "path": "judge", "revision": "main",
+                 "batch": 3}
 
 
 def scores(folder: Path, golds: list[float], **changes) -> Path:
@@ -43,6 +43,28 @@ def test_rows_of_the_stand_in(tmp_path) -> None:
     assert all("stand-in" in row["judge"] for row in rows)
     assert summary["pairs"] == 3 and summary["calls"] == 4 and summary["orders_disagree"] == 0
     assert not (tmp_path / "judge_cache").exists()
+
+
+def test_rows_of_one_order_stand_beside_those_of_both(tmp_path) -> None:
+    golds = [0.02 * item for item in range(60)]
+    inputs = {"ours": scores(tmp_path / "a", golds), "theirs": scores(tmp_path / "b", [0.6] * 60)}
+    summary, rows = run(tmp_path / "three", inputs, STAND_IN | {"noise": 0.3, "orders": 3, "label": "Mistral"})
+    both = [row for row in rows if row["order"] == "both"]
+    assert summary["calls"] == 118 and len(both) == 60 and len(rows) == 4 * 60  # one response is the same
+    assert both == [row | {"judge": both[0]["judge"]} for row in run(
+        tmp_path / "none", inputs, STAND_IN | {"noise": 0.3})[1]], "draws change nothing there"
+    same = {row["item"]: row for row in both}
+    assert "consistent" not in same[30] and same[30]["tie"] == 1
+    assert sum(row.get("consistent", 0) for row in both) == sum(
+        row["first"] == row["second"] for row in both if row["item"] != 30) < 59
+    for draw in range(3):
+        drawn = [row for row in rows if row.get("draw") == draw]
+        assert [row["item"] for row in drawn] == list(range(60)) and {row["order"] for row in drawn} == {"one"}
+        assert {row["shown_first"] for row in drawn} == {"ours", "theirs"}
+        for row in drawn:
+            decided = same[row["item"]]["first" if row["shown_first"] == "ours" else "second"]
+            assert row["win"] == (decided == "ours") and row["loss"] == (decided == "theirs")
+            assert row["win"] + row["tie"] + row["loss"] == 1 and "Mistral" in row["judge"]
 
 
 def test_rows_on_different_prompts_are_refused(tmp_path) -> None:
@@ -128,8 +150,48 @@ def test_a_tokenizer_without_the_letters_is_refused(tmp_path, model) -> None:
     tokenizer = Tokenizer(models.WordLevel({"<unk>": 0, "word": 1}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>").save_pretrained(folder)
-    with pytest.raises(UserError, match="does not tell A, B and C apart"):
+    with pytest.raises(UserError, match="does not tell A, B, C apart by their first tokens: use another model"):
         load(folder)
+
+
+def test_rpos_answers_are_read_as_the_model_writes_them(tmp_path, model) -> None:
+    """A, B or Neutral by its first token, at the prompt's end; behind a blank where the template sets one."""
+    import torch
+    from transformers import LlamaForCausalLM
+
+    local, transformer = load(model, prompt="rpo"), LlamaForCausalLM.from_pretrained(model)
+    assert local.tokenizer.convert_ids_to_tokens(local.letters) == ["A", "B", "N"]
+    questions = [Question("x" * length + str(length), None) for length in (5, 40, 11, 200, 80, 3, 60, 24)]
+    answers = dict(local.answers(questions))
+    assert len(set(answers.values())) > 1
+    for index, question in enumerate(questions):
+        ids = local.tokenizer(question.text + "\n")["input_ids"]
+        logits = transformer(input_ids=torch.tensor([ids])).logits[0, -1][local.letters]
+        assert answers[index] == ("first", "second", "tie")[int(logits.argmax())]
+    tokenizer = local.tokenizer
+    tokenizer.chat_template = ("{% for m in messages %}{% if m.role == 'user' %}[Q]{{ m.content }}[/Q]"
+                               "{% else %} {{ m.content }}!{% endif %}{% endfor %}")
+    with pytest.raises(UserError, match="does not tell A, B, Neutral apart by their first tokens"):
+        tokens_of(tmp_path / "bytes", tokenizer, model, prompt="rpo")  # each begins with a blank of its own
+
+
+def test_an_answer_behind_a_blank_is_one_token_of_many_tokenizers(tmp_path, model) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges = [("Ġ", "A"), ("Ġ", "B"), ("N", "e"), ("Ġ", "Ne")]
+    words = [*alphabet, *(one + other for one, other in merges)]
+    tokenizer = Tokenizer(models.BPE({word: index for index, word in enumerate(words)}, merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+    assert tokens_of(tmp_path / "plain", fast, model, prompt="rpo").letters == [
+        fast.convert_tokens_to_ids(word) for word in ("A", "B", "Ne")]
+    fast.chat_template = ("{% for m in messages %}{% if m.role == 'user' %}[Q]{{ m.content }}[/Q]"
+                          "{% else %} {{ m.content }}!{% endif %}{% endfor %}")
+    behind = tokens_of(tmp_path / "chat", fast, model, prompt="rpo")
+    assert fast.convert_ids_to_tokens(behind.letters) == ["ĠA", "ĠB", "ĠNe"]
+    assert fast.decode(behind._ids("hi")).replace(" ", "") == "[Q]hi[/Q]"
 
 
 def test_what_an_answer_depends_on(model) -> None:
@@ -155,12 +217,12 @@ def test_an_engine_is_opened_once_for_the_longest_question_that_fits(model) -> N
     assert [answers[index] for index in range(5)] == ["tie", "second", "second", "unreadable", "tie"]
 
 
-def tokens_of(folder: Path, tokenizer, model: Path):
+def tokens_of(folder: Path, tokenizer, model: Path, **changes):
     import shutil
 
     shutil.copytree(model, folder)
     tokenizer.save_pretrained(folder)
-    return load(folder)
+    return load(folder, **changes)
 
 
 def test_a_letter_is_read_as_it_follows_the_bracket(tmp_path, model) -> None:

@@ -12,8 +12,8 @@ from rlfamily.judges import JudgeConfig, Question, get
 
 pytestmark = pytest.mark.vllm
 
-SETTINGS = {"kind": "causal_lm", "criterion": "better?", "prompt_file": None, "max_unreadable": 0.0, "path": "judge",
-            "revision": "main", "batch": 7}
+SETTINGS = {"kind": "causal_lm", "prompt": "ours", "criterion": "better?", "prompt_file": None, "orders": 0,
+            "max_unreadable": 0.0, "path": "judge", "revision": "main", "batch": 7}
 
 
 def answers(engine: str, folder: Path, questions: list[Question], work: Path) -> dict[int, str]:

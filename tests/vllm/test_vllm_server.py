@@ -84,8 +84,8 @@ def test_the_openai_judge_asks_it(served, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv(KEY, "any text")
     config = judges.OpenAiJudge(
         kind="openai", model="policy", base_url=f"{served[1].url}/v1", temperature=0.0, max_output_tokens=8, retries=0,
-        timeout_seconds=60.0, parallel=2, price_input=0.0, price_output=0.0, criterion="w1", prompt_file=None,
-        max_unreadable=1.0)
+        timeout_seconds=60.0, parallel=2, price_input=0.0, price_output=0.0, prompt="ours", criterion="w1",
+        prompt_file=None, orders=0, max_unreadable=1.0)
     judge = judges.get("openai").load(config, None, None)
     answers = dict(judge.answers([judges.Question("w1 w2 w3", None), judges.Question("w4", None)]))
     assert answers.keys() == {0, 1}

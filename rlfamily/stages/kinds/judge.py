@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rlfamily import judges
 from rlfamily.errors import UserError
 from rlfamily.judges.cache import Cache
-from rlfamily.judges.pairwise import Estimate, Pair, judge_pairs
+from rlfamily.judges.pairwise import Estimate, Judgement, Pair, judge_pairs
 from rlfamily.place import Place
 from rlfamily.records import read_jsonl, write_jsonl
 from rlfamily.settings import Strict
@@ -21,8 +21,8 @@ from rlfamily.stamp import stamp
 if TYPE_CHECKING:
     from rlfamily.judges import OpenChooser
 
-VERSION = "2"
-WRITES = {"judgements.jsonl": "a pair of responses with the verdict in both orders"}
+VERSION = "3"
+WRITES = {"judgements.jsonl": "a pair of responses with the verdict of both orders, and of one by chance"}
 
 
 class Config(Strict):
@@ -64,13 +64,30 @@ def run(place: Place, config: Config, inputs: Inputs) -> dict[str, Any]:
     cache = Cache(place.shared, identity) if judge.kind != "stand_in" else None
     judgements = judge_pairs(pairs, judge, cache, load, announce,
                              lambda done, total: place.progress(done, total, f"{judge.name}: {estimates[0]}"))
-    write_jsonl(place.out / "judgements.jsonl", (
-        {"item": one.item, "first": one.first, "second": one.second, "judge": judge.name,
-         **{outcome: float(one.outcome == outcome) for outcome in ("win", "tie", "loss")}} for one in judgements))
+    write_jsonl(place.out / "judgements.jsonl", rows(judgements, judge))
     cost = estimates[0]
     return {"pairs": len(pairs), "judge": judge.name, "calls": cost.calls, "cached": cost.cached,
             "tokens_in": cost.tokens_in, "tokens_out": cost.tokens_out, "dollars": cost.dollars,
             "orders_disagree": sum(one.first != one.second for one in judgements)}
+
+
+def rows(judgements: list[Judgement], judge: judges.JudgeConfig) -> Iterator[dict[str, Any]]:
+    """A row a pair with the verdict of both orders, and one for each draw in which one order alone decides.
+
+    `order` tells the two apart. `consistent`: both orders said the same, of pairs about which the judge was asked.
+    """
+    for one in judgements:
+        consistent = {"consistent": float(one.first == one.second != "unreadable")} if one.asked else {}
+        yield {"item": one.item, "order": "both", "first": one.first, "second": one.second, **consistent,
+               **_verdict(one.outcome, judge)}
+    for draw in range(judge.orders):
+        for one in judgements:
+            shown, outcome = one.drawn(draw)
+            yield {"item": one.item, "order": "one", "draw": draw, "shown_first": shown, **_verdict(outcome, judge)}
+
+
+def _verdict(outcome: str, judge: judges.JudgeConfig) -> dict[str, Any]:
+    return {"judge": judge.name, **{word: float(outcome == word) for word in ("win", "tie", "loss")}}
 
 
 def paired(ours: Path, theirs: Path) -> list[Pair]:
