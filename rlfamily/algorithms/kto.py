@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-import torch
 from pydantic import Field
 
 from rlfamily import core
@@ -51,14 +50,14 @@ def loss(batch: LossBatch, config: Config) -> LossOutput:
     log_ratio_NT = core.log_ratios(batch.logp_NT, core.require(batch.ref_logp_NT, "ref_logp_NT"), mask_NT)
     log_ratio_N = core.aggregate_tokens(log_ratio_NT, mask_NT, "mean" if config.variant == "repo" else "sum")
     reference_point = _reference_point(batch, config, log_ratio_N.detach(), weight_N)
-    good_N = batch.rewards_N >= config.threshold
-    margin_N = config.beta * torch.where(good_N, log_ratio_N - reference_point, reference_point - log_ratio_N)
-    side_N = torch.where(good_N, config.good_weight, config.bad_weight)
-    loss = core.expectation_over_rows(side_N * torch.sigmoid(-margin_N), weight_N)
+    good_N = (batch.rewards_N >= config.threshold).to(log_ratio_N.dtype)
+    side_N = config.good_weight * good_N + config.bad_weight * (1 - good_N)
+    margin_N = config.beta * (2 * good_N - 1) * (log_ratio_N - reference_point)
+    loss = core.expectation_over_rows(side_N * (-margin_N).sigmoid(), weight_N)
 
     metrics = {
         "reference_point": reference_point,
-        "good": core.expectation_over_rows(good_N.to(log_ratio_N.dtype), weight_N),
+        "good": core.expectation_over_rows(good_N, weight_N),
         "log_ratio": core.expectation_over_rows(log_ratio_N, weight_N),
         **core.kl_metrics(batch.logp_NT, mask_NT, batch.old_logp_NT, batch.ref_logp_NT, batch.row_weight_N),
     }
@@ -74,5 +73,4 @@ def _reference_point(batch: LossBatch, config: Config, log_ratio_N: Tensor, weig
     mask_NT = core.require(batch.mismatched_mask_NT, "mismatched_mask_NT")
     ref_logp_NT = core.require(batch.mismatched_ref_logp_NT, "mismatched_ref_logp_NT")
     log_ratio_NT = core.log_ratios(batch.mismatched_logp_NT.detach(), ref_logp_NT, mask_NT)
-    weight_N = core.nonempty_weights(mask_NT, batch.row_weight_N)
-    return core.expectation_over_rows(log_ratio_NT.sum(1), weight_N).clamp(min=0)
+    return core.expectation_over_rows(log_ratio_NT.sum(1), core.nonempty_weights(mask_NT, weight_N)).clamp(min=0)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from rlfamily import core
 from rlfamily.algorithms import DataSource, LossBatch, LossOutput
@@ -35,6 +35,12 @@ class Config(ValueSettings):
     level: Literal["token", "step"]
     beta: float = Field(gt=0)
     kl: Kl
+
+    @model_validator(mode="after")
+    def _check_kl(self) -> Config:
+        if self.kl.place == "reward":
+            raise ValueError("the reward of logged responses has no place for a KL: set algorithm.kl.place=loss")
+        return self
 
 
 def unneeded(config: Config) -> frozenset[str]:

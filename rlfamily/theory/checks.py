@@ -1,7 +1,8 @@
 """The checks of the theory stage: each yields rows of a table, a number a row.
 
-A row has `value`, what the paper's statement says it should be (`expected`, None where it says nothing), the standard
-error `se` (0 for exact sums), and keys that tell it from the other rows of its check.
+A row has `value`, what the paper's statement says it should be (`expected`: 0 unless a check says otherwise, absent
+where it says None, because there is no statement), the standard error `se` (0 for exact sums), and keys that tell it
+from the other rows of its check.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ import torch
 
 from rlfamily.algorithms import gnivo as method
 from rlfamily.errors import UserError, nearest
-from rlfamily.theory import gnivo
+from rlfamily.theory import gnivo, logged_checks, online_checks
 from rlfamily.theory.tilting import divergence, prefix_probability, soft_values, tilted
-from rlfamily.theory.world import Groups, World, build, grad, unordered_groups
+from rlfamily.theory.world import Groups, World, drawn, grad, unordered_groups
 
 Row = dict[str, Any]
 
@@ -40,28 +41,24 @@ def run(checks: Iterable[str], seed: int, progress: Callable[[int, int, str], No
     for done, name in enumerate(wanted):
         progress(done, len(wanted), name)
         for item, row in enumerate(CHECKS[name](seed)):
-            yield {"check": name, "item": item, "se": 0.0, "expected": 0.0, **row}
+            full = {"check": name, "item": item, "se": 0.0, "expected": 0.0, **row}
+            yield {field: value for field, value in full.items() if value is not None}
     progress(len(wanted), len(wanted), "")
-
-
-def _world(seed: int, vocab: int, length: int, eos: bool) -> tuple[World, torch.Tensor, torch.Tensor]:
-    world = build(vocab, length, eos)
-    return world, world.logits(seed).detach(), world.rewards(seed)
 
 
 def _ending(seed: int) -> tuple[World, torch.Tensor, torch.Tensor]:
     """15 responses of 1 to 3 tokens, of which one word is the end of sequence."""
-    return _world(seed, 3, 3, True)
+    return drawn(seed, 3, 3, True)
 
 
 def _binary(seed: int) -> tuple[World, torch.Tensor, torch.Tensor]:
     """8 responses of 3 tokens."""
-    return _world(seed, 2, 3, False)
+    return drawn(seed, 2, 3, False)
 
 
 def _least(seed: int) -> tuple[World, torch.Tensor, torch.Tensor]:
     """4 responses of 2 tokens: few enough for large groups."""
-    return _world(seed, 2, 2, False)
+    return drawn(seed, 2, 2, False)
 
 
 def theorem_3_1(seed: int) -> Iterator[Row]:
@@ -247,4 +244,4 @@ def temperature(seed: int) -> Iterator[Row]:
 
 CHECKS: dict[str, Callable[[int], Iterator[Row]]] = {check.__name__: check for check in (
     theorem_3_1, theorem_3_2, corollary_3_3, minimiser, reference, normalisation_bias, repeated, repeated_argmax,
-    gradient_at_old, draw_variance, draw_bias, group_scale, temperature)}
+    gradient_at_old, draw_variance, draw_bias, group_scale, temperature)} | logged_checks.CHECKS | online_checks.CHECKS

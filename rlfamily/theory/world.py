@@ -84,6 +84,12 @@ def build(vocab: int, length: int, eos: bool) -> World:
     return World(table[..., 1].long(), table[..., 0].long(), table[..., 2], len(states), vocab)
 
 
+def drawn(seed: int, vocab: int, length: int, eos: bool) -> tuple[World, Tensor, Tensor]:
+    """A world with a random policy, (S, V), and random rewards, (M,)."""
+    world = build(vocab, length, eos)
+    return world, world.logits(seed).detach(), world.rewards(seed)
+
+
 def _cut(tokens: tuple[int, ...], eos: bool) -> tuple[int, ...]:
     return tokens[: tokens.index(0) + 1] if eos and 0 in tokens else tokens
 

@@ -39,8 +39,8 @@ def test_without_training_a_cell_has_its_start_and_nothing_else() -> None:
 def test_the_yaml_validates_and_the_module_is_complete(name: str) -> None:
     module = get(name)
     assert config(name).optimizer.lr > 0
-    assert module.NEEDS.issubset({"old", "ref", "value", "steps", "generator"})
-    assert module.SOURCE in {"demonstrations", "pairs", "rollouts"}
+    assert module.NEEDS.issubset({"old", "ref", "value", "steps", "generator", "mismatched", "prompt_value"})
+    assert module.SOURCE in {"demonstrations", "pairs", "rollouts", "logged"}
     assert type(module.VERSION) is str
     assert module.__doc__ and module.loss.__doc__
 
@@ -84,6 +84,19 @@ def test_no_number_has_a_default_in_code(name: str) -> None:
         ("grpo", {"group_size": 1}, "group_size"),
         ("sft_winning", {"group_size": 1}, "group_size"),
         ("online_dpo", {"group_size": 4}, "group_size"),
+        ("rpo", {"log_ratio": "sum"}, "log_ratio=mean"),
+        ("rpo", {"partition": "mass_normalised", "log_ratio": "sum"}, "log_ratio=mean"),
+        ("rpo", {"partition": "paper_logspace"}, "log_ratio=sum"),
+        ("rpo", {"partition": "exact"}, "partition"),
+        ("rpo", {"tau": 0.0}, "tau"),
+        ("rpo", {"group_size": 4}, "group_size"),
+        ("rpo", {"reward": "task"}, "reward"),
+        ("dro", {"tau": 0.0}, "tau"),
+        ("dro", {"variant": "original"}, "variant"),
+        ("kto", {"beta": 0.0}, "beta"),
+        ("kto", {"good_weight": -1.0}, "good_weight"),
+        ("oreo", {"beta": 0.0}, "beta"),
+        ("oreo", {"kl": {"coef": 0.01, "form": "k3", "place": "reward"}}, "kl.place=loss"),
         ("sft", {"epochs": "3"}, "epochs"),
         ("sft", {"beta": 0.1}, "beta"),
     ],
@@ -91,6 +104,12 @@ def test_no_number_has_a_default_in_code(name: str) -> None:
 def test_impossible_settings_are_refused(name: str, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         config(name, **changes)
+
+
+@pytest.mark.parametrize("partition", ["mc", "none"])
+@pytest.mark.parametrize("log_ratio", ["mean", "sum"])
+def test_a_partition_without_log_probs_goes_with_both_log_ratios(partition: str, log_ratio: str) -> None:
+    assert config("rpo", partition=partition, log_ratio=log_ratio)
 
 
 @pytest.mark.parametrize(

@@ -36,23 +36,37 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in 
     "grpo, fixed length": ("grpo", {"reduction": "fixed_len", "kl": KL_REWARD}),
     "sft winning, no ties": ("sft_winning", {"skip_ties": True, "kl": KL_REWARD}),
     "online dpo, old": ("online_dpo", {"dpo_ref": "old", "skip_ties": True, "kl": NO_KL}),
+    "rpo, mass": ("rpo", {"partition": "mass_normalised"}),
+    "rpo, mc": ("rpo", {"partition": "mc", "log_ratio": "sum", "tau": 0.3}),
+    "rpo, log space": ("rpo", {"partition": "paper_logspace", "log_ratio": "sum", "tau": 5.0}),
+    "rpo, none": ("rpo", {"partition": "none"}),
+    "dro, joint": ("dro", {"variant": "joint", "tau": 0.3}),
+    "dro, separate": ("dro", {"variant": "separate", "tau": 0.3}),
+    "kto, canonical": ("kto", {"variant": "canonical", "beta": 0.1, "bad_weight": 1.5}),
+    "oreo, without kl": ("oreo", {"kl": NO_KL}),
+    "oreo, steps": ("oreo", {"level": "step"}),
 }
 BASELINES = ["rloo", "rloo, sequence ratio", "rloo, kl in reward", "topr", "topr, tapered token"]
 SHIFT_FREE = [
     *BASELINES,
     *(v for v, (name, _) in VARIANTS.items() if name in {"grpo", "sft_winning", "online_dpo"}),
     *(v for v, (name, own) in VARIANTS.items() if name == "gnivo" and own.get("weights") != "unnormalised"),
+    *(v for v, (name, own) in VARIANTS.items() if name == "rpo" and own.get("partition") != "none"),
 ]
+LOGGED = [v for v, (name, _) in VARIANTS.items() if get(name).SOURCE == "logged"]
+OF_TOKENS = ["sft", "sft_logged", "oreo", "oreo, without kl"]  # a mean over tokens weighs a part by its tokens
 # the loss of a batch is the mean of those of its groups
 ADDITIVE = [
-    *(v for v, (name, _) in VARIANTS.items() if name in {"sft", "dpo", "rloo", "topr"}),
-    *(v for v, (_, own) in VARIANTS.items() if own.get("kl") == NO_KL and v != "gnivo, two draws"),
+    *(v for v, (name, _) in VARIANTS.items() if name in {"dpo", "rloo", "topr", "rpo", "dro"}),
+    *OF_TOKENS,
+    *(v for v, (name, own) in VARIANTS.items() if own.get("kl") == NO_KL and name != "oreo"),
     "grpo, per response",
     "grpo, fixed length",
 ]
 WORLD = build(vocab=3, length=3, eos=True)
 TOKEN_FIELDS = ("logp_NT", "old_logp_NT", "ref_logp_NT", "values_NT", "old_values_NT")
-BATCH_FIELDS = (*TOKEN_FIELDS, "mask_NT", "rewards_N", "row_weight_N", "step_ends_NS")
+OTHER_FIELDS = ("mismatched_logp_NT", "mismatched_ref_logp_NT", "mismatched_mask_NT")
+BATCH_FIELDS = (*TOKEN_FIELDS, *OTHER_FIELDS, "mask_NT", "rewards_N", "row_weight_N", "step_ends_NS", "prompt_values_N")
 
 every_variant = pytest.mark.parametrize("variant", VARIANTS)
 
@@ -65,12 +79,13 @@ def some_batch(rows: int = 6, dtype: torch.dtype = torch.float64, shift: float =
     old_NT, ref_NT, move_NT, values_NT, old_values_NT = (
         -torch.rand(rows, 4, generator=generator, dtype=dtype) for _ in range(5)
     )
-    length_N1 = torch.tensor([4, 2, 1, 3, 2, 4])[:rows, None]
+    mask_NT = (torch.arange(4) < torch.tensor([4, 2, 1, 3, 2, 4])[:rows, None]).to(dtype)
     logp_NT = old_NT + 0.3 * move_NT
     logp_NT[:, 0] += shift
+    other_N = torch.arange(rows).roll(-2)  # the responses to the next prompt
     return LossBatch(
         logp_NT.requires_grad_(),
-        (torch.arange(4) < length_N1).to(dtype),
+        mask_NT,
         torch.tensor([2.0, -2.0, 0.0, -2.0, 2.0, 1.0], dtype=dtype)[:rows],
         2,
         old_NT,
@@ -81,6 +96,10 @@ def some_batch(rows: int = 6, dtype: torch.dtype = torch.float64, shift: float =
         row_weight_N=torch.tensor([1.0, 1.0, 2.0, 2.0, 0.5, 0.5], dtype=dtype)[:rows],
         progress=0.5,
         running_reward=0.25,
+        mismatched_logp_NT=(ref_NT[other_N] - move_NT).requires_grad_(),
+        mismatched_mask_NT=mask_NT[other_N],
+        mismatched_ref_logp_NT=ref_NT[other_N],
+        prompt_values_N=values_NT[:, 0].detach().clone().requires_grad_(),
     )
 
 
@@ -105,6 +124,8 @@ def test_X1_pads_are_inert(variant: str, garbage: float) -> None:
         name: getattr(batch, name).detach().masked_fill(pads_NT, garbage) for name in TOKEN_FIELDS
     }
     dirty["logp_NT"].requires_grad_()
+    elsewhere_NT = core.require(batch.mismatched_mask_NT, "mismatched_mask_NT") == 0
+    dirty |= {name: getattr(batch, name).detach().masked_fill(elsewhere_NT, garbage) for name in OTHER_FIELDS[:2]}
     other_loss, other_gradient, other_metrics = value_and_grad(variant, replace(batch, **dirty))
     assert not other_gradient[pads_NT].any()
     close(other_loss, loss)
@@ -163,7 +184,7 @@ def test_micro_batches_of_whole_groups_add_up(variant: str) -> None:
     loss, gradient, _ = value_and_grad(variant, batch)
     total, parts = torch.zeros((), dtype=torch.float64), []
     weight_N = core.require(batch.row_weight_N, "row_weight_N")
-    if variant == "sft":  # a mean over tokens weighs a part by its tokens
+    if variant in OF_TOKENS:
         weight_N = weight_N * batch.mask_NT.sum(1)
     for index_N in torch.arange(6).view(3, 2):
         share = weight_N[index_N].sum() / weight_N.sum()
@@ -197,7 +218,7 @@ def test_a_constant_added_to_all_rewards_changes_nothing(variant: str) -> None:
     )
 
 
-@pytest.mark.parametrize("variant", ["sft", "dpo"])
+@pytest.mark.parametrize("variant", ["sft", "dpo", "sft_logged"])
 def test_supervised_losses_ignore_rewards(variant: str) -> None:
     batch = some_batch()
     close(
@@ -285,7 +306,7 @@ def test_gradients_reach_only_the_policy(variant: str) -> None:
     batch = some_batch()
     leaves = {
         name: getattr(batch, name).clone().requires_grad_()
-        for name in ("old_logp_NT", "ref_logp_NT", "rewards_N", "old_values_NT")
+        for name in ("old_logp_NT", "ref_logp_NT", "rewards_N", "old_values_NT", *OTHER_FIELDS[:2])
     }
     name, changes = VARIANTS[variant]
     chance = torch.Generator().manual_seed(0)
@@ -309,6 +330,11 @@ def test_metrics_have_the_recorded_names(variant: str) -> None:
                   "weight_max", "weight_scale_log_range"},
         "sft_winning": {"pg_loss", "tie_fraction", "reward_gain"},
         "online_dpo": {"pg_loss", "margin", "log_ratio_gap", "accuracy", "tie_fraction"},
+        "rpo": {"target", "log_ratio"},
+        "dro": {"squared_residual", "value_mean", "log_ratio"},
+        "kto": {"reference_point", "good", "log_ratio"},
+        "oreo": {"pg_loss", "value_loss", "value_mean"},
+        "sft_logged": set(),
     }
     name = VARIANTS[variant][0]
     if name in own:

@@ -10,7 +10,7 @@ import torch
 from world import config, loss_grad, rows
 
 from rlfamily import core
-from rlfamily.algorithms import dpo, dro_online, gnivo, grpo, online_dpo, rloo, topr
+from rlfamily.algorithms import dpo, dro, dro_online, gnivo, grpo, kto, online_dpo, oreo, rloo, rpo, topr
 from rlfamily.rewards import bradley_terry
 
 NO_KL = {"coef": 0.0, "form": "k3", "place": "loss"}
@@ -81,3 +81,23 @@ def test_standardised_rewards_have_the_stated_epsilon() -> None:
     """(R - mean) / (std + 1e-4): with rewards of that size it halves them."""
     small = torch.tensor([0.0, 2.0, 1.0]) * 1e-4  # mean 1e-4, std 1e-4
     assert core.group_zscore(small.double(), 3).tolist() == pytest.approx([-0.5, 0.5, 0.0], abs=1e-6)
+
+
+def test_what_methods_of_logged_responses_report() -> None:
+    """Log-ratios 1 and 3 in sum, 1/2 and 3 in the mean; the third row was emptied; rewards 2 and -4, tau 2."""
+    values = torch.tensor([[1.0, 2.0], [6.0, 0.0], [50.0, 50.0]], dtype=torch.float64, requires_grad=True)
+    batch = rows([[-1.0, -1.0], [-1.0, 0.0], [-1.0, -1.0]], [[1, 1], [1, 0], [0, 0]], [2.0, -4.0, 90.0], 0,
+                 ref=[[-2.0, -1.0], [-4.0, 0.0], [-9.0, -9.0]], prompt_index_N=torch.tensor([0, 1, 1]),
+                 values_NT=values, prompt_values_N=values[:, 0])
+    plain = rpo.loss(batch, config("rpo", partition="none", log_ratio="sum", tau=2.0)).metrics
+    assert (plain["target"], plain["log_ratio"]) == (-0.5, 2)
+    assert rpo.loss(batch, config("rpo", tau=2.0)).metrics["log_ratio"] == 1.75
+    # V/tau: 1 + log exp(-3/2) alone in its group; -2 - 4
+    assert rpo.loss(batch, config("rpo", tau=2.0)).metrics["target"] == pytest.approx((1.5 + 4) / 2)
+    found = dro.loss(batch, config("dro", variant="joint", tau=2.0)).metrics  # residuals 2 - 1 - 2 and -4 - 6 - 6
+    assert (found["squared_residual"], found["value_mean"], found["log_ratio"]) == ((0.5 + 128) / 2, 3.5, 2)
+    good = kto.loss(batch, config("kto")).metrics
+    assert (good["good"], good["reference_point"], good["log_ratio"]) == (0.5, 1.75, 1.75)
+    # states 1 + 2 - 2, 2 + 0 - 2 and 6 + 6 + 4
+    assert oreo.loss(batch, config("oreo", beta=2.0, kl=NO_KL)).metrics["value_loss"] == pytest.approx((1 + 0 + 256) / 3)
+    assert oreo.loss(batch, config("oreo", kl=NO_KL)).metrics["value_mean"] == 3

@@ -15,7 +15,8 @@ from world import build, config, grad, pairs, rollouts
 from rlfamily.algorithms import get, names
 
 WORLD = build(vocab=3, length=2, eos=True)
-LEARNING = [name for name in names() if get(name).SOURCE != "demonstrations"]
+IMITATES = "sft_logged"  # what was logged, good and bad: from its own responses it learns nothing, as it should
+LEARNING = [name for name in names() if get(name).SOURCE != "demonstrations" and name != IMITATES]
 SEEDS = range(4)
 STEP = 1e-3  # length of the step in the logits
 
@@ -40,6 +41,7 @@ def responses(logits: Tensor, rewards_M: Tensor, shift: float = 0.0) -> Any:
     index_N = torch.cartesian_prod(*[torch.arange(len(rewards_M))] * 2).flatten()
     return rollouts(WORLD, logits, rewards_M + shift, 2, ref=logits, values_NT=values_MT[index_N].requires_grad_(),
                     old_values_NT=values_MT[index_N], step_ends_NS=ends_MT[index_N],
+                    prompt_values_N=values_MT[index_N, 0].requires_grad_(),
                     running_reward=float(bare.rewards_N.mean()), generator=torch.Generator().manual_seed(0))
 
 
@@ -56,6 +58,12 @@ def gain(method: Any, settings: Any, seed: int) -> float:
 @pytest.mark.parametrize("name", LEARNING)
 def test_a_small_step_along_the_loss_raises_the_expected_reward(name: str, seed: int) -> None:
     assert gain(get(name), config(name), seed) > 0
+
+
+def test_imitation_of_ones_own_responses_goes_nowhere() -> None:
+    logits, rewards_M = WORLD.logits(0), WORLD.rewards(0)
+    slope = grad(get(IMITATES).loss(responses(logits, rewards_M), config(IMITATES)).loss, logits)
+    assert slope.abs().max() < 1e-12
 
 
 @pytest.mark.parametrize("name", LEARNING)

@@ -14,7 +14,7 @@ from rlfamily.records import write_jsonl
 from rlfamily.settings import Strict
 from rlfamily.stages.kind import Versioned
 
-VERSION = "2"
+VERSION = "3"
 WRITES = {"theory.jsonl": "a number that a check gave"}
 
 
@@ -31,8 +31,13 @@ class Inputs:
 
 
 def uses(config: Config) -> Iterator[Versioned]:
-    """The method whose loss is checked."""
-    yield algorithms.get("gnivo")
+    """The methods whose losses are checked: a check's name begins with its method's, or else it is GN-IVO's."""
+    yield from map(algorithms.get, sorted({_method(check) for check in config.checks}))
+
+
+def _method(check: str) -> str:
+    """The longest name of a method that the check's begins with: dro_online_value is not a check of dro."""
+    return max((name for name in algorithms.names() if check.startswith(f"{name}_")), key=len, default="gnivo")
 
 
 def run(place: Place, config: Config, inputs: Inputs) -> dict[str, Any]:
