@@ -56,3 +56,11 @@ def world(tmp_path_factory):
     from small import build_world
 
     return build_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="session")
+def t5_world(tmp_path_factory):
+    """The same data, and a model with an encoder; nobody changes it."""
+    from small import T5, build_world
+
+    return build_world(tmp_path_factory.mktemp("t5_world"), *T5)

@@ -17,6 +17,9 @@ SMALL = [
 ]
 
 
+T5 = ["model=t5_tiny_small", "model.kv_heads=4"]  # after SMALL: the same world with an encoder
+
+
 @dataclass(frozen=True)
 class World:
     """Data, the folder of a pretrained model, and the configuration that made both."""
