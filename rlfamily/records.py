@@ -81,6 +81,7 @@ class Manifest(StageRecord):
     machine: dict[str, Any]
     started: str
     seconds: float
+    cpu_seconds: float | None = None  # None: made before they were counted
     attempts: int
 
 
@@ -102,6 +103,7 @@ class Progress(Record):
     step: int
     total: int
     seconds: float
+    cpu_seconds: float = 0.0
     note: str = ""
 
 

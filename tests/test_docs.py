@@ -167,6 +167,7 @@ def make(shell: Shell, *words: str) -> None:
                           check=False)
     assert done.returncode == 0, done.stderr
     printed = [re.sub(r"^(test ! -e \S+ \|\| )?env( -u \w+)+ ", "", line) for line in done.stdout.splitlines()]
+    printed = [line.replace(".venv-newest/bin/", ".venv/bin/") for line in printed]  # the same command on another Python
     started = [line for line in printed if line.startswith(".venv/bin/") and " -m pip " not in line]
     assert started or targets in ([], ["setup"], ["setup-peer"], ["clean"]), f"make {' '.join(words)} starts nothing"
     for line in started:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 from itertools import chain
+from pathlib import Path
 
 import pytest
 from documents import README, REPOSITORY, blocks, environment, tracked
@@ -102,6 +103,7 @@ def test_ci_runs_the_checks_and_the_documented_tests() -> None:
     ci = [line.strip() for line in read(".ci/run").splitlines()]
     assert "make check" in ci
     assert "make test" in ci
+    assert "make test-newest" in ci
     assert "set -euo pipefail" in ci, "a failing step must fail the whole"
     optional = {re.search(r'^NEED_\w+ = "(\w+)"$', read(name), re.M)[1]  # type: ignore[index]
                 for name in ("tests/conftest.py", "tests/bench/conftest.py")}
@@ -114,6 +116,30 @@ def test_make_alone_lists_every_target() -> None:
     assert targets == set(re.findall(r"^([a-z][a-z-]*):", MAKEFILE, re.M))
     done = subprocess.run(["make"], cwd=REPOSITORY, env=environment(), capture_output=True, text=True, check=True)
     assert {line.split()[0] for line in done.stdout.splitlines()[1:]} == targets
+
+
+def test_the_pythons_that_work_are_said_in_one_voice() -> None:
+    pythons = re.search(r"^PYTHONS := (.*)$", MAKEFILE, re.M)[1].split()  # type: ignore[index]
+    minors = [int(version.removeprefix("3.")) for version in pythons]
+    assert minors == list(range(minors[0], minors[-1] - 1, -1)), "newest first, without a gap"
+    project = tomllib.loads(read("pyproject.toml"))["project"]
+    assert project["requires-python"] == f">=3.{minors[-1]},<3.{minors[0] + 1}"
+    oldest, newest = pythons[-1], pythons[0]
+    assert f"You need Python {oldest}, {', '.join(pythons[-2:0:-1])} or {newest} " in read("README.md")
+    assert sys.version_info[:2] in [(3, minor) for minor in minors]
+
+
+@pytest.mark.parametrize(("program", "said"), [("nosuchpython", "there is no program nosuchpython"), ("./old", "./old is Python 3.10.1")])
+def test_a_python_that_will_not_do_is_refused_in_one_line(tmp_path: Path, program: str, said: str) -> None:
+    (tmp_path / "old").write_text('#!/bin/sh\ntest "$1" = -V && echo Python 3.10.1 && exit\nexit 1\n')
+    (tmp_path / "old").chmod(0o755)
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        (tmp_path / name).write_text(read(name))
+    done = subprocess.run(["make", "setup", f"PYTHON={program}"], cwd=tmp_path, env=environment(), capture_output=True,
+                          text=True, check=False)
+    assert done.returncode == 2 and not (tmp_path / ".venv").exists()
+    (line,) = [line for line in done.stderr.splitlines() if not line.startswith("make")]
+    assert line == f"error: {said}: install one of Python 3.13 3.12 3.11, or say make PYTHON=/path/to/it"
 
 
 def test_every_requirement_has_the_same_pin_everywhere() -> None:

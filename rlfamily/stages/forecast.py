@@ -17,7 +17,7 @@ from rlfamily.stages.store import MANIFEST, Store
 
 State = Literal["exists", "missing", "failed"]
 SHIPPED = Path(__file__).with_name("seconds.json")
-"""Seconds of stand-in stages on another machine, by kind and task: made by `python -m rlfamily.stages.measured`."""
+"""CPU seconds of stand-in stages elsewhere, by kind and task: made by `python -m rlfamily.stages.measured`."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,12 @@ def origin_of(kind: str, config: Mapping[str, Any], sources: Iterable[Origin]) -
 
 @dataclass(frozen=True)
 class Finished:
-    """A finished stage."""
+    """A finished stage; `cpu_seconds` is None where nobody counted them."""
 
     label: str
     origin: Origin
     seconds: float
+    cpu_seconds: float | None = None
 
 
 class History:
@@ -84,13 +85,16 @@ class History:
         self._finished[node.kind].append(Finished(node.label, self._origin(node), seconds))
 
     def medians(self) -> dict[str, dict[str, float]]:
-        """Median seconds of the stand-ins' stages, by kind and task."""
+        """Median CPU seconds of the stand-ins' stages, by kind and task.
+
+        A stage has one thread, so these are its seconds on a processor of its own, whatever else the machine did.
+        """
         self._load()
         found: defaultdict[str, defaultdict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
         for kind, finished in self._finished.items():
             for one in finished:
-                if not one.origin.published:
-                    found[kind][one.origin.task].append(one.seconds)
+                if not one.origin.published and one.cpu_seconds is not None:
+                    found[kind][one.origin.task].append(one.cpu_seconds)
         return {kind: {task: round(statistics.median(some), 2) for task, some in sorted(tasks.items())}
                 for kind, tasks in sorted(found.items())}
 
@@ -116,7 +120,8 @@ class History:
             return origin_of(one["kind"], one["config"], map(origin, inputs))
 
         for key, one in manifests.items():
-            self._finished[one["kind"]].append(Finished(one["label"], origin(key), one["seconds"]))
+            self._finished[one["kind"]].append(
+                Finished(one["label"], origin(key), one["seconds"], one.get("cpu_seconds")))
 
 
 @cache

@@ -1,7 +1,7 @@
 """`python -m rlfamily.stages.measured RESULTS`: write the seconds that ship with the package from a finished folder.
 
-They are what a plan forecasts of stand-ins until this machine has some of its own. Run it after `make reproduce
-TABLE=all` on a machine that does nothing else.
+They are what a plan forecasts of stand-ins until this machine has some of its own: CPU seconds, so the machine may
+have been busy with other things. Run it after `make reproduce TABLE=all`.
 """
 
 from __future__ import annotations

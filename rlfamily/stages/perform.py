@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 import uuid
@@ -26,16 +27,21 @@ class Stopwatch:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._start = time.monotonic()
+        self._start, self._cpu_start = time.monotonic(), _cpu_seconds()
         self._written = -_PROGRESS_SECONDS
-        self._before = 0.0
+        self._before = Progress(step=0, total=0, seconds=0.0)
         with suppress(FileNotFoundError, ValueError):
-            self._before = Progress.model_validate_json(path.read_text("utf-8")).seconds
+            self._before = Progress.model_validate_json(path.read_text("utf-8"))
 
     @property
     def seconds(self) -> float:
         """Seconds worked on this stage, those of killed attempts included as far as they were reported."""
-        return self._before + time.monotonic() - self._start
+        return self._before.seconds + time.monotonic() - self._start
+
+    @property
+    def cpu_seconds(self) -> float:
+        """The same of processors: what this process and those it has waited for used of them."""
+        return self._before.cpu_seconds + _cpu_seconds() - self._cpu_start
 
     def report(self, step: int, total: int, note: str = "") -> None:
         """Say that `step` of `total` is done. Not written more than once a second, the last step always."""
@@ -43,7 +49,7 @@ class Stopwatch:
         if step < total and now - self._written < _PROGRESS_SECONDS:
             return
         self._written = now
-        progress = Progress(step=step, total=total, seconds=self.seconds, note=note)
+        progress = Progress(step=step, total=total, seconds=self.seconds, cpu_seconds=self.cpu_seconds, note=note)
         write_atomic(self._path, progress.model_dump_json(), durable=False)
 
 
@@ -59,7 +65,8 @@ def perform(store: Store, order: Order) -> None:
     stopwatch = Stopwatch(work / "progress.json")
     place = place_of(store, order, _fresh_out(work), stopwatch)
     summary = kind.run(place, config, read_inputs(store, order, kind))
-    store.commit(order, place.out, summary, Effort(started=started, seconds=stopwatch.seconds, attempts=attempts))
+    store.commit(order, place.out, summary, Effort(
+        started=started, seconds=stopwatch.seconds, cpu_seconds=stopwatch.cpu_seconds, attempts=attempts))
 
 
 def place_of(store: Store, order: Order, out: Path, stopwatch: Stopwatch) -> Place:
@@ -96,6 +103,11 @@ def _require_same_code(order: Order, kind: Kind, uses: dict[str, str]) -> None:
         if now.get(name) != planned:
             raise UserError(f"{order.label}: code of {name} is now version {now.get(name)}, planned as {planned}; "
                             "run the command again")
+
+
+def _cpu_seconds() -> float:
+    spent = os.times()
+    return spent.user + spent.system + spent.children_user + spent.children_system
 
 
 def _fresh_out(work: Path) -> Path:

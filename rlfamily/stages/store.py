@@ -58,10 +58,14 @@ class Order(StageRecord):
 
 
 class Effort(Record):
-    """What an artifact cost: start of the last attempt (ISO 8601), seconds over all attempts, number of attempts."""
+    """What an artifact cost: start of the last attempt (ISO 8601), seconds over all attempts, number of attempts.
+
+    `cpu_seconds` are those of its processes, which tell its work on a machine that is busy with other things too.
+    """
 
     started: str
     seconds: float
+    cpu_seconds: float | None = None
     attempts: int
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,12 +29,12 @@ class HubDataset(Strict):
 def load(source: HubDataset, split: str, columns: Sequence[str], key: str, folder: str | None = None) -> Sequence[Any]:
     """Return one split as rows with `columns` alone. `key` is the config key to name in messages.
 
-    `folder` is the part of the dataset to look in, where it has several. Local JSON and CSV files are read as they are
-    written (`local`), everything else by the library, memory-mapped.
+    `folder` is the part of the dataset to look in, where it has several. JSON and CSV files, local or of the hub, are
+    read as they are written (`local`), everything else by the library, memory-mapped.
     Raises UserError when the dataset cannot be read (offline, misspelt, damaged) or lacks a column.
     """
     try:
-        rows: Any = _local(source, split, folder) if Path(source.path).is_dir() else None
+        rows: Any = _as_written(source, split, folder)
         own = rows is not None
         rows = rows if own else _library(source, split, folder)
     except Exception as error:  # a damaged file raises whatever its format's library does
@@ -55,19 +56,50 @@ def load(source: HubDataset, split: str, columns: Sequence[str], key: str, folde
     return rows.select_columns(list(columns))
 
 
-def _local(source: HubDataset, split: str, folder: str | None) -> list[dict[str, Any]] | None:
-    """The rows of a folder's JSON or CSV files; None where it has others. The library says which is of which split."""
+def _as_written(source: HubDataset, split: str, folder: str | None) -> list[dict[str, Any]] | None:
+    """The rows of JSON or CSV files; None where there are others. The library says which is of which split.
+
+    Files of the hub are fetched once into its own cache.
+    """
     import datasets  # late: it takes a second, and planning never needs it
     from datasets.packaged_modules.csv.csv import Csv
     from datasets.packaged_modules.json.json import Json
 
-    builder = datasets.load_dataset_builder(source.path, data_dir=folder)
+    builder = _builder(source, folder)
     if not isinstance(builder, Json | Csv) or not split.isidentifier():
         return None
     files = builder.config.data_files
     if split not in files:
         raise local.Unreadable(f"no files of split '{split}', only of {', '.join(map(str, files))}")
-    return local.read([Path(path) for path in files[split]])
+    return local.read([Path(path) for path in datasets.DownloadManager().download(list(files[split]))])
+
+
+def _builder(source: HubDataset, folder: str | None) -> Any:
+    """What the library would read the dataset with; where the hub is away, its files in the hub's own cache."""
+    import datasets
+    from datasets.packaged_modules.cache.cache import Cache
+
+    if Path(source.path).is_dir():
+        return datasets.load_dataset_builder(source.path, data_dir=folder)
+    try:
+        found = datasets.load_dataset_builder(source.path, data_dir=folder, revision=source.revision)
+    except Exception:  # as `load`
+        if (fetched := _fetched(source, folder)) is None:
+            raise
+        return fetched
+    # A Cache holds what the library once made of the files, with the types that it guessed.
+    return isinstance(found, Cache) and _fetched(source, folder) or found
+
+
+def _fetched(source: HubDataset, folder: str | None) -> Any:
+    """What reads the files that were fetched from the hub once; None where there are none."""
+    import datasets
+    from huggingface_hub import snapshot_download
+
+    with suppress(FileNotFoundError):
+        here = snapshot_download(source.path, repo_type="dataset", revision=source.revision, local_files_only=True)
+        return datasets.load_dataset_builder(here, data_dir=folder)
+    return None
 
 
 def _library(source: HubDataset, split: str, folder: str | None) -> Any:
