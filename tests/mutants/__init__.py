@@ -1,7 +1,8 @@
 """Mutants of a module: its source with one small mistake each, which the module's tests should notice.
 
 A mutant changes one place and keeps every other byte. Left alone is what no number depends on: annotations, docstrings,
-decorators, messages of errors, internal assertions, VERSION constants, and `strict` and `frozen`.
+decorators, messages of errors, internal assertions, VERSION constants, and `strict` and `frozen`; and `device`, which
+no machine without a GPU can tell from its default.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ OPERATORS = {ast.Add: ("+", "-"), ast.Sub: ("-", "+"), ast.Mult: ("*", "/"), ast
              ast.BitOr: ("|", "&")}
 NAMES = {"min": "max", "max": "min", "minimum": "maximum", "maximum": "minimum", "any": "all", "all": "any",
          "argmin": "argmax", "argmax": "argmin", "ceil": "floor", "floor": "ceil"}
-QUIET = {"strict", "frozen"}
+QUIET = {"strict", "frozen", "device"}
 
 
 @dataclass(frozen=True)
