@@ -62,8 +62,10 @@ def test_tests_that_fail_by_themselves_are_no_verdict(small, run_cli):
     ("x = a < b", ["x = a <= b"]), ("x = a is not None", ["x = a is None"]), ("x = (a) + (b)", ["x = (a) - (b)"]),
     ("x = 0.5", ["x = 0.25"]), ("x = True", ["x = False"]), ("x = a and not b", ["x = a or not b", "x = a and b"]),
     ("f(a, key=b)", ["pass", "f(a)"]), ("x = min(a, b)", ["x = max(a, b)"]), ("x += y", ["x -= y", "pass"]),
-    ("zip(a, strict=True)", ["pass"]), ("VERSION = 3", []), ("raise KeyError(1 + 2)", ["pass"]),
+    ("zip(a, strict=True)", ["pass"]), ("f(a, device=b)", ["pass"]), ("VERSION = 3", []), ("raise KeyError(1 + 2)", ["pass"]),
     ("def f(a: int = 3) -> 'x': ...", ["def f(a: int = 4) -> 'x': ..."]), ("x = 'é', 1", ["x = 'é', 2"]),
+    ("floor = ceil(a)", ["floor = floor(a)"]), ("floor = 'a'; f(floor)", ["floor = 'a'; pass"]),
+    ("x = {'red': (9, 0, 0)}", []), ("x = {'red': 1}", ["x = {'red': 2}"]), ("x = [(a < b, 'c')]", ["x = [(a <= b, 'c')]"]),
 ])
 def test_mistakes(code, after):
     assert sorted(one.applied(code) for one in mutants(code)) == sorted(after)

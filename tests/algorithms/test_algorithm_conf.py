@@ -19,6 +19,17 @@ from rlfamily.errors import UserError
 
 SAMPLED = {"mode": "sample", "temperature": 1.0, "top_k": 0, "top_p": 1.0, "repetition_penalty": 1.0,
            "no_repeat_ngram": 0}
+# What a number may be, by its name, whatever the method: [ and ] belong to it. Whole numbers are written as such.
+INTERVALS = {
+    "prompts": "[1, inf)", "batch_prompts": "[1, inf)", "epochs": "[1, inf)", "inner_updates": "[1, inf)",
+    "kl_ref_every": "[0, inf)", "max_length": "[1, inf)", "warmup_steps": "[0, inf)", "top_k": "[0, inf)",
+    "lr": "[0.0, inf)", "beta1": "[0.0, 1.0)", "beta2": "[0.0, 1.0)", "weight_decay": "[0.0, inf)", "clip_norm": "(0.0, inf)",
+    "temperature": "(0.0, inf)", "top_p": "(0.0, 1.0]", "beta": "(0.0, inf)", "alpha": "(0.0, inf)", "clip": "(0.0, 1.0)",
+    "vf_coef": "[0.0, inf)", "coef": "[0.0, inf)", "value_clip": "(0.0, inf)", "gamma": "[0.0, 1.0]", "lam": "[0.0, 1.0]",
+    "start": "(0.0, inf)", "end": "(0.0, inf)", "repetition_penalty": "(0.0, inf)", "no_repeat_ngram": "[0, inf)",
+    "tau": "(0.0, inf)", "good_weight": "[0.0, inf)", "bad_weight": "[0.0, inf)", "threshold": "(-inf, inf)",
+    "value_width": "[1, inf)",
+}
 GREEDY, LIKELIEST = SAMPLED | {"mode": "greedy"}, SAMPLED | {"top_k": 1}
 
 
@@ -43,6 +54,39 @@ def test_the_yaml_validates_and_the_module_is_complete(name: str) -> None:
     assert module.SOURCE in {"demonstrations", "pairs", "rollouts", "logged"}
     assert type(module.VERSION) is str
     assert module.__doc__ and module.loss.__doc__
+
+
+def edges(interval: str) -> tuple[list[float], list[float]]:
+    """Numbers just inside an interval and just outside."""
+    low, high = (text.strip() for text in interval[1:-1].split(","))
+    whole, inside, outside = "." not in low, [], []
+    for edge, closed, inwards in ((low, interval[0] == "[", 1), (high, interval[-1] == "]", -1)):
+        if edge != "inf":
+            number, step = (int(edge), inwards) if whole else (float(edge), inwards * 1e-6)
+            inside.append(number if closed else number + step)
+            outside.append(number - step if closed else number)
+    return inside, outside
+
+
+@pytest.mark.parametrize("name", names())
+def test_a_number_is_refused_beyond_the_edge_of_what_it_may_be_and_not_before(name: str) -> None:
+    values = OmegaConf.to_container(OmegaConf.load(CONF / f"{name}.yaml"))
+    parts = [((), values), *(((key,), part) for key, part in values.items() if isinstance(part, dict))]
+    for way, part in parts:
+        for key in part.keys() & INTERVALS.keys():
+            for right, numbers in zip((True, False), edges(INTERVALS[key]), strict=True):
+                for number in numbers:
+                    changed = part | {key: number}
+                    assert accepted(name, {way[0]: changed} if way else changed) == right, (*way, key, number)
+    assert accepted(name, {"group_size": min(values["group_size"], 2)}) and not accepted(name, {"group_size": 0})
+
+
+def accepted(name: str, changes: dict[str, Any]) -> bool:
+    try:
+        config(name, **changes)
+    except ValidationError:
+        return False
+    return True
 
 
 @pytest.mark.parametrize("name", [*names(), NONE])
@@ -71,6 +115,10 @@ def test_no_number_has_a_default_in_code(name: str) -> None:
         ("topr", {"limits": {"positive": [1.0], "negative": [0.0, 1.0]}}, "positive"),
         ("topr", {"limits": {"positive": [1.0, 1.0], "negative": [0.0, float("inf")]}}, "negative"),
         ("topr", {"limits": {"positive": [1.0, 1.0], "negative": ["0", 1.0]}}, "negative"),
+        ("topr", {"limits": {"positive": [-0.1, 1.0], "negative": [0.0, 1.0]}}, "positive"),
+        ("topr", {"tau": {"start": float("inf"), "end": 1.0, "schedule": "exp"}}, "tau.start"),
+        ("topr", {"tau": {"start": 5.0, "end": float("inf"), "schedule": "exp"}}, "tau.end"),
+        ("topr", {"baseline_constant": float("nan")}, "baseline_constant"),
         ("topr", {"weights": "taperd"}, "weights"),
         ("topr", {"tau": {"start": 5.0, "end": 0.0, "schedule": "exp"}}, "tau.end"),
         ("dpo", {"group_size": 3}, "group_size"),

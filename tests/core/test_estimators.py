@@ -193,6 +193,13 @@ def test_the_log_mean_of_the_other_groups() -> None:
     assert core.log_mean_of_other_groups(log_weight_BK, tensor(0, 1, 0), 7.0)[1].tolist() == [7]
 
 
+def test_step_starts_hand_worked() -> None:
+    # steps of two tokens and one, and of one: what repeats a row's length has no token
+    starts_NT, first_NT = core.step_starts(torch.tensor([[2, 3, 3], [1, 1, 1]]), tensor([1, 1, 1, 0], [1, 0, 0, 0]))
+    assert starts_NT.tolist() == [[1, 0, 1, 0], [1, 0, 0, 0]]
+    assert first_NT[0, :3].tolist() == [0, 0, 2] and first_NT[1, 0] == 0
+
+
 def test_values_of_a_critic() -> None:
     values_NT, mask_NT = tensor([1, math.nan]).requires_grad_(), tensor([1, 0])
     present_NT, first_NT = core.critic_values(values_NT, None, mask_NT)

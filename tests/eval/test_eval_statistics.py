@@ -78,6 +78,29 @@ def test_equal_names_give_equal_streams_and_others_do_not():
     assert stream("a", 1).random() != stream("a", 2).random()
 
 
+def test_a_stream_is_the_same_on_any_machine():
+    """Every interval of every table hangs on it."""
+    assert stream("a", 1).integers(10**6, size=4).tolist() == [173897, 806552, 422330, 477038]
+
+
+def test_further_statistics_by_hand():
+    # two items at two trials: means 2 and 4 over the items
+    assert statistics.trial_std(np.array([[1.0, 2.0], [3.0, 6.0]]), np.arange(2.0)) == pytest.approx(2**0.5)
+    # the best of seeds 0 and 1, of 2 and 2, of 1 alone
+    drawn_DS = np.array([[1.0, 5.0, 2.0], [6.0, 4.0, 3.0], [7.0, 8.0, 9.0]])
+    assert statistics.best(drawn_DS, np.array([[0, 1], [2, 2], [1, 1]])).tolist() == [5, 3, 8]
+    # two of three responses without the right one: one choice of three
+    assert [statistics.pass_at(2, right, 3) for right in (0.0, 1.0, 2.0)] == pytest.approx([0, 2 / 3, 1])
+
+
+@pytest.mark.parametrize(("rate", "one", "expected"), [(0.0, 1.0, (0.0, 0.2, 0.4)), (1.0, 1.0, (0.6, 0.8, 1.0)),
+                                                       (0.5, 100.0, (0.3, 20.3, 40.3))])
+def test_four_further_outcomes_in_two_coins_widen_a_rate_of_six(rate, one, expected):
+    draws = statistics.widened(stream("wide"), np.full(4000, rate), 6, one)
+    shares = [np.isclose(draws, value).mean() for value in expected]
+    assert shares == pytest.approx([0.25, 0.5, 0.25], abs=0.03)
+
+
 def test_rows_on_the_same_items_are_paired():
     rng = np.random.default_rng(0)
     difficulty = rng.normal(0, 5, 200)

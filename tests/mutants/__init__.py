@@ -1,7 +1,8 @@
 """Mutants of a module: its source with one small mistake each, which the module's tests should notice.
 
 A mutant changes one place and keeps every other byte. Left alone is what no number depends on: annotations, docstrings,
-decorators, messages of errors, internal assertions, VERSION constants, and `strict` and `frozen`.
+decorators, messages of errors, internal assertions, VERSION constants, tables of tables (colours, say), `strict` and
+`frozen`, and `device`, which no machine without a GPU can tell from its default.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ OPERATORS = {ast.Add: ("+", "-"), ast.Sub: ("-", "+"), ast.Mult: ("*", "/"), ast
              ast.BitOr: ("|", "&")}
 NAMES = {"min": "max", "max": "min", "minimum": "maximum", "maximum": "minimum", "any": "all", "all": "any",
          "argmin": "argmax", "argmax": "argmin", "ceil": "floor", "floor": "ceil"}
-QUIET = {"strict", "frozen"}
+QUIET = {"strict", "frozen", "device"}
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ class _Finder:
         self.starts = [0]
         for line in self.raw.splitlines(keepends=True):
             self.starts.append(self.starts[-1] + len(line))
+        self.bound = {one.id for one in ast.walk(ast.parse(source))
+                      if isinstance(one, ast.Name) and isinstance(one.ctx, ast.Store)}
 
     def begin(self, node: ast.expr | ast.stmt | ast.keyword) -> int:
         return self.starts[node.lineno - 1] + node.col_offset
@@ -88,7 +91,7 @@ class _Finder:
             case ast.Constant():
                 if (after := _other(node.value)) is not None:
                     yield self.edit(self.begin(node), self.finish(node), after)
-            case ast.Name(id=name) if name in NAMES:
+            case ast.Name(id=name) if name in NAMES and name not in self.bound:
                 yield self.edit(self.begin(node), self.finish(node), NAMES[name])
             case ast.Attribute(attr=name) if name in NAMES:
                 yield self.edit(self.finish(node) - len(name), self.finish(node), NAMES[name])
@@ -125,7 +128,8 @@ def _children(node: ast.AST) -> Iterator[ast.AST]:
         return
     if isinstance(node, ast.Assign | ast.AnnAssign):
         targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-        if any(isinstance(one, ast.Name) and one.id in {"VERSION", "__version__", "__all__"} for one in targets):
+        named = any(isinstance(one, ast.Name) and one.id in {"VERSION", "__version__", "__all__"} for one in targets)
+        if named or _is_table(node.value):
             return
     for name, field in ast.iter_fields(node):
         if name in {"annotation", "returns", "decorator_list", "bases"} or (name == "args" and _signature(node)):
@@ -141,6 +145,14 @@ def _children(node: ast.AST) -> Iterator[ast.AST]:
 
 def _signature(node: ast.AST) -> bool:
     return isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+
+
+def _is_table(node: ast.expr | None) -> bool:
+    """Constants in containers in a container: data, of which no test knows every number."""
+    parts = node.values if isinstance(node, ast.Dict) else node.elts if isinstance(node, ast.List | ast.Tuple) else []
+    containers = [part for part in parts if isinstance(part, ast.Dict | ast.List | ast.Tuple)]
+    return bool(containers) and all(isinstance(one, ast.Constant | ast.Dict | ast.List | ast.Tuple | ast.expr_context)
+                                    for part in parts for one in ast.walk(part))
 
 
 def _is_text(node: ast.expr) -> bool:

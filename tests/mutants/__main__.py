@@ -1,6 +1,7 @@
 """Which mistakes would the tests not notice?
 
     python -m tests.mutants MODULE.py [MODULE.py ...] [--sample N] [--seed N] [--jobs N] [--tests FILE ...]
+    python -m tests.mutants MODULE.py:LINE ...     only those lines, for instance of survivors, with other tests
     python -m tests.mutants --changed [REV]        only the lines of rlfamily/ and eval/ that changed since REV (HEAD)
 
 Each mutant is a module with one small mistake: `<` for `<=`, `+` for `-`, another number, a keyword left out, ... Its
@@ -69,11 +70,21 @@ def changed_lines(root: Path, revision: str) -> dict[str, set[int]]:
     return {name: lines for name, lines in found.items() if name.endswith(".py") and lines}
 
 
+def asked_lines(modules: list[str]) -> dict[str, set[int] | None]:
+    """Lines by file of `MODULE.py` (all of them: None) and `MODULE.py:LINE`."""
+    found: dict[str, set[int] | None] = {}
+    for module, _, line in (one.partition(":") for one in modules):
+        known = found.setdefault(module, set() if line else None)
+        if known is not None:
+            known.add(int(line))
+    return found
+
+
 def arguments(given: list[str]) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("modules", nargs="*", metavar="MODULE.py")
+    parser.add_argument("modules", nargs="*", metavar="MODULE.py[:LINE]")
     parser.add_argument("--changed", nargs="?", const="HEAD", metavar="REV", help="only what changed since REV")
     parser.add_argument("--tests", nargs="+", metavar="FILE", help="these instead of the modules' own")
     parser.add_argument("--sample", type=int, metavar="N", help="so many of all mutants, by chance")
@@ -88,7 +99,7 @@ def arguments(given: list[str]) -> argparse.Namespace:
 
 def choose(root: Path, asked: argparse.Namespace) -> list[tuple[str, Mutant]]:
     """The mutants to try, each with its module. Raises FileNotFoundError for a module that is not there."""
-    lines = changed_lines(root, asked.changed) if asked.changed else dict.fromkeys(asked.modules)
+    lines = changed_lines(root, asked.changed) if asked.changed else asked_lines(asked.modules)
     every = [(module, one) for module, only in lines.items() for one in mutants((root / module).read_text())
              if only is None or one.line in only]
     if asked.sample is None or asked.sample >= len(every):

@@ -1,4 +1,4 @@
-"""Sizes below zero and shares above one are refused, wherever a shipped task has one."""
+"""What a number of a shipped task may be: sizes below zero and shares above one are refused, the edges are not."""
 
 from __future__ import annotations
 
@@ -22,6 +22,13 @@ def numbers(content: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[An
         yield path, content
     for key, value in content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else []:
         yield from numbers(value, (*path, key))
+
+
+FROM_ZERO = {"seed", "min_new_tokens", "eval_top_k", "min_characters", "length_bias"}
+LEAST = {"numbers": 2}  # of whole numbers; of all others 1
+ABOVE_ZERO = {"prompt_fraction", "eval_top_p", "keep", "test_fraction"}  # shares that may not be none
+BELOW_ONE = {"plain_fraction", "test_fraction"}  # shares that may not be all
+SHARES = {"eval_top_p", "keep", "repeat", "shuffle", "repeats"}
 
 
 def is_share(path: tuple[Any, ...]) -> bool:
@@ -53,3 +60,34 @@ def test_every_number_of_a_source_has_its_bounds(name: str) -> None:
                 continue
             accepted.append((".".join(map(str, path)), wrong))
     assert not accepted
+
+
+def beyond(config: Any, content: dict[str, Any], path: tuple[Any, ...], value: float) -> bool:
+    """Whether a number is refused by itself, and not because others do not go with it."""
+    try:
+        config.model_validate(changed(content, path, value))
+    except ValidationError as error:
+        return any(one["type"].startswith(("greater_than", "less_than")) for one in error.errors())
+    return False
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in CONF.glob("*.yaml")))
+def test_a_number_is_refused_beyond_its_edge_and_not_before(name: str) -> None:
+    content = yaml.safe_load((CONF / f"{name}.yaml").read_text())
+    config = tasks.get(content["kind"]).Config
+    wrong = []
+    for path, value in numbers(content):
+        key = str(path[-1])
+        if path[0] != "source" and len(path) > 1:
+            continue
+        if is_share(path) or key in SHARES:
+            low, high = (1e-6 if key in ABOVE_ZERO else 0.0), (1 - 1e-6 if key in BELOW_ONE else 1.0)
+            inside, outside = [low, high], [low - 1e-6, high + 1e-6]
+        elif isinstance(value, int):
+            least = 0 if key in FROM_ZERO else LEAST.get(key, 1)
+            inside, outside = [least], [least - 1]
+        else:
+            inside, outside = ([0.0], [-1e-6]) if key in FROM_ZERO else ([1e-6], [0.0])
+        wrong += [(path, one) for one in inside if beyond(config, content, path, one)]
+        wrong += [(path, one) for one in outside if not beyond(config, content, path, one)]
+    assert not wrong

@@ -152,7 +152,7 @@ def test_too_few_puzzles_is_one_line(tmp_path: Path, change: dict[str, int], mes
 
 @pytest.mark.parametrize("change", [
     {"template": "use {nums}"}, {"template": "{nums} {target} {other}"}, {"eval_prompts": 51}, {"nums_format": "csv"},
-    {"surprise": 1}, {"prompt_fraction": 0.0}, {"kind": "sudoku"}, {"eval_draws": "4"},
+    {"surprise": 1}, {"source": settings(numbers=5)["source"]}, {"prompt_fraction": 0.0}, {"kind": "sudoku"}, {"eval_draws": "4"},
 ])
 def test_wrong_settings_are_refused(change: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):

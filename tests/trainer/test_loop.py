@@ -338,15 +338,17 @@ def test_a_gradient_that_is_no_number_stops_the_run(world, tmp_path):
         next(trainer.steps())
 
 
-@pytest.mark.parametrize(("schedule", "expected"), [
-    ("constant", [0.5, 1, 1, 1, 1, 1, 1, 1, 1, 1]), ("linear", [0.5, 1, 1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8])])
-def test_the_recorded_rate_is_the_one_used(world, tmp_path, schedule, expected):
-    settings = settings_of("sft", epochs=2, optimizer={"schedule": schedule, "warmup_steps": 2})
+@pytest.mark.parametrize(("schedule", "inner", "expected"), [
+    ("constant", 1, [0.5, 1, 1, 1, 1, 1, 1, 1, 1, 1]), ("linear", 1, [0.5, 1, 1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8]),
+    ("linear", 2, [0.5, 1, *((20 - update) / 18 for update in range(2, 20))])])
+def test_the_recorded_rate_is_the_one_used(world, tmp_path, schedule, inner, expected):
+    settings = settings_of("sft", epochs=2, inner_updates=inner, optimizer={"schedule": schedule, "warmup_steps": 2})
     trainer = trainer_of(tmp_path, world, settings, "sft")
     used = []
     trainer.optimizer.register_step_pre_hook(lambda optimizer, *_: used.append(optimizer.param_groups[0]["lr"]))
     recorded = [record.metrics["lr"] for record in trainer.steps()]
-    assert recorded == used == pytest.approx([1e-3 * factor for factor in expected])
+    assert used == pytest.approx([1e-3 * factor for factor in expected])
+    assert recorded == used[::inner]
 
 
 def test_every_optimiser_setting_arrives():
@@ -356,6 +358,18 @@ def test_every_optimiser_setting_arrives():
     group = optimizer.param_groups[0]
     assert (group["lr"], group["betas"], group["weight_decay"]) == (1.0, (0.7, 0.8), 0.3)
     assert build_schedule(optimizer, config, 5).get_last_lr() == [1.0]
+
+
+@pytest.mark.parametrize(("warmup", "expected"), [(3, [1 / 3, 2 / 3, 1, 0]), (2, [1 / 2, 1, 1, 0]), (9, [1 / 9, 2 / 9, 3 / 9, 4 / 9])])
+def test_a_run_may_be_all_warm_up(warmup, expected):
+    config = Optimizer(lr=1.0, beta1=0.7, beta2=0.8, weight_decay=0.3, clip_norm=1.0, schedule="linear", warmup_steps=warmup)
+    optimizer = build_optimizer([torch.nn.Parameter(torch.ones(1))], config, 1.0)
+    schedule, rates = build_schedule(optimizer, config, 3), []
+    for _ in range(4):
+        rates += schedule.get_last_lr()
+        optimizer.step()
+        schedule.step()
+    assert rates == pytest.approx(expected)
 
 
 # ---------------------------------------------------------------------------- data

@@ -14,7 +14,7 @@ from building import ROUNDING, VARIED, settings_of, train, trainer_of, watched
 from safetensors.torch import load_file
 from small import place
 
-from rlfamily.trainer import checkpoint, loop
+from rlfamily.trainer import checkpoint, jobs, loop
 from rlfamily.trainer.record import NOTE_STEPS
 
 
@@ -136,9 +136,17 @@ def test_the_recorded_entropy_is_the_mean_over_the_rows_of_a_plain_forward_pass(
     assert record.metrics["entropy"] == pytest.approx(sum(means) / len(means), abs=1e-4)
 
 
-@pytest.mark.parametrize("name", ["sft"])
-def test_what_was_not_drawn_is_learnt_at_temperature_one(world, tmp_path, name):
-    assert trainer_of(tmp_path, world, settings_of(name), name).temperature == 1.0
+def test_what_was_not_drawn_is_learnt_as_the_model_has_it(world, tmp_path, monkeypatch):
+    """At temperature 1, with an end at any place, and, for a model from scratch, at the rate of its settings."""
+    limited = replace(world, config=world.config.model_copy(
+        update={"task": world.config.task.model_copy(update={"min_new_tokens": 25})}))
+    finetuned, caught = trainer_of(tmp_path, limited, settings_of("sft"), "sft"), []
+    monkeypatch.setattr(jobs, "fit", lambda here, trainer, config: caught.append(trainer))
+    settings = settings_of("sft", prompts=100, optimizer={"lr": 0.5})
+    jobs.pretrain(place(tmp_path / "base"), world.data, world.config.model, settings, 64)
+    for trainer in (finetuned, *caught):
+        assert (trainer.temperature, trainer.min_new_tokens) == (1.0, 0)
+    assert caught[0].optimizer.param_groups[0]["lr"] == 0.5
 
 
 def test_a_checkpoint_holds_every_stream_of_chance(world, tmp_path):

@@ -111,6 +111,24 @@ def test_a_model_that_tells_no_pair_apart_orders_none(data, tmp_path, monkeypatc
         preference.train_from_scratch(place(tmp_path), data, source(), LIMIT)
 
 
+def test_it_learns_at_the_rate_of_its_settings_and_an_accuracy_as_asked_for_is_enough(data, tmp_path, monkeypatch):
+    trainers = []
+    monkeypatch.setattr(preference, "fit", lambda here, trainer, config: trainers.append(trainer) or {})
+    monkeypatch.setattr(preference, "_scores", lambda model, rows, micro_batch: [1.0, 0.0] * len(rows))
+    totals = preference.train_from_scratch(place(tmp_path), data, source(min_accuracy=1.0), LIMIT)
+    assert totals["held_out_accuracy"] == 1.0
+    (trainer,) = trainers
+    assert trainer.optimizer.param_groups[0]["initial_lr"] == OPTIMIZER["lr"]
+
+
+def test_with_too_few_pairs_to_hold_any_out_it_is_refused(data, tmp_path):
+    folder = tmp_path / "few"
+    shutil.copytree(data, folder)
+    write_jsonl(folder / "preferences_kind.jsonl", islice(read_jsonl(data / "preferences_kind.jsonl"), 9))
+    with pytest.raises(UserError, match=r"orders 0\.000 of 0 held-out pairs"):
+        preference.train_from_scratch(place(tmp_path), folder, source(), LIMIT)
+
+
 def test_unknown_preferences_are_refused(data, tmp_path):
     with pytest.raises(UserError, match="the task's data has no preferences 'kin', only kind"):
         preference.train_from_scratch(place(tmp_path), data, source(preferences="kin"), LIMIT)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import multiprocessing
 import os
 import random
 import signal
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +18,7 @@ from building import job, settings_of, train, trainer_of
 from small import place
 
 from rlfamily import algorithms
-from rlfamily.trainer import checkpoint
+from rlfamily.trainer import checkpoint, record
 
 RUNS = {name: (name, "full", {}) for name in algorithms.names()} | {
     "rloo, KL in the loss": ("rloo", "full", {"kl": {"coef": 0.1, "form": "k3", "place": "loss"}, "inner_updates": 2}),
@@ -105,6 +109,33 @@ def test_a_torn_checkpoint_leaves_the_old_one(world, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         checkpoint.save(path, trainer, {})
     assert path.read_bytes() == good
+
+
+def test_checkpoints_and_samples_are_as_many_as_asked_for(world, tmp_path, monkeypatch):
+    """By a clock that ticks once at each look: a checkpoint every third look, and one at the end."""
+    settings, here = settings_of("rloo", epochs=2, resample_each_epoch=False, batch_prompts=2), place(tmp_path, checkpoint_seconds=3.0)
+    ticks, saved, save = itertools.count(), [], checkpoint.save
+    monkeypatch.setattr(record, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
+    monkeypatch.setattr(record, "SAMPLES_KEPT", 3)
+    monkeypatch.setattr(checkpoint, "save", lambda path, trainer, extra: saved.append(trainer.step) or save(path, trainer, extra))
+    totals = train(here, world, settings, "rloo")
+    assert totals["steps"] == 20 and saved == [3, 6, 9, 12, 15, 18, 20]
+    samples, timings = ([json.loads(line) for line in (here.out / f"{name}.jsonl").read_text().splitlines()]
+                        for name in ("samples", "timings"))
+    assert sorted({row["step"] for row in samples}) == [0, 6, 12, 18]
+    assert 0 < sum("seconds_reward" in row for row in timings) < len(timings)  # what is replayed was rewarded before
+    assert totals["seconds_reward"] == pytest.approx(sum(row["seconds_reward"] for row in timings if "seconds_reward" in row), abs=1e-3)
+
+
+def test_no_code_of_a_checkpoint_runs(world, tmp_path):
+    class Hostile:
+        def __reduce__(self):
+            return Path.touch, (tmp_path / "ran",)
+
+    trainer = trainer_of(tmp_path, world, settings_of("sft"), "sft")
+    checkpoint.save(tmp_path / "c.pt", trainer, {"extra": Hostile()})
+    assert checkpoint.read(tmp_path / "c.pt", trainer) is None
+    assert not (tmp_path / "ran").exists() and (tmp_path / "c.pt.unreadable").exists()
 
 
 def test_every_random_stream_comes_back(world, tmp_path):
