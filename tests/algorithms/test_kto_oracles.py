@@ -138,3 +138,9 @@ def test_rows_without_tokens_are_not_in_the_reference_point() -> None:
 def test_row_weights_weigh_the_reference_point() -> None:
     batch = batch_of([0.0, 0.0], [1.0, 1.0], [1.0, 5.0], row_weight_N=torch.tensor([3.0, 1.0], dtype=torch.float64))
     assert kto.loss(batch, settings()).metrics["reference_point"] == pytest.approx(2)
+
+
+def test_a_side_may_weigh_nothing() -> None:
+    batch = batch_of([1.0, -1.0], [1.0, -1.0])
+    assert kto.loss(batch, settings(beta=1.0, good_weight=0.0)).loss.item() == pytest.approx((1 - sigmoid(1)) / 2)
+    assert kto.loss(batch, settings(beta=1.0, bad_weight=0.0)).loss.item() == pytest.approx((1 - sigmoid(1)) / 2)

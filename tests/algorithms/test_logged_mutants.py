@@ -8,8 +8,10 @@ from functools import partial
 from typing import Any
 
 import pytest
+import test_dro_oracles as dro_oracles
 import test_kto_oracles as kto_oracles
-import test_logged_oracles as oracles
+import test_oreo_oracles as oreo_oracles
+import test_rpo_oracles as oracles
 import torch
 from torch import Tensor
 from world import patch_core
@@ -156,11 +158,11 @@ def later_tokens_only(x_NT: Tensor, mask_NT: Tensor) -> Tensor:
 
 
 def R1() -> None:
-    oracles.test_R1_policy_and_value_are_right_whatever_the_log("other")
+    dro_oracles.test_R1_policy_and_value_are_right_whatever_the_log("other")
 
 
 def R1_scale() -> None:
-    oracles.test_R1_a_scale_of_all_is_a_scale_of_the_loss("joint")
+    dro_oracles.test_R1_a_scale_of_all_is_a_scale_of_the_loss("joint")
 
 
 def R2() -> None:
@@ -204,7 +206,7 @@ def alone() -> None:
 
 
 def R8() -> None:
-    oracles.test_R8_every_error_is_zero_at_the_tilted_policy_and_its_soft_values("token", "other")
+    oreo_oracles.test_R8_every_error_is_zero_at_the_tilted_policy_and_its_soft_values("token", "other")
 
 
 def half() -> None:
@@ -212,10 +214,10 @@ def half() -> None:
 
 
 by_hand = oracles.test_the_value_of_a_ragged_group_hand_worked
-parallel = oracles.test_R1_separate_and_joint_gradients_differ_by_tau_alone
-dro_by_hand = oracles.test_R1_hand_worked
-own_token = oracles.test_R8_a_token_carries_the_gradient_of_its_own_state_only
-own_step = oracles.test_R8_a_step_carries_the_gradient_of_its_own_state_only
+parallel = dro_oracles.test_R1_separate_and_joint_gradients_differ_by_tau_alone
+dro_by_hand = dro_oracles.test_R1_hand_worked
+own_token = oreo_oracles.test_R8_a_token_carries_the_gradient_of_its_own_state_only
+own_step = oreo_oracles.test_R8_a_step_carries_the_gradient_of_its_own_state_only
 KT1 = kto_oracles.test_KT1_loss_and_gradient_of_either_side
 KT2 = kto_oracles.test_KT2_a_common_shift_saturates_the_published_loss_and_not_that_of_the_public_code
 KT3 = kto_oracles.test_KT3_the_reference_point_is_a_kl_where_the_policy_drew_and_clamped_where_the_reference_did

@@ -1,4 +1,4 @@
-"""RPO, DRO and OREO on logged responses against closed forms (R1, R2, R3, R4, R8): targets, fixed points, biases."""
+"""RPO on logged responses against closed forms (R2, R3, R4): fixed points, targets, biases, long responses."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from logs import LARGE, SMALL, start
 from torch import Tensor
-from world import World, build, close, config, grad, loss_grad, rows
+from world import close, config, grad, rows
 
-from rlfamily.algorithms import LossBatch, dro, oreo, rpo
+from rlfamily.algorithms import LossBatch, rpo
 from rlfamily.theory import logged
 from rlfamily.theory.tilting import divergence, minimiser, tilted
 
-LARGE, SMALL = build(3, 2, True), build(2, 2, True)  # 7 and 3 responses of one or two tokens
-NO_KL = {"coef": 0.0, "form": "k3", "place": "loss"}
 MEAN, SUM = "mean", "sum"
 LOG_RATIO = {"repo": MEAN, "mass_normalised": MEAN, "mc": SUM, "paper_logspace": SUM, "none": MEAN}
 LONG = ((1.2, 0.4, -0.4, -1.2), (-1.4, -1.6, -1.5, -1.8), 150)
@@ -30,11 +29,6 @@ def settings(partition: str, tau: float, log_ratio: str | None = None) -> rpo.Co
 def targets(batch: LossBatch, partition: Any, tau: float) -> Tensor:
     """(r - V)/tau of each row."""
     return batch.rewards_N / tau - rpo.scaled_values(batch, partition, tau)
-
-
-def start(world: World) -> tuple[Tensor, Tensor]:
-    """The reference's logits and the rewards of the world's responses."""
-    return world.logits(0).detach(), world.rewards(0)
 
 
 def two_prompts(logits: list[Tensor], rewards: list[Tensor], weights: list[Tensor | None]) -> LossBatch:
@@ -60,82 +54,6 @@ def both_minimised(partition: str, tau: float, log: str) -> float:
         two_prompts(split(both_P), list(rewards), weights), settings(partition, tau)).loss)
     return max(divergence(world.probability(found), tilted(world, ref, rewards_M, tau)) for world, found, ref, rewards_M
                in zip((LARGE, SMALL), split(found_P), refs, rewards, strict=True))
-
-
-# ---------------------------------------------------------------------------- R1: DRO
-
-
-@pytest.mark.parametrize("log", ["reference", "uniform", "other"])
-def test_R1_policy_and_value_are_right_whatever_the_log(log: str) -> None:
-    ref, rewards_M = start(SMALL)
-    for tau in (0.2, 1.0):
-        weight_M = logged.log_weights(SMALL, ref, log, 0)
-        found, value = logged.learned_jointly(SMALL, ref, rewards_M, weight_M, config("dro", variant="joint", tau=tau))
-        assert divergence(SMALL.probability(found), tilted(SMALL, ref, rewards_M, tau)) < 1e-12
-        best = tau * (SMALL.sequence_logp(ref) + rewards_M / tau).logsumexp(0)
-        assert value == pytest.approx(float(best), abs=1e-9)
-
-
-def test_R1_the_mean_of_the_log_ratios_ends_elsewhere() -> None:
-    ref, rewards_M = start(LARGE)
-    found, _ = logged.learned_jointly(LARGE, ref, rewards_M, None, config("dro", variant="repo", tau=1.0))
-    assert divergence(LARGE.probability(found), tilted(LARGE, ref, rewards_M, 1.0)) > 0.01
-
-
-def some_values(world: World) -> Tensor:
-    return torch.full((len(world.tokens_MT),), 0.3, dtype=torch.float64).requires_grad_()
-
-
-def test_R1_separate_and_joint_gradients_differ_by_tau_alone() -> None:
-    ref, rewards_M = start(LARGE)
-    logits, values_M = LARGE.logits(1), some_values(LARGE)
-    batch = logged.whole_log(LARGE, logits, ref, rewards_M, logged.log_weights(LARGE, ref, "other", 0),
-                             prompt_values_N=values_M)
-    for tau in (0.2, 3.0):
-        joint, separate = (config("dro", variant=name, tau=tau) for name in ("joint", "separate"))
-        close(tau * loss_grad("dro", batch, separate, logits), loss_grad("dro", batch, joint, logits))
-        close(loss_grad("dro", batch, separate, values_M), loss_grad("dro", batch, joint, values_M))
-
-
-@pytest.mark.parametrize("variant", ["joint", "repo"])
-def test_R1_a_scale_of_all_is_a_scale_of_the_loss(variant: str) -> None:
-    ref, rewards_M = start(LARGE)
-    batch = logged.whole_log(LARGE, LARGE.logits(1), ref, rewards_M, None, prompt_values_N=some_values(LARGE))
-    scaled = replace(batch, rewards_N=4 * batch.rewards_N, prompt_values_N=4 * some_values(LARGE))
-    close(dro.loss(scaled, config("dro", variant=variant, tau=2.0)).loss,
-          16 * dro.loss(batch, config("dro", variant=variant, tau=0.5)).loss)
-
-
-@pytest.mark.parametrize("variant", ["joint", "separate"])
-def test_R1_without_the_value_the_fixed_point_moves_unless_the_log_is_the_policys_own(variant: str) -> None:
-    ref, rewards_M = start(LARGE)
-    best_M = tilted(LARGE, ref, rewards_M, 0.7)
-    logits, chosen = LARGE.policy(best_M).requires_grad_(), config("dro", variant=variant, tau=0.7)
-    value = 0.7 * (LARGE.sequence_logp(ref) + rewards_M / 0.7).logsumexp(0)
-    slope = {}
-    for log, weight_M in (("other", logged.log_weights(LARGE, ref, "other", 0)), ("own", best_M)):
-        for name, given in (("exact", value), ("none", torch.zeros_like(value))):
-            batch = logged.whole_log(LARGE, logits, ref, rewards_M, weight_M, prompt_values_N=given.expand(7))
-            slope[log, name] = float(loss_grad("dro", batch, chosen, logits).abs().max())
-    assert slope.pop(("other", "none")) > 0.01
-    assert max(slope.values()) < 1e-12
-
-
-def test_R1_hand_worked() -> None:
-    # D = 0.1 + 0.3 (its mean 0.2), r - V = 1 - 0.25, tau 2: e = -0.05 and 0.35
-    batch = rows([[-0.9, -0.7]], rewards=[1.0], ref=[[-1.0, -1.0]],
-                 prompt_values_N=torch.tensor([0.25], dtype=torch.float64, requires_grad=True))
-    joint, apart, repo = (config("dro", variant=name, tau=2.0) for name in ("joint", "separate", "repo"))
-    assert dro.loss(batch, joint).loss.item() == pytest.approx(0.05**2 / 2)
-    assert dro.loss(batch, repo).loss.item() == pytest.approx(0.35**2 / 2)
-    assert dro.loss(batch, apart).loss.item() == pytest.approx(0.75 * 1.6 + 0.4**2 + 0.05**2 / 2)
-    assert dro.loss(batch, apart).metrics["squared_residual"] == pytest.approx(0.05**2 / 2)
-    assert loss_grad("dro", batch, joint).tolist() == [pytest.approx([0.1, 0.1])]
-    assert loss_grad("dro", batch, apart).tolist() == [pytest.approx([0.05, 0.05])]
-    assert loss_grad("dro", batch, repo).tolist() == [pytest.approx([-0.35, -0.35])]
-    assert batch.prompt_values_N is not None
-    for chosen, slope in ((joint, 0.05), (apart, 0.05), (repo, -0.35)):
-        assert grad(dro.loss(batch, chosen).loss, batch.prompt_values_N).item() == pytest.approx(slope)
 
 
 # ---------------------------------------------------------------------------- R2: RPO with the exact V*
@@ -310,54 +228,3 @@ def test_R4_equal_rewards_ask_equal_responses_of_any_length_for_the_same_mean(pa
     long, short = (float(logged.long_responses((0.5,), (-1.0,), n, torch.float64).mask_NT.sum() * targets(
         logged.long_responses((0.5,), (-1.0,), n, torch.float64), "repo", 1.0)) for n in (150, 50))
     assert long - short == pytest.approx(100)
-
-
-# ---------------------------------------------------------------------------- R8: OREO
-
-
-@pytest.mark.parametrize("level", ["token", "step"])
-@pytest.mark.parametrize("log", ["reference", "uniform", "other"])
-def test_R8_every_error_is_zero_at_the_tilted_policy_and_its_soft_values(level: str, log: str) -> None:
-    ref, rewards_M = start(LARGE)
-    chosen = config("oreo", level=level, beta=0.3, kl=NO_KL)
-    logits = LARGE.policy(tilted(LARGE, ref, rewards_M, 0.3)).requires_grad_()
-    values_MT = logged.state_values(LARGE, ref, rewards_M, 0.3).requires_grad_()
-    out = oreo.loss(logged.whole_log(LARGE, logits, ref, rewards_M, logged.log_weights(LARGE, ref, log, 0),
-                                     values_NT=values_MT), chosen)
-    assert out.metrics["value_loss"] < 1e-20 and out.metrics["pg_loss"] < 1e-20
-    assert max(grad(out.loss, leaf).abs().max() for leaf in (logits, values_MT)) < 1e-12
-    moved = oreo.loss(logged.whole_log(LARGE, logits, ref, rewards_M, None, values_NT=values_MT + 0.1), chosen)
-    assert grad(moved.loss, logits).abs().max() > 1e-3
-
-
-def hand(level: str, beta: float = 2.0) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss and gradients of policy and values: log-ratios 1, 2, 3 | 4, values 10, 20, 30, reward 5; steps of 2 and 1."""
-    values_NT = torch.tensor([[10.0, 20, 30]], dtype=torch.float64, requires_grad=True)
-    batch = rows([[-1.0, -1, -1]], rewards=[5.0], ref=[[-2.0, -3, -4]], values_NT=values_NT,
-                 step_ends_NS=torch.tensor([[2, 3]]))
-    loss = oreo.loss(batch, config("oreo", level=level, beta=beta, kl=NO_KL)).loss
-    return loss.detach(), grad(loss, batch.logp_NT), grad(loss, values_NT)
-
-
-def test_R8_a_token_carries_the_gradient_of_its_own_state_only() -> None:
-    # errors V_t + 2 (1+2+3, 2+3, 3) - 5 = 17, 25, 31, means over three states
-    loss, policy_NT, value_NT = hand("token")
-    assert loss.item() == pytest.approx(2 * (17**2 + 25**2 + 31**2) / 3)
-    assert policy_NT.tolist() == [pytest.approx([2 * 2 * e / 3 for e in (17, 25, 31)])]
-    assert value_NT.tolist() == [pytest.approx([2 * e / 3 for e in (17, 25, 31)])]
-
-
-def test_R8_a_step_carries_the_gradient_of_its_own_state_only() -> None:
-    # states before tokens 0 and 2: errors 17 and 31, means over two
-    loss, policy_NT, value_NT = hand("step")
-    assert loss.item() == pytest.approx(17**2 + 31**2)
-    assert policy_NT.tolist() == [pytest.approx([2 * 17, 2 * 17, 2 * 31])]
-    assert value_NT.tolist() == [pytest.approx([17, 0, 31])]
-
-
-def test_R8_the_kl_to_the_reference_is_a_token_mean() -> None:
-    batch = rows([[-1.0, -1.0]], rewards=[0.0], ref=[[-2.0, -3.0]],
-                 values_NT=torch.zeros(1, 2, dtype=torch.float64, requires_grad=True))
-    with_kl, without = (oreo.loss(batch, config("oreo", kl=NO_KL | {"coef": coef})).loss for coef in (0.5, 0.0))
-    k3 = (torch.tensor([-1.0, -2.0]).exp() - 1 + torch.tensor([1.0, 2.0])).mean()
-    assert (with_kl - without).item() == pytest.approx(0.5 * k3.item(), rel=1e-6)
