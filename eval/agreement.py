@@ -8,7 +8,7 @@ from itertools import combinations
 
 from eval.artifacts import ROWS_FILE, Archive
 from eval.entries import Entry
-from rlfamily.experiment import Metric
+from rlfamily.quantities import Metric
 
 WORDS = ("win", "tie", "loss")
 Sides = tuple[str, str]  # keys of our scores and of theirs

@@ -27,7 +27,7 @@ INTERVALS = {
     "temperature": "(0.0, inf)", "top_p": "(0.0, 1.0]", "beta": "(0.0, inf)", "alpha": "(0.0, inf)", "clip": "(0.0, 1.0)",
     "vf_coef": "[0.0, inf)", "coef": "[0.0, inf)", "value_clip": "(0.0, inf)", "gamma": "[0.0, 1.0]", "lam": "[0.0, 1.0]",
     "start": "(0.0, inf)", "end": "(0.0, inf)", "repetition_penalty": "(0.0, inf)", "no_repeat_ngram": "[0, inf)",
-    "tau": "(0.0, inf)", "good_weight": "[0.0, inf)", "bad_weight": "[0.0, inf)", "threshold": "(-inf, inf)",
+    "good_weight": "[0.0, inf)", "bad_weight": "[0.0, inf)",
     "value_width": "[1, inf)",
 }
 GREEDY, LIKELIEST = SAMPLED | {"mode": "greedy"}, SAMPLED | {"top_k": 1}
@@ -78,7 +78,8 @@ def test_a_number_is_refused_beyond_the_edge_of_what_it_may_be_and_not_before(na
                 for number in numbers:
                     changed = part | {key: number}
                     assert accepted(name, {way[0]: changed} if way else changed) == right, (*way, key, number)
-    assert accepted(name, {"group_size": min(values["group_size"], 2)}) and not accepted(name, {"group_size": 0})
+    refused = 0 if values["group_size"] else 1  # 0: groups are as large as the data has them
+    assert accepted(name, {"group_size": min(values["group_size"], 2)}) and not accepted(name, {"group_size": refused})
 
 
 def accepted(name: str, changes: dict[str, Any]) -> bool:
