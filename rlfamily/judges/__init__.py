@@ -122,7 +122,7 @@ class StandInJudge(JudgeSettings):
     label: str | None
     seed: int = Field(ge=0)
     noise: float = Field(ge=0)
-    length_bias: float
+    length_bias: float = Field(ge=0)
     tie_band: float = Field(ge=0)
 
     @property
