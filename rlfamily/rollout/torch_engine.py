@@ -129,7 +129,8 @@ class _Decoding:
 
 def _said_before(policy: Policy, prompts: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:
     """What counts as said when a response begins, as transformers' `generate` counts: what the model goes on from."""
-    return prompts
+    start = policy.layout.start
+    return prompts if start is None else [[start]] * len(prompts)
 
 
 def _said(before: Sequence[Sequence[int]], room: int) -> tuple[Tensor, Tensor]:

@@ -38,6 +38,11 @@ class OneBatch:
 
 @pytest.fixture(scope="module")
 def drawn(world):
+    """Group size to a batch, see `drawn_from`."""
+    return drawn_from(world)
+
+
+def drawn_from(world):
     """Group size to a batch of the base model's own responses, with made-up rewards and one truncated row."""
     policy, known = world.policy(), {}
     engine = TorchEngine(policy, 100)
@@ -125,11 +130,23 @@ def steps_of(tokenizer, ids):
     return sorted({*range(2, len(ids), 4), len(ids)})
 
 
-@pytest.fixture(params=list(VARIANTS), scope="module")
-def ladder(request, world, folders, tmp_path_factory, drawn):
+@pytest.fixture(scope="module")
+def drawn_t5(t5_world):
+    return drawn_from(t5_world)
+
+
+# With an encoder, a method of each kind that asks the model for something else.
+KINDS = {(algorithms.get(name).SOURCE, algorithms.get(name).NEEDS): name for name in reversed(algorithms.names())}
+
+
+@pytest.fixture(params=[*VARIANTS, *(f"{name} with an encoder" for name in KINDS.values())], scope="module")
+def ladder(request, folders, tmp_path_factory):
+    variant = request.param.removesuffix(" with an encoder")
+    world, drawn = (request.getfixturevalue(name) for name in (
+        ("world", "drawn") if variant == request.param else ("t5_world", "drawn_t5")))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "step_ends", steps_of)
-        yield Ladder(world, folders, tmp_path_factory.mktemp("ladder"), drawn, request.param)
+        yield Ladder(world, folders, tmp_path_factory.mktemp("ladder"), drawn, variant)
 
 
 def same(actual, expected):
@@ -140,8 +157,11 @@ def same(actual, expected):
     whole = max(1.0, float(torch.cat([part.flatten() for part in expected.gradients]).norm()))  # some methods clip nothing
     for ours, theirs in zip(actual.gradients, expected.gradients, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-6 * whole, rtol=1e-4)
-    for ours, theirs in zip(actual.weights, expected.weights, strict=True):
-        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+    count = len(expected.weights)
+    for place, (ours, theirs) in enumerate(zip(actual.weights, expected.weights, strict=True)):
+        # Adam's first step goes by a gradient's sign, which says nothing where it is rounding
+        clear = torch.stack(expected.gradients[place::count]).abs().amin(0) > 1e-5 * whole
+        torch.testing.assert_close(ours[clear], theirs[clear], atol=1e-5, rtol=0)
 
 
 def test_passes(ladder):
