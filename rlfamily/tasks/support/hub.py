@@ -88,7 +88,7 @@ def _builder(source: HubDataset, folder: str | None) -> Any:
             raise
         return fetched
     # A Cache holds what the library once made of the files, with the types that it guessed.
-    return isinstance(found, Cache) and _fetched(source, folder) or found
+    return (isinstance(found, Cache) and _fetched(source, folder)) or found
 
 
 def _fetched(source: HubDataset, folder: str | None) -> Any:
