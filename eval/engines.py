@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
 from eval.artifacts import Archive
@@ -24,9 +25,16 @@ def footnote(archive: Archive, made: Iterable[Entry]) -> str:
     behind = list(_behind(archive, {key for entry in made for _, key in entry.runs}))
     engines = {engine for manifest in behind if (engine := _engine(manifest))}
     said = [f"Responses drawn with {' and '.join(sorted(engines))}."] if engines - {USUAL} else []
-    left_out = {f"Left out of {manifest.label}: {', '.join(f'{number} {what}' for what, number in rows.items())}."
-                for manifest in behind if (rows := manifest.summary.get(LEFT_OUT))}
-    return " ".join([*said, *sorted(left_out)])
+    left_out: defaultdict[str, set[str]] = defaultdict(set)
+    for manifest in behind:
+        if rows := manifest.summary.get(LEFT_OUT):
+            left_out[", ".join(f"{number} {what}" for what, number in rows.items())].add(manifest.label)
+    return " ".join([*said, *sorted(f"Left out of {_few(labels)}: {what}." for what, labels in left_out.items())])
+
+
+def _few(labels: set[str]) -> str:
+    """The first, and how many others: a table's runs often leave out the same rows."""
+    return min(labels) + (f" and {len(labels) - 1} more" if len(labels) > 1 else "")
 
 
 def _disagreements(archive: Archive, entry: Entry, limit: float) -> tuple[str, ...]:

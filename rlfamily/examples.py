@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -94,21 +95,32 @@ def shares(sizes: Mapping[str, int], count: int) -> dict[str, int]:
     return found
 
 
-def select_prompts(data: Path, count: int, seed: int, fewer: FewerPrompts) -> list[Example]:
-    """`count` training prompts at random; when there are fewer, pass after pass (`repeat`), or each once (`take`).
+def select_prompts(
+    data: Path, count: int, seed: int, fewer: FewerPrompts, fits: Callable[[Example], bool]
+) -> tuple[list[Example], int]:
+    """`count` training prompts at random, and how many were left out on the way because they do not fit.
 
-    Raises UserError when there are fewer and `fewer` is `refuse`.
+    When there are fewer, they come pass after pass (`repeat`), or each once (`take`).
+    Raises UserError when there are fewer and `fewer` is `refuse`, and when none fits.
     """
     examples = read_examples(data / "train.jsonl")
-    if fewer == "take":
-        count = min(count, len(examples))
-    if count > len(examples) and fewer == "refuse":
-        raise UserError(f"data: {count} prompts asked for, train split has {len(examples)}: lower algorithm.prompts or "
-                        "task.prompt_fraction, keep more rows in the task's source, or set task.fewer_prompts=repeat "
-                        "or take")
-    passes = -(-count // len(examples))
-    chosen = [(turn, index) for turn in range(passes)
-              for index in epoch_order(len(examples), turn, prompts_seed(seed))][:count]
-    # A name of its own for each pass, so that a prompt's responses have a random stream of their own in each.
-    return [examples[index] if turn == 0 else replace(examples[index], id=f"{examples[index].id}, pass {turn + 1}")
-            for turn, index in chosen]
+    chosen: list[Example] = []
+    long: set[int] = set()
+    for turn in itertools.count():
+        for index in epoch_order(len(examples), turn, prompts_seed(seed)):
+            if len(chosen) == count:
+                return chosen, len(long)
+            example = examples[index]
+            if index in long or not (turn or fits(example)):
+                long.add(index)
+            else:
+                # A name of its own for each pass, so that a prompt's responses have streams of their own in each.
+                chosen.append(replace(example, id=f"{example.id}, pass {turn + 1}") if turn else example)
+        if len(chosen) == count or (fewer == "take" and chosen):
+            break
+        if fewer == "refuse" or not chosen:
+            raise UserError(f"data: {count} prompts asked for, train split has {len(chosen)}"
+                            f"{f' that leave room for a response, and {len(long)} others' if long else ''}: lower "
+                            "algorithm.prompts or task.prompt_fraction, keep more rows in the task's source, or set "
+                            "task.fewer_prompts=repeat or take")
+    return chosen, len(long)

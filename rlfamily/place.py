@@ -35,7 +35,7 @@ class Place:
     shared: Path
     hardware: StageHardware
     progress: Report
-    notes: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
 
 
 def alone(folder: Path, hardware: Hardware, **changes: Any) -> Place:

@@ -76,7 +76,7 @@ class LossOutput:
 
 
 class Algorithm(Protocol):
-    """What a module in this folder offers. NEEDS may name old, ref, value, prompt_value, steps, generator, mismatched."""
+    """What a module in this folder offers. NEEDS: old, ref, value, prompt_value, steps, generator, mismatched."""
 
     Config: type[AlgorithmSettings]
     NEEDS: frozenset[str]

@@ -24,15 +24,15 @@ def write_lengths(
     """Measure every split into lengths.json. The limits bound prompt and response together, in tokens.
 
     `prompts` of the test split are evaluated; a base model trained here, `model` None, has a gate that draws from as
-    many of the validation split. Raises UserError for a prompt that leaves no room (of demonstrations: when none does),
-    and for too few test prompts.
+    many of the validation split. Raises UserError for a prompt that leaves no room (of those to learn from, which are
+    left out one by one: when none does), and for too few test prompts.
     """
     tokenizer = policy.load_tokenizer(model) if model else scratch.tokenizer_of(data)
     test, train = list(held_out(data, prompts).values()), read_examples(data / "train.jsonl")
     validation = read_examples(data / "validation.jsonl")
     found = {
         "test": _prompts(place, tokenizer, test, "test", "max_tokens_evaluation", evaluation),
-        "train": _prompts(place, tokenizer, train, "train", "max_tokens_rollout", rollout),
+        "train": _prompts(place, tokenizer, train, "train", "max_tokens_rollout", rollout, may_lack=True),
         "validation": _prompts(place, tokenizer, validation if model else validation[:prompts], "validation",
                                "max_tokens_evaluation", None if model else evaluation),
         **{split: _demonstrations(tokenizer, read_demonstrations(data / f"{split}.jsonl"), demonstration)
@@ -44,8 +44,12 @@ def write_lengths(
 
 def _prompts(
     place: Place, tokenizer: PreTrainedTokenizerBase, rows: list[Example], split: str, name: str, limit: int | None,
+    may_lack: bool = False,
 ) -> dict[str, int | None]:
-    """Raises UserError when a prompt is empty, or as long as `limit`; None: nothing is drawn from this split."""
+    """Raises UserError when a prompt is empty, or as long as `limit`; None: nothing is drawn from this split.
+
+    A split that `may_lack` some is refused when all are that long; the others are counted.
+    """
     lengths = _measured(rows, lambda row: len(encode_example(tokenizer, row)),
                         lambda done: place.progress(done, len(rows), split))
     longest = max(range(len(rows)), key=lambda index: lengths[index], default=0)
@@ -53,11 +57,12 @@ def _prompts(
         raise UserError(f"data: the prompt of {rows[lengths.index(0)].id} has no tokens: give every example a text, or "
                         "leave it out")
     over = sum(length >= limit for length in lengths) if limit is not None else 0
-    if over:
+    if over and (over == len(rows) or not may_lack):
         raise UserError(f"task.{name}={limit}: {over} of {len(rows)} {split} prompts leave no room for a response "
                         f"(that of {rows[longest].id} has {lengths[longest]} tokens): raise it, or leave them out of "
                         "the data")
-    return {"rows": len(rows), "longest_prompt": max(lengths, default=0), "limit": limit}
+    left_out = {"left_out": over} if may_lack else {}
+    return {"rows": len(rows), "longest_prompt": max(lengths, default=0), "limit": limit, **left_out}
 
 
 def _measured(rows: list[Example], length: Callable[[Example], int], report: Callable[[int], None]) -> list[int]:

@@ -8,11 +8,10 @@ from typing import Any
 
 from rlfamily.errors import UserError
 from rlfamily.evaluation.generate import CHUNK
-from rlfamily.examples import select_prompts
 from rlfamily.models import Finetuning, sharding
 from rlfamily.place import Place
 from rlfamily.records import write_jsonl
-from rlfamily.rollout.collect import Group, collect, sampling_params
+from rlfamily.rollout.collect import Group, collect, sampling_params, training_prompts
 from rlfamily.rollout.engines import frozen
 from rlfamily.rollout.rewarding import task_reward
 from rlfamily.settings import Distribution
@@ -29,9 +28,9 @@ def write_pairs(
     Raises UserError when every pair is a tie.
     """
     assert lesson.reward is not None
-    examples = select_prompts(data, lesson.prompts, seed, lesson.fewer_prompts)
     device = sharding.accelerator(place.hardware).device
     drawer, tokenizer = frozen(model, finetuning, device, engine, place, lesson.limits.max_tokens)
+    examples = training_prompts(place, data, lesson, tokenizer, seed)
     reward = task_reward(place, lesson.task, lesson.reward, models, device)
     params = sampling_params("sample", distribution, lesson.limits)
     pairs: list[dict[str, Any]] = []

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from rlfamily.evaluation.generate import CHUNK
@@ -32,6 +34,16 @@ def write_scores(
         scored += _scored(part, examples, reward)
     write_jsonl(place.out / "scores.jsonl", scored)
     return {"responses": len(scored), **place.notes}
+
+
+def means(rows: Iterable[Mapping[str, Any]], task: str) -> dict[str, float]:
+    """Means of what scores hold, by benchmark/mode/name; `task` stands where there are no benchmarks."""
+    values: defaultdict[str, list[float]] = defaultdict(list)
+    for row in rows:
+        for name, value in row.items():
+            if name not in ("item", "draw") and isinstance(value, int | float):
+                values[f"{row.get('benchmark', task)}/{row['mode']}/{name}"].append(value)
+    return {name: fmean(some) for name, some in values.items()}
 
 
 def _chunks(rows: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:

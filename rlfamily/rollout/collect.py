@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from rlfamily.examples import Example
+from rlfamily.examples import Example, select_prompts
 from rlfamily.models.tokens import encode_example, prompt_ids, raw_ids
+from rlfamily.place import Place
+from rlfamily.records import LEFT_OUT
 from rlfamily.rewards import Reward, RewardParts
 from rlfamily.rollout import Completion, Engine, SamplingParams
 from rlfamily.settings import Distribution, Limits
+from rlfamily.tasks import Lesson
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,17 @@ def collect(
     spans = [slice(index * group_size, (index + 1) * group_size) for index in range(len(examples))]
     return [Group(example, prompt, drawn[span], texts[span], parts[span])
             for example, prompt, span in zip(examples, prompts, spans, strict=True)]
+
+
+def training_prompts(
+    place: Place, data: Path, lesson: Lesson, tokenizer: PreTrainedTokenizerBase, seed: int
+) -> list[Example]:
+    """What a run takes of the training prompts; those that leave no room for a response are noted as left out."""
+    chosen, long = select_prompts(data, lesson.prompts, seed, lesson.fewer_prompts,
+                                  lambda example: len(encode_example(tokenizer, example)) < lesson.limits.max_tokens)
+    if long:
+        place.notes[LEFT_OUT] = {"training prompts that leave no room for a response": long}
+    return chosen
 
 
 def sampling_params(mode: str, distribution: Distribution, limits: Limits) -> SamplingParams:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rlfamily.models import sessions
+from rlfamily.models.layouts.calls import start_ids
 from rlfamily.models.policy import Policy
 from rlfamily.rollout import Completion, SamplingParams, check_room
 from rlfamily.rollout.processors import likeliest, penalized, without_repeats
@@ -129,8 +130,7 @@ class _Decoding:
 
 def _said_before(policy: Policy, prompts: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:
     """What counts as said when a response begins, as transformers' `generate` counts: what the model goes on from."""
-    start = policy.layout.start
-    return prompts if start is None else [[start]] * len(prompts)
+    return [start_ids(policy.model)] * len(prompts) if policy.model.config.is_encoder_decoder else prompts
 
 
 def _said(before: Sequence[Sequence[int]], room: int) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ from rlfamily import algorithms, curricula
 from rlfamily.algorithms.settings import AlgorithmSettings
 from rlfamily.curricula import Prompts
 from rlfamily.errors import UserError
-from rlfamily.examples import Demonstration, Example, read_demonstrations, select_prompts
+from rlfamily.examples import Demonstration, Example, read_demonstrations
 from rlfamily.models import Finetuning, ScratchModel, logged, policy, reward_model, scratch, sharding
 from rlfamily.models.batching import Rows
 from rlfamily.place import Place
@@ -22,7 +22,14 @@ from rlfamily.records import read_jsonl
 from rlfamily.rewards import Reward, bradley_terry
 from rlfamily.rewards.noise import RandomReward
 from rlfamily.rollout.clock import Clock, TimedReward
-from rlfamily.rollout.collect import Group, collect, encode_completion, encode_prompt, sampling_params
+from rlfamily.rollout.collect import (
+    Group,
+    collect,
+    encode_completion,
+    encode_prompt,
+    sampling_params,
+    training_prompts,
+)
 from rlfamily.rollout.engines import following
 from rlfamily.rollout.rewarding import task_reward
 from rlfamily.rollout.settings import Drawing
@@ -186,7 +193,7 @@ def _rollouts(
                          settings.group_size, params, lambda example: rollout_seed(seed, epoch, example.id))
         return _gather(groups, accelerator.num_processes, shared, len(examples))
 
-    examples = select_prompts(inputs.data, lesson.prompts, seed, lesson.fewer_prompts)
+    examples = training_prompts(place, inputs.data, lesson, learner.tokenizer, seed)
     prompts = Prompts(len(examples), settings.batch_prompts, seed)
     rule = curricula.get(settings.curriculum.kind).start(settings.curriculum, prompts)
     return RolloutSource(examples, engine.refresh, draw, prompts, rule, settings.group_size, settings.epochs,

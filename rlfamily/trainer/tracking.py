@@ -1,4 +1,9 @@
-"""Mirror a run's records to Weights & Biases. The run's own files stay the source of truth."""
+"""Mirror a run's records to Weights & Biases. The run's own files stay the source of truth.
+
+Held-out scores come from a later stage, which resumes the run by its name and writes into its summary. A resumed
+offline run is a folder of its own, which `wandb sync` uploads after the first; the summary that it brings takes the
+place of the first's, so it brings the last values of the curves too.
+"""
 
 from __future__ import annotations
 
@@ -91,6 +96,20 @@ def make_tracker(mode: str, mirrored: Mirrored) -> Tracker:
     return (OfflineTracker if mode == "offline" else OnlineTracker)(mirrored)
 
 
+def mirror_scores(mode: str, mirrored: Mirrored, metrics: list[dict[str, Any]], scores: dict[str, float]) -> None:
+    """Write `scores` into the summary of a run that has ended, under eval/; `metrics` are the rows of its curves.
+
+    What `mirrored` leaves empty (settings, names) stays as the run has it.
+    """
+    import wandb
+
+    run = _start(mode, mirrored)
+    last = {name: value for row in metrics for name, value in _prefixed(row).items() if name != "step"}
+    run.summary.update(last | {f"eval/{name}": value for name, value in scores.items()})
+    run.finish()
+    wandb.teardown()  # as above
+
+
 def _prefixed(row: dict[str, Any]) -> dict[str, Any]:
     """Curves of training stand apart from what else a project shows."""
     return {name if name == "step" else f"train/{name}": value for name, value in row.items()}
@@ -103,7 +122,8 @@ def _start(mode: str, mirrored: Mirrored) -> Any:
     settings = wandb.Settings(silent=True, console="off", disable_git=True, disable_code=True, x_disable_stats=True,
                               x_disable_meta=True)
     names = mirrored.names
+    config = mirrored.config | ({"names": names} if names else {})
     return wandb.init(
-        project="rlfamily", id=mirrored.key, name=mirrored.label, config=mirrored.config | {"names": names},
-        group=names.get("table"), tags=[names[group] for group in TAGS if group in names], dir=str(mirrored.folder),
-        resume="allow", mode=mode, settings=settings)  # type: ignore[arg-type]
+        project="rlfamily", id=mirrored.key, name=mirrored.label, config=config,
+        group=names.get("table"), tags=[names[group] for group in TAGS if group in names] or None,
+        dir=str(mirrored.folder), resume="allow", mode=mode, settings=settings)  # type: ignore[arg-type]

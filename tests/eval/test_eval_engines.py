@@ -132,6 +132,18 @@ def test_a_run_page_shows_the_gap_step_by_step(far):
     assert "0.3123" in page  # the totals
 
 
+def test_runs_that_left_out_the_same_are_said_once(tmp_path):
+    cells = []
+    for seed, long in ((0, 2), (1, 2), (2, 3)):
+        train = commit(tmp_path, "train", f"Ours · seed {seed}", {}, {}, {"seed": seed}, {"left_out": {"long prompts": long}})
+        key = commit(tmp_path, "score", f"score {seed}", {"policy": train}, {"scores.jsonl": [{"item": 0, "reward": 1.0}]}, {})
+        cells.append(CellEntry(model="m", row="base", column="A", seed=seed, overrides=[], names={"task": "t"}, config={},
+                               stages={"score": key}, status="done"))
+    write_index(tmp_path, "engines", SPEC, cells, "tiny")
+    assert Book(Archive(tmp_path)).frame("engines").footnote == (
+        "Left out of Ours · seed 0 and 1 more: 2 long prompts. Left out of Ours · seed 2: 3 long prompts.")
+
+
 def test_the_table_says_what_its_data_left_out(tmp_path):
     """Once for each data set, however many numbers stand on it; nothing of data that left out nothing."""
     cells = []

@@ -19,6 +19,7 @@ from rlfamily.evaluation import generate, pairs, score
 from rlfamily.examples import held_out
 from rlfamily.plan import stages
 from rlfamily.records import read_jsonl, write_jsonl
+from rlfamily.rollout.collect import training_prompts
 from rlfamily.rollout.settings import Generation
 from rlfamily.settings import Distribution
 from rlfamily.stages.kind import get_kind
@@ -120,6 +121,18 @@ def test_pairs_are_drawn_at_the_temperature_asked_for(world: World, tmp_path: Pa
     params, copies = asked.value.args
     assert (params.greedy, params.temperature, params.top_k, params.top_p, copies) == (False, 0.7, 5, 0.9, 2)
     assert (params.repetition_penalty, params.no_repeat_ngram) == (1.2, 3)
+
+
+def test_training_prompts_without_room_are_left_out_and_noted(world: World, tmp_path: Path) -> None:
+    rows = list(read_jsonl(world.data / "train.jsonl"))
+    lesson, tokenizer = world.lesson(60).model_copy(update={"prompts": len(rows)}), world.policy().tokenizer
+    for words, left_out in ((lesson.limits.max_tokens - 1, 0), (lesson.limits.max_tokens, 1)):
+        here = place(tmp_path / str(words))
+        write_jsonl(here.work / "train.jsonl", [row | ({} if place else {"prompt": " ".join(["3"] * words)})
+                                               for place, row in enumerate(rows)])
+        taken = training_prompts(here, here.work, lesson.model_copy(update={"prompts": len(rows) - left_out}), tokenizer, 0)
+        assert len(taken) == len(rows) - left_out == len({example.id for example in taken})
+        assert here.notes == ({"left_out": {"training prompts that leave no room for a response": 1}} if left_out else {})
 
 
 def test_an_unknown_decoder_is_refused_with_the_nearest() -> None:

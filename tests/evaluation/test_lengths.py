@@ -45,7 +45,7 @@ def measured(world: World, folder: Path, data: Path, model: Path | None, **limit
     ("test", 5, 44, "task.max_tokens_evaluation=44: 1 of 6 test prompts leave no room for a response (that of test-5 has "
                     "44 tokens): raise it"),
     ("test", 5, 0, "data: the prompt of test-5 has no tokens"),
-    ("train", 60, 40, "task.max_tokens_rollout=40: 1 of 64 train prompts leave no room"),
+    ("train", 60, 0, "data: the prompt of train-60 has no tokens"),
     ("validation", 3, 44, "task.max_tokens_evaluation=44: 1 of 6 validation prompts leave no room"),
 ])
 def test_a_long_prompt_names_its_limit(
@@ -71,6 +71,14 @@ def test_what_is_not_drawn_from_may_be_long(world: World, tmp_path: Path) -> Non
         measured(world, tmp_path, data, None, prompts=7)
     with pytest.raises(UserError, match="task.eval_prompts=17, but the test split has 16 prompts"):
         measured(world, tmp_path, data, None, prompts=17)
+
+
+def test_training_prompts_are_counted_and_refused_when_none_has_room(world: World, tmp_path: Path) -> None:
+    data = with_long(world.data, tmp_path / "a", "train", 60, 40)
+    found = measured(world, tmp_path, data, None)["train"]
+    assert found == {"rows": 64, "longest_prompt": 40, "limit": 40, "left_out": 1}
+    with pytest.raises(UserError, match="task.max_tokens_rollout=2: 64 of 64 train prompts leave no room"):
+        measured(world, tmp_path, data, None, rollout=2)
 
 
 def test_demonstrations_are_counted_and_refused_when_none_has_room(world: World, tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def finish(root, seconds, *overrides):
         folder = store.layout.object(node.key)
         folder.mkdir(parents=True)
         content = {"kind": node.kind, "label": node.label, "config": node.settings, "inputs": node.input_keys,
-                   "seconds": seconds}
+                   "seconds": seconds, "cpu_seconds": seconds / 2}
         (folder / MANIFEST).write_text(json.dumps(content))
     return History(store)
 
@@ -91,14 +91,28 @@ def test_a_plan_says_what_is_unknown(tmp_path, capsys, monkeypatch):
     assert "of one slot's time" not in planned(capsys, tmp_path / "none", "topr_tab2")
 
 
-def test_measuring_writes_medians_by_kind_and_task(tmp_path, capsys):
+def test_measuring_writes_medians_of_cpu_seconds_by_kind_and_task(tmp_path, capsys):
     finish(tmp_path / "results", 4.0, *TINY)
     finish(tmp_path / "results", 800.0, *PAPER)
     assert measured.main([str(tmp_path / "results")], tmp_path / "seconds.json") == 0
     found = json.loads((tmp_path / "seconds.json").read_text())
-    assert found == {kind: {"math": 4.0} for kind in ("base", "data", "generate", "lengths", "score", "train")}
+    assert found == {kind: {"math": 2.0} for kind in ("base", "data", "generate", "lengths", "score", "train")}
     assert measured.main([], tmp_path / "seconds.json") == measured.main([str(tmp_path)], tmp_path / "s.json") == 2
     assert capsys.readouterr().err.count("error: measured: name one results folder") == 2
+
+
+def test_what_nobody_counted_is_not_measured(tmp_path):
+    finish(tmp_path, 4.0, *TINY)
+    for manifest in tmp_path.rglob(MANIFEST):
+        manifest.write_text(json.dumps({name: value for name, value in json.loads(manifest.read_text()).items()
+                                        if name != "cpu_seconds"}))
+    assert History(Store(tmp_path)).medians() == {}
+    assert History(Store(tmp_path)).seconds(nodes(*TINY, "seed=1")["train"]) == 4.0
+
+
+def test_what_ships_prices_a_fresh_clone():
+    there = json.loads(forecast.SHIPPED.read_text())
+    assert {"data", "lengths", "base", "train", "generate", "score"} <= {kind for kind, tasks in there.items() if "countdown" in tasks}
 
 
 def test_what_ships_is_of_stages_that_there_are():

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -130,6 +133,18 @@ def test_seconds_go_on_from_the_last_report(tmp_path):
     stopwatch.report(2, 9, "note")
     progress = Progress.model_validate_json(path.read_text())
     assert (progress.step, progress.note) == (2, "note") and 100.0 <= progress.seconds < 110.0
+
+
+def test_cpu_seconds_are_those_of_the_process_and_its_children_over_all_attempts(tmp_path):
+    path = tmp_path / "progress.json"
+    path.write_text(Progress(step=1, total=9, seconds=0.0, cpu_seconds=100.0).model_dump_json())
+    stopwatch = Stopwatch(path)
+    time.sleep(0.2)  # costs none
+    idle = stopwatch.cpu_seconds
+    subprocess.run([sys.executable, "-c", "import time\nwhile time.process_time() < 0.3: pass"], check=True)
+    assert 100.0 <= idle < 100.15 and 100.3 <= stopwatch.cpu_seconds < 102.0
+    stopwatch.report(9, 9, "")
+    assert Progress.model_validate_json(path.read_text()).cpu_seconds >= 100.3
 
 
 def test_reports_are_throttled_but_the_last_is_written(tmp_path):

@@ -9,6 +9,7 @@ from typing import Any
 
 from rlfamily import rewards, tasks
 from rlfamily.place import Place
+from rlfamily.records import Layout, read_jsonl
 from rlfamily.settings import Strict
 from rlfamily.stages.kind import Versioned
 
@@ -42,4 +43,21 @@ def run(place: Place, config: Config, inputs: Inputs) -> dict[str, Any]:
     """Score every response."""
     from rlfamily.evaluation.score import write_scores
 
-    return write_scores(place, inputs.data, inputs.responses, inputs.rewards, config.task, config.reward)
+    summary = write_scores(place, inputs.data, inputs.responses, inputs.rewards, config.task, config.reward)
+    if place.hardware.wandb != "off":
+        _mirror(place, config, inputs)
+    return summary
+
+
+def _mirror(place: Place, config: Config, inputs: Inputs) -> None:
+    """The scores' means, beside the curves of the run whose policy gave the responses; nothing was run for a base."""
+    from rlfamily.evaluation.score import means
+    from rlfamily.trainer.tracking import Mirrored, mirror_scores
+
+    layout = Layout(place.shared)
+    policy = str(layout.manifest(inputs.responses.name).inputs["policy"])
+    run = layout.manifest(policy)
+    if run.kind == "train":
+        mirror_scores(place.hardware.wandb, Mirrored(Path(place.hardware.wandb_folder), policy, run.label, {}, {}),
+                      list(read_jsonl(layout.object(policy) / "metrics.jsonl")),
+                      means(read_jsonl(place.out / "scores.jsonl"), config.task))
