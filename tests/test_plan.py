@@ -372,3 +372,18 @@ def test_demonstrations_train_sharded_with_any_engine():
 def test_a_gate_on_what_no_score_has_is_refused_where_it_is_planned():
     with pytest.raises(UserError, match=r"gate.part: no score has a part 'vaild' \(did you mean 'valid'\?\)"):
         graph("task.pretrain.gate.part=vaild")
+
+
+@pytest.mark.parametrize("length", ["rollout", "evaluation", "demonstration"])
+def test_a_model_from_scratch_holds_as_many_tokens_as_it_has_positions(length):
+    assert graph("model.max_positions=50", f"task.max_tokens_{length}=50")
+    with pytest.raises(UserError, match=f"task.max_tokens_{length}=51 is beyond model.max_positions=50"):
+        graph("model.max_positions=50", f"task.max_tokens_{length}=51")
+
+
+def test_a_base_model_is_gated_plainly_whatever_the_cell_draws():
+    """By its own engine, one response a prompt, whole weights: how it is finetuned or drawn from later says nothing."""
+    base = graph("rollout.engine=vllm", "task.eval_draws=7", "model.finetune=lora", "model.lr_multiplier=3.0")["base"].config
+    generation = base.gate.generation
+    assert (generation.engine, generation.draws, generation.decoding.kind) == ("torch", 1, "plain")
+    assert (base.model.finetune, base.model.lr_multiplier, base.settings.kl_ref_every) == ("full", 1.0, 0)

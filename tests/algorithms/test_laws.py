@@ -114,6 +114,15 @@ def value_and_grad(variant: str, batch: LossBatch) -> tuple[Tensor, Tensor, dict
     return out.loss.detach(), grad(out.loss, batch.logp_NT), out.metrics
 
 
+@pytest.mark.parametrize("name", names())
+def test_X0_a_tensor_of_other_rows_is_refused(name: str) -> None:
+    batch, chance = some_batch(), torch.Generator()
+    for field in BATCH_FIELDS:
+        wrong = replace(batch, generator=chance, **{field: getattr(batch, field)[:1]})
+        with pytest.raises(ValueError, match="shape"):
+            get(name).loss(wrong, config(name))
+
+
 @every_variant
 @pytest.mark.parametrize("garbage", [0.0, -3.0, float("nan"), float("-inf")])
 def test_X1_pads_are_inert(variant: str, garbage: float) -> None:

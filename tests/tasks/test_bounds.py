@@ -91,3 +91,35 @@ def test_a_number_is_refused_beyond_its_edge_and_not_before(name: str) -> None:
         wrong += [(path, one) for one in inside if beyond(config, content, path, one)]
         wrong += [(path, one) for one in outside if not beyond(config, content, path, one)]
     assert not wrong
+
+
+def tiny(**changes: Any) -> Any:
+    content = yaml.safe_load((CONF / "countdown_tiny.yaml").read_text())
+    return tasks.get("countdown").Config.model_validate(content | changes)
+
+
+@pytest.mark.parametrize(("right", "wrong", "message"), [
+    ({"max_tokens_rollout": 40, "min_new_tokens": 40}, {"max_tokens_rollout": 40, "min_new_tokens": 41},
+     "min_new_tokens=41 is above max_tokens_rollout=40"),
+    ({"max_new_tokens_evaluation": 9, "min_new_tokens": 9}, {"max_new_tokens_evaluation": 9, "min_new_tokens": 10},
+     "min_new_tokens=10 is above max_new_tokens_evaluation=9"),
+    ({"max_tokens_rollout": 40, "max_new_tokens_rollout": 39}, {"max_tokens_rollout": 40, "max_new_tokens_rollout": 40},
+     "max_tokens_rollout=40 leaves no room for a prompt beside max_new_tokens_rollout=40"),
+])
+def test_lengths_go_together(right: dict[str, int], wrong: dict[str, int], message: str) -> None:
+    assert tiny(**right)
+    with pytest.raises(ValidationError, match=message):
+        tiny(**wrong)
+
+
+def test_as_many_prompts_as_there_are_can_be_evaluated_on() -> None:
+    there = tiny().test_prompts
+    assert tiny(eval_prompts=there)
+    with pytest.raises(ValidationError, match=f"the test split has {there} prompts"):
+        tiny(eval_prompts=there + 1)
+
+
+@pytest.mark.parametrize(("fraction", "asked", "taken"), [(1.0, 7, 7), (0.3, 10, 3), (0.3, 9, 3), (0.01, 10, 1)])
+def test_a_task_takes_its_fraction_of_the_prompts_and_one_at_least(fraction: float, asked: int, taken: int) -> None:
+    task = tiny(prompt_fraction=fraction)
+    assert task.lesson(asked, task.rollout, rewarded=False).prompts == taken

@@ -59,6 +59,12 @@ def test_table_cells_are_the_text_they_were(tmp_path: Path) -> None:
         assert rows(folder) == [(f"p{place}", cell) for place, cell in enumerate(cells)]
 
 
+def test_a_table_may_have_lines_of_any_end_long_cells_short_lines_and_blank_ones(tmp_path: Path) -> None:
+    long = "x" * 200_000  # the library's own limit is 131,072
+    text = f"answer,problem,more\r1,a\r\r2,b,c\r{long},d,\r"
+    assert rows(written(tmp_path, text, "train.csv")) == [("a", "1"), ("b", "2"), ("d", long)]
+
+
 def test_cells_that_are_not_there_are_empty(tmp_path: Path) -> None:
     lines = [{"problem": "a", "answer": 1}, {"problem": "b"}, {"answer": 2}, {"problem": "c", "answer": None}]
     assert rows(written(tmp_path, "\n".join(map(json.dumps, lines)) + '\n{"problem": "d", "answer": NaN}')) == [("a", "1")]
