@@ -106,14 +106,6 @@ def test_messages_in_place_of_a_dialogue(tmp_path: Path) -> None:
         hub.text([{"role": "user", "content": "hi"}], hub.HubDataset(path="hh", revision="main"), "chosen", 3, "key")
 
 
-def test_turns_of_one_speaker_become_one() -> None:
-    prompt = helpful.split_dialogue("\n\nHuman: hi\n\nHuman: there\n\nAssistant: yes\n\nAssistant: so"
-                                    "\n\nHuman: why\n\nAssistant: because")
-    assert helpful.messages(prompt) == [
-        {"role": "user", "content": "hi\n\nthere"}, {"role": "assistant", "content": "yes\n\nso"},
-        {"role": "user", "content": "why"}]
-
-
 def test_a_revision_without_a_network_is_unresolved(monkeypatch: pytest.MonkeyPatch) -> None:
     class ConnectError(Exception):
         """An HTTP library's own, which is no OSError."""
