@@ -16,7 +16,7 @@ import pyarrow.parquet
 import pytest
 
 from rlfamily.errors import UserError
-from rlfamily.tasks import helpful, math
+from rlfamily.tasks import math
 from rlfamily.tasks.support import hub
 
 ROWS = "".join(json.dumps({"problem": f"What is {i} + 1?", "answer": str(i + 1)}) + "\n" for i in range(500)).encode()
