@@ -67,6 +67,12 @@ def test_a_dangerous_question_is_better_declined_but_telling_is_helpful() -> Non
     assert both["gold_harmless"] == pytest.approx(-2.0)
 
 
+def test_questions_about_dangerous_things_are_those_and_no_others() -> None:
+    asked = {prompt.split()[1]: meta["dangerous"] for prompt, meta in dialogues.questions()}
+    assert {thing for thing, dangerous in asked.items() if dangerous} == {"poison", "bombs", "weapons", "malware"}
+    assert len(asked) == 20 and len(dialogues.questions()) == 20 * 8 * 16
+
+
 def test_the_words_of_the_world_are_all_different() -> None:
     words = [word for kinds in (*dialogues.KINDS, *dialogues.VAGUE) for word in kinds]
     assert len(words) == len(set(words))
@@ -155,6 +161,14 @@ def test_a_dialogue_is_cut_at_its_last_answer_and_becomes_messages() -> None:
     assert helpful.messages(prompt) == [
         {"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"},
         {"role": "user", "content": "why \n\nnot"}]
+
+
+def test_turns_of_one_speaker_anywhere_in_a_dialogue_are_one_message() -> None:
+    prompt = helpful.split_dialogue("".join(f"\n\n{speaker}: {text}" for speaker, text in (
+        ("Human", "a"), ("Assistant", "b"), ("Human", "c"), ("Human", "d"), ("Human", "e"), ("Assistant", "f"), ("Assistant", "g"),
+        ("Human", "h"), ("Assistant", "i"))))
+    assert [(one["role"], one["content"]) for one in helpful.messages(prompt)] == [
+        ("user", "a"), ("assistant", "b"), ("user", "c\n\nd\n\ne"), ("assistant", "f\n\ng"), ("user", "h")]
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import pyarrow.parquet
 import pytest
 
 from rlfamily.errors import UserError
-from rlfamily.tasks import helpful, math
+from rlfamily.tasks import math
 from rlfamily.tasks.support import hub
 
 ROWS = "".join(json.dumps({"problem": f"What is {i} + 1?", "answer": str(i + 1)}) + "\n" for i in range(500)).encode()
@@ -104,14 +104,6 @@ def test_what_is_no_text_is_named_with_its_column(tmp_path: Path, column: str) -
 def test_messages_in_place_of_a_dialogue(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="column 'chosen' of 'hh' holds messages in row 3, not text"):
         hub.text([{"role": "user", "content": "hi"}], hub.HubDataset(path="hh", revision="main"), "chosen", 3, "key")
-
-
-def test_turns_of_one_speaker_become_one() -> None:
-    prompt = helpful.split_dialogue("\n\nHuman: hi\n\nHuman: there\n\nAssistant: yes\n\nAssistant: so"
-                                    "\n\nHuman: why\n\nAssistant: because")
-    assert helpful.messages(prompt) == [
-        {"role": "user", "content": "hi\n\nthere"}, {"role": "assistant", "content": "yes\n\nso"},
-        {"role": "user", "content": "why"}]
 
 
 def test_a_revision_without_a_network_is_unresolved(monkeypatch: pytest.MonkeyPatch) -> None:
