@@ -1,4 +1,7 @@
-"""What stands behind a table's numbers: which engines drew, runs they drew too far off, rows that the data left out."""
+"""What stands behind a table's numbers.
+
+Which engines drew, runs they drew too far off, rows that the data left out, how text metrics were computed.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,8 @@ from collections.abc import Iterable, Iterator
 
 from eval.artifacts import Archive
 from eval.entries import Entry
-from rlfamily.records import LEFT_OUT, Index, Manifest
+from rlfamily.experiment import Metric
+from rlfamily.records import LEFT_OUT, SIGNATURES, Index, Manifest
 
 USUAL = "torch"
 
@@ -20,13 +24,20 @@ def warned(archive: Archive, index: Index, made: Iterable[Entry]) -> list[Entry]
 
 
 def footnote(archive: Archive, made: Iterable[Entry]) -> str:
-    """Says what drew the responses behind a table, unless it was the usual engine, and what the data left out."""
+    """Says what drew the responses behind a table, unless it was the usual engine, what the data left out, and what
+    the text metrics in it depend on.
+    """
+    made = list(made)
     behind = list(_behind(archive, {key for entry in made for _, key in entry.runs}))
     engines = {engine for manifest in behind if (engine := _engine(manifest))}
     said = [f"Responses drawn with {' and '.join(sorted(engines))}."] if engines - {USUAL} else []
     left_out = {f"Left out of {manifest.label}: {', '.join(f'{number} {what}' for what, number in rows.items())}."
                 for manifest in behind if (rows := manifest.summary.get(LEFT_OUT))}
-    return " ".join([*said, *sorted(left_out)])
+    shown = {entry.metric.field for entry in made if isinstance(entry.metric, Metric)}
+    signed = {f"{name}: {text}" for manifest in behind for name, text in manifest.summary.get(SIGNATURES, {}).items()
+              if name in shown}
+    metrics = [f"Text metrics: {'; '.join(sorted(signed))}."] if signed else []
+    return " ".join([*said, *sorted(left_out), *metrics])
 
 
 def _disagreements(archive: Archive, entry: Entry, limit: float) -> tuple[str, ...]:
