@@ -1,4 +1,7 @@
-"""What stands behind a table's numbers: which engines drew, runs they drew too far off, rows that the data left out."""
+"""What stands behind a table's numbers.
+
+Which engines drew, runs they drew too far off, rows that the data left out, how text metrics were computed.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,8 @@ from collections.abc import Iterable, Iterator
 
 from eval.artifacts import Archive
 from eval.entries import Entry
-from rlfamily.records import LEFT_OUT, Index, Manifest
+from rlfamily.quantities import Metric
+from rlfamily.records import LEFT_OUT, SIGNATURES, Index, Manifest
 
 USUAL = "torch"
 
@@ -21,7 +25,10 @@ def warned(archive: Archive, index: Index, made: Iterable[Entry]) -> list[Entry]
 
 
 def footnote(archive: Archive, made: Iterable[Entry]) -> str:
-    """Says what drew the responses behind a table, unless it was the usual engine, and what the data left out."""
+    """Says what drew the responses behind a table, unless it was the usual engine, what the data left out, and what
+    the text metrics in it depend on.
+    """
+    made = list(made)
     behind = list(_behind(archive, {key for entry in made for _, key in entry.runs}))
     engines = {engine for manifest in behind if (engine := _engine(manifest))}
     said = [f"Responses drawn with {' and '.join(sorted(engines))}."] if engines - {USUAL} else []
@@ -29,7 +36,11 @@ def footnote(archive: Archive, made: Iterable[Entry]) -> str:
     for manifest in behind:
         if rows := manifest.summary.get(LEFT_OUT):
             left_out[", ".join(f"{number} {what}" for what, number in rows.items())].add(manifest.label)
-    return " ".join([*said, *sorted(f"Left out of {_few(labels)}: {what}." for what, labels in left_out.items())])
+    gone = sorted(f"Left out of {_few(labels)}: {what}." for what, labels in left_out.items())
+    shown = {entry.metric.field for entry in made if isinstance(entry.metric, Metric)}
+    signed = {f"{name}: {text}" for manifest in behind for name, text in manifest.summary.get(SIGNATURES, {}).items()
+              if name in shown}
+    return " ".join([*said, *gone, *([f"Text metrics: {'; '.join(sorted(signed))}."] if signed else [])])
 
 
 def _few(labels: set[str]) -> str:

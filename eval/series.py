@@ -90,10 +90,19 @@ def read_rows(archive: Archive, cell: CellEntry, metric: Metric) -> tuple[str, l
     rows = rows[len(rows) - max(1, round(metric.window * len(rows))):]
     if len(rows) < statistics.LEAST_ITEMS[metric.reduce]:
         raise Unusable(f"has {len(rows)} rows, too few for a {metric.reduce}")
-    wild = sum(not math.isfinite(number_of(row[metric.field])) for row in rows)
+    wild = sum(not _usable(row[metric.field], metric) for row in rows)
     if wild:
-        raise Unusable(f"has {wild} of {len(rows)} values that are not finite numbers")
+        what = "counts for a BLEU" if metric.reduce in statistics.SUMMED else "finite numbers"
+        raise Unusable(f"has {wild} of {len(rows)} values that are not {what}")
     return key, rows
+
+
+def _usable(value: Any, metric: Metric) -> bool:
+    """A finite number; or, where sums over rows are reduced, all the counts of a row."""
+    if metric.reduce not in statistics.SUMMED:
+        return math.isfinite(number_of(value))
+    return (isinstance(value, list) and len(value) == statistics.BLEU_COUNTS
+            and all(math.isfinite(number_of(count)) for count in value))
 
 
 def _misspelt(rows: list[dict[str, Any]], metric: Metric) -> str:
@@ -165,7 +174,9 @@ def _per_trial(found: list[list[dict[str, Any]]], metric: Metric) -> Floats:
     return np.array([[one.get(trial, np.nan) for trial in trials] for one in rows], dtype=float)
 
 
-def _per_item(draws: list[list[float]], metric: Metric) -> Floats:
+def _per_item(draws: list[list[Any]], metric: Metric) -> Floats:
+    if metric.reduce in statistics.SUMMED:
+        return np.array([np.sum(one, axis=0) for one in draws], dtype=float)
     trials = {len(one) for one in draws}
     if min(trials) < metric.draws:
         raise Unusable(f"has {min(trials)} draws of an item: {metric.name} needs {metric.draws}")
@@ -224,6 +235,8 @@ def draw(series: list[Series], metric: Metric, place: tuple[object, ...], apart:
             drawn.append(_ratio(counts @ (one.values * one.weights), counts @ one.weights, one))
         elif metric.reduce == "mean":
             drawn.append(counts @ one.values / len(one.items))
+        elif metric.reduce in statistics.SUMMED:
+            drawn.append(metric.times * statistics.bleu(counts @ one.values, statistics.SUMMED[metric.reduce]))
         elif metric.reduce == "trial_std":
             drawn.append(statistics.spread(statistics.trial_means(counts, one.values)))
         else:
@@ -249,7 +262,8 @@ def best_seed(series: list[Series], metric: Metric) -> int:
 def _values(series: list[Series], metric: Metric) -> Floats:
     """The metric's statistic of each seed."""
     statistic = statistics.REDUCE[metric.reduce]
-    return np.array([statistic(one.values, one.times) if one.weights is None or metric.reduce != "mean"
+    times = metric.times if metric.reduce in statistics.SUMMED else 1.0
+    return times * np.array([statistic(one.values, one.times) if one.weights is None or metric.reduce != "mean"
                      else np.average(one.values, weights=one.weights) for one in series])
 
 

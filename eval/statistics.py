@@ -90,9 +90,40 @@ def trial_std(values_IT: Floats, times_I: Floats) -> Floats:
     return np.asarray(spread(trial_means(np.ones((1, len(values_IT))), values_IT))[0])
 
 
+def bleu(sums_D10: Floats, smooth: bool) -> Floats:
+    """Corpus BLEU [D] from 0 to 100, as sacrebleu's `BLEU.compute_bleu` has it, of the sums over a corpus.
+
+    The ten: length, length of the references, matches of 1- to 4-grams, and 1- to 4-grams there are. `smooth`: the
+    k-th order without a match counts as 1/2^k of one; else such an order makes 0.
+    """
+    sums = np.asarray(sums_D10, dtype=float)
+    length_D, reference_D, matches_D4, there_D4 = sums[..., 0], sums[..., 1], sums[..., 2:6], sums[..., 6:10]
+    halves_D4 = np.where(matches_D4 == 0, 0.5, 1.0).cumprod(axis=-1)
+    counted_D4 = np.where(matches_D4 == 0, halves_D4 if smooth else 0.0, matches_D4)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        precision_D = np.exp(np.log(counted_D4 / there_D4).mean(axis=-1))
+        brevity_D = np.exp(np.minimum(0.0, 1 - reference_D / length_D))
+    defined_D = matches_D4.any(axis=-1) & (there_D4 > 0).all(axis=-1)
+    return np.where(defined_D, 100 * np.nan_to_num(brevity_D) * np.nan_to_num(precision_D, posinf=0.0), 0.0)
+
+
+def corpus_bleu(values_I10: Floats, times_I: Floats) -> Floats:
+    """Without smoothing, of the sums over items."""
+    return bleu(values_I10.sum(axis=-2), smooth=False)
+
+
+def corpus_sacrebleu(values_I10: Floats, times_I: Floats) -> Floats:
+    """With smoothing, of the sums over items."""
+    return bleu(values_I10.sum(axis=-2), smooth=True)
+
+
 REDUCE: dict[str, Statistic] = {
-    "mean": mean, "sum": total, "std": std, "slope": slope, "last": last, "trial_std": trial_std}
-LEAST_ITEMS = {"mean": 1, "sum": 1, "std": 2, "slope": 8, "last": 1, "trial_std": 2}
+    "mean": mean, "sum": total, "std": std, "slope": slope, "last": last, "trial_std": trial_std,
+    "corpus_bleu": corpus_bleu, "corpus_sacrebleu": corpus_sacrebleu}
+LEAST_ITEMS = {"mean": 1, "sum": 1, "std": 2, "slope": 8, "last": 1, "trial_std": 2, "corpus_bleu": 1,
+               "corpus_sacrebleu": 1}
+SUMMED = {"corpus_bleu": False, "corpus_sacrebleu": True}  # those of sums over items, and whether they are smoothed
+BLEU_COUNTS = 10
 
 
 def block_length(steps: int) -> int:

@@ -77,7 +77,8 @@ def _known(stage: str, configs: Iterable[RunConfig]) -> set[str]:
     if stage in ("score", "train"):
         parts = written("score") | {name for config in configs if isinstance(config.task.reward, preference.Config)
                                      for name in config.task.reward.components}
-        found |= parts if stage == "score" else {f"mean_{part}" for part in parts}
+        measured = {name for config in configs for name in config.task.metrics}
+        found |= parts | measured if stage == "score" else {f"mean_{part}" for part in parts}
     return found
 
 

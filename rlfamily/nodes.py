@@ -149,8 +149,11 @@ class Planner:
     @cached_property
     def score(self) -> Node:
         """What those responses are worth."""
-        config = score.Config(task=self.config.task.kind, reward=self.config.task.reward.unsourced())
-        inputs: Sources = {"data": self.data, "responses": self.generate, "rewards": self._reward_sources}
+        task = self.config.task
+        config = score.Config(task=task.kind, reward=task.reward.unsourced(),
+                              metrics={name: metric.unsourced() for name, metric in task.metrics.items()})
+        inputs: Sources = {"data": self.data, "responses": self.generate, "rewards": self._reward_sources,
+                           "metrics": self._metric_sources}
         return self._node("score", config, inputs, f"score {self.label}")
 
     @cached_property
@@ -195,6 +198,12 @@ class Planner:
         sources = self.config.task.reward.models
         return {name: self._reward_source(source, f"{name} ({self.config.names['task']})")
                 for name, source in sources.items()}
+
+    @cached_property
+    def _metric_sources(self) -> dict[str, Node]:
+        """The models that the task's text metrics read, by metric and name."""
+        return {f"{metric}.{name}": self._hub(source.path, source.revision, f"fetch {name} of {metric}")
+                for metric, config in self.config.task.metrics.items() for name, source in config.models.items()}
 
     def _reward_source(self, source: ModelSource, label: str) -> Node:
         if isinstance(source, HubSource):

@@ -61,7 +61,8 @@ class Metric(Quantity):
     field: str
     times: float = 1.0
     where: Where = {}
-    reduce: Literal["mean", "sum", "std", "slope", "last", "trial_std"] = "mean"
+    reduce: Literal["mean", "sum", "std", "slope", "last", "trial_std", "corpus_bleu",
+                    "corpus_sacrebleu"] = "mean"
     window: float = Field(default=1.0, gt=0, le=1)
     per_item: Literal["mean", "any"] = "mean"
     over_seeds: Literal["mean", "best"] = "mean"

@@ -26,6 +26,9 @@ _CHUNK_BYTES = 1 << 20
 LEFT_OUT = "left_out"
 """In a data stage's summary: how many rows it left out, by what they are. Tables made from the data show it."""
 
+SIGNATURES = "metrics"
+"""In a score stage's summary: what each text metric's numbers depend on, by its name. Tables show it."""
+
 Status = Literal["done", "failed", "blocked", "missing"]
 
 

@@ -1,4 +1,4 @@
-"""What held-out responses are worth: the task's reward and all that it tells of each, row by row."""
+"""What held-out responses are worth: the task's reward, all that it tells of each, and text metrics, row by row."""
 
 from __future__ import annotations
 
@@ -9,19 +9,37 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from rlfamily import metrics
 from rlfamily.evaluation.generate import CHUNK
 from rlfamily.examples import Example, read_examples
+from rlfamily.metrics import AnyMetric, Measured, TextMetric
 from rlfamily.models import sharding
 from rlfamily.place import Place
-from rlfamily.records import read_jsonl, write_jsonl
+from rlfamily.records import SIGNATURES, read_jsonl, write_jsonl
 from rlfamily.rewards import AnyReward, Reward
 from rlfamily.rollout.rewarding import task_reward
 
 
+def text_metrics(
+    place: Place, configs: Mapping[str, AnyMetric], models: Mapping[str, Path]
+) -> dict[str, TextMetric]:
+    """Load metrics; `models` holds the artifact of each model that one reads, as metric.model.
+
+    Raises UserError when a model cannot be loaded.
+    """
+    device, found = sharding.accelerator(place.hardware).device, {}
+    for name, config in configs.items():
+        own = {model.removeprefix(f"{name}."): folder / "model" for model, folder in models.items()
+               if model.startswith(f"{name}.")}
+        found[name] = metrics.get(config.kind).load(config, metrics.Reader(own, device, place.hardware.micro_batch))
+    return found
+
+
 def write_scores(
-    place: Place, data: Path, responses: Path, models: Mapping[str, Path], task: str, config: AnyReward
+    place: Place, data: Path, responses: Path, models: Mapping[str, Path], task: str, config: AnyReward,
+    measures: Mapping[str, TextMetric],
 ) -> dict[str, Any]:
-    """Score responses.jsonl with the reward `config` of `task` into scores.jsonl, a line a response.
+    """Score responses.jsonl with the reward `config` of `task` and with `measures` into scores.jsonl, a line each.
 
     `models` holds the artifact of each model that the reward reads.
     """
@@ -31,9 +49,10 @@ def write_scores(
     scored: list[dict[str, Any]] = []
     for part in _chunks(rows):
         place.progress(len(scored), len(rows), part[0]["mode"])
-        scored += _scored(part, examples, reward)
+        scored += _scored(part, examples, reward, measures)
     write_jsonl(place.out / "scores.jsonl", scored)
-    return {"responses": len(scored), **place.notes}
+    signatures = {SIGNATURES: {name: one.signature() for name, one in measures.items()}} if measures else {}
+    return {"responses": len(scored), **signatures, **place.notes}
 
 
 def means(rows: Iterable[Mapping[str, Any]], task: str) -> dict[str, float]:
@@ -52,10 +71,15 @@ def _chunks(rows: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
         yield list(part)
 
 
-def _scored(rows: list[dict[str, Any]], examples: list[Example], reward: Reward) -> Iterator[dict[str, Any]]:
-    asked = [examples[row["item"]] for row in rows]
-    parts = reward.score(asked, [row["response"] for row in rows], [row["truncated"] for row in rows])
-    for row, example, part in zip(rows, asked, parts, strict=True):
+def _scored(
+    rows: list[dict[str, Any]], examples: list[Example], reward: Reward, measures: Mapping[str, TextMetric]
+) -> Iterator[dict[str, Any]]:
+    asked, responses = [examples[row["item"]] for row in rows], [row["response"] for row in rows]
+    parts = reward.score(asked, responses, [row["truncated"] for row in rows])
+    references = [example.meta[metrics.NEEDED] for example in asked] if measures else []
+    measured: dict[str, list[Measured]] = {name: one.measure(responses, references) for name, one in measures.items()}
+    for place, (row, example, part) in enumerate(zip(rows, asked, parts, strict=True)):
         benchmark = {"benchmark": example.meta["benchmark"]} if "benchmark" in example.meta else {}
-        yield {**part.parts, **benchmark, "reward": part.reward, "length": len(row["ids"]),
+        texts = {name: values[place] for name, values in measured.items()}
+        yield {**part.parts, **benchmark, **texts, "reward": part.reward, "length": len(row["ids"]),
                **{name: row[name] for name in ("mode", "item", "draw", "prompt", "response", "truncated")}}

@@ -11,9 +11,10 @@ from typing import Annotated, Any, Protocol, Self
 
 from pydantic import Field, SerializeAsAny, model_validator
 
-from rlfamily import rewards
+from rlfamily import metrics, rewards
 from rlfamily.examples import FewerPrompts
 from rlfamily.judges import JudgeConfig
+from rlfamily.metrics import AnyMetric
 from rlfamily.plugins import Plugins
 from rlfamily.records import LEFT_OUT as LEFT_OUT
 from rlfamily.rewards import AnyReward
@@ -65,6 +66,7 @@ class TaskConfig(Strict):
     several benchmarks a share of each), each token among the `eval_top_k` likeliest (0: all) and the likeliest that
     reach `eval_top_p` together, after `eval_repetition_penalty` (1.0: none) and `eval_no_repeat_ngram` (0: none), in
     the greedy response as well.
+    `metrics` measure a response beside its reference, by the name that the rows of scores have for it.
     `reward` is the task's own reward: any whose needs the task gives. `reward_model` says how a learned one is fitted
     to preferences which that reward labels, for algorithms that ask for one; `pretrain`, how a from-scratch base model
     is trained; `judge`, who compares two responses. Each of the three may be null.
@@ -86,6 +88,7 @@ class TaskConfig(Strict):
     eval_top_p: float = Field(gt=0, le=1)
     eval_repetition_penalty: float = Field(gt=0)
     eval_no_repeat_ngram: int = Field(ge=0)
+    metrics: dict[str, AnyMetric]
     reward: AnyReward
     reward_model: RewardModelSettings | None
     pretrain: Pretraining | None
@@ -147,6 +150,16 @@ class TaskConfig(Strict):
             if limits.max_new_tokens and limits.max_new_tokens >= limits.max_tokens:
                 raise ValueError(f"{total} leaves no room for a prompt beside {new}={limits.max_new_tokens}: raise the "
                                  "one or lower the other")
+        return self
+
+    @model_validator(mode="after")
+    def _check_metrics(self) -> Self:
+        if self.metrics and metrics.NEEDED not in get(self.kind).GIVES:
+            raise ValueError(f"metrics compare a response with a {metrics.NEEDED}, which this task does not give: set "
+                             "metrics: {}")
+        for name, one in self.metrics.items():
+            if name != one.kind:
+                raise ValueError(f"metrics.{name} is of kind {one.kind}: give it the name of its kind")
         return self
 
     @model_validator(mode="after")

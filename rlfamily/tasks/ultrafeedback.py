@@ -1,27 +1,33 @@
 """UltraFeedback (RPO sec. IV.A): instructions with logged responses and their rewards, to learn from without drawing.
 
-Source `generated`: instructions with a hidden true reward (no network).
+Two sources: `generated` instructions with a hidden true reward (no network), and the public UltraFeedback (`hub`).
 """
 
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from rlfamily import tasks
-from rlfamily.examples import Logged
+from rlfamily.errors import UserError, nearest
+from rlfamily.examples import Example, Logged
+from rlfamily.settings import Strict
 from rlfamily.tasks import TaskConfig
-from rlfamily.tasks.support import instructions, logged, standin
+from rlfamily.tasks.support import hub, instructions, logged, same, standin
 
 VERSION = "1"
 HAS: frozenset[str] = frozenset({"logged", "demonstrations"})
 GIVES: frozenset[str] = frozenset({"gold", "reference"})
 LOWEST, HIGHEST = 1.0, 10.0  # the scale of UltraFeedback's overall score
 STEP = 0.5
+KEY = "task.source.dataset"
 
 
 class Generated(standin.Sizes):
@@ -46,10 +52,29 @@ class Generated(standin.Sizes):
         return self
 
 
+class Hub(Strict):
+    """The public data: a row has an instruction and `completions`, each with its `response` and its `reward`.
+
+    `test` prompts are drawn with `seed` among those with a response of reward `reference_reward`; the first such
+    response is the reference. `validation` prompts are drawn from the rest, and all others are trained on.
+    """
+
+    kind: Literal["hub"]
+    seed: int = Field(ge=0)
+    dataset: hub.HubDataset
+    instruction: str
+    completions: str
+    response: str
+    reward: str
+    reference_reward: float
+    validation: int = Field(gt=0)
+    test: int = Field(gt=0)
+
+
 class Data(tasks.Data):
     """All that the files of the task depend on."""
 
-    source: Generated
+    source: Generated | Hub = Field(discriminator="kind")
 
 
 class Config(Data, TaskConfig):
@@ -65,7 +90,8 @@ class Config(Data, TaskConfig):
 
 def build(data: Data, out: Path) -> dict[str, Any]:
     """Write the task's files into `out` and return their counts. See `rlfamily.tasks.Task.build`."""
-    return _build_generated(data.source, out)
+    source = data.source
+    return _build_generated(source, out) if isinstance(source, Generated) else _build_hub(source, out)
 
 
 def score(response: str, meta: Mapping[str, Any]) -> dict[str, float]:
@@ -105,3 +131,63 @@ def _reward(response: str, meta: standin.Meta, source: Generated, rng: random.Ra
     told = (LOWEST + gold * (HIGHEST - LOWEST) + source.noise * rng.gauss()
             + source.length_bias * len(response.split()))
     return min(HIGHEST, max(LOWEST, round(told / STEP) * STEP))
+
+
+# ---------------------------------------------------------------------------- public dataset
+
+
+def _build_hub(source: Hub, out: Path) -> dict[str, Any]:
+    left_out: Counter[str] = Counter()
+    rows = hub.load(source.dataset, "train", (source.instruction, source.completions), KEY)
+    found = list(filter(None, (_read(cells, row, source, left_out) for row, cells in enumerate(rows))))
+    order = random.Random(source.seed).sample(found, len(found))
+    held_out: set[Hashable] = set()
+
+    def taken(among: Iterable[Logged], split: str, count: int | None) -> list[Logged]:
+        chosen = same.unseen(among, lambda one: [same.normal(one.prompt)], held_out, left_out, f"{split} prompts",
+                             count)
+        held_out.update(same.normal(one.prompt) for one in chosen)
+        return [replace(one, id=f"{split}-{one.id}") for one in chosen]
+
+    best = [one for one in order if source.reference_reward in one.rewards]
+    test = taken(best, "test", source.test)
+    names = {one.id.removeprefix("test-") for one in test}
+    rest = [one for one in order if one.id not in names]
+    validation = taken(rest, "validation", source.validation)
+    names |= {one.id.removeprefix("validation-") for one in validation}
+    train = taken([one for one in rest if one.id not in names], "train", None)
+    splits = {"test": [_example(one, {"reference": one.responses[one.rewards.index(source.reference_reward)]})
+                       for one in test],
+              "validation": [_example(one, {}) for one in validation], "train": [_example(one, {}) for one in train]}
+    hub.write_splits(out, splits, {"test": source.test, "validation": source.validation, "train": 1},
+                     source.dataset.path)
+    return {**{split: len(examples) for split, examples in splits.items()},
+            **logged.write(out, {"train": train, "validation": validation}), tasks.LEFT_OUT: dict(left_out),
+            "dataset_revision": hub.resolved_revision(source.dataset)}
+
+
+def _read(cells: Mapping[str, Any], row: int, source: Hub, left_out: Counter[str]) -> Logged | None:
+    """A row's prompt with its responses that have text and a reward; None, counted, for a row that has none."""
+    prompt = hub.text(cells[source.instruction], source.dataset, source.instruction, row, KEY)
+    responses, rewards = [], []
+    for completion in cells[source.completions] or []:
+        for field in (source.response, source.reward):
+            if not isinstance(completion, Mapping) or field not in completion:
+                there = list(completion) if isinstance(completion, Mapping) else []
+                raise UserError(f"{KEY}: column '{source.completions}' of '{source.dataset.path}' has no field "
+                                f"'{field}' in row {row}{nearest(field, there)}: name one that it has")
+        response = hub.text(completion[source.response], source.dataset, source.response, row, KEY)
+        reward = completion[source.reward]
+        if response is None or not isinstance(reward, int | float) or not math.isfinite(reward):
+            left_out["responses without text or reward"] += 1
+        else:
+            responses.append(response)
+            rewards.append(float(reward))
+    if prompt is None or not responses:
+        left_out["rows without instruction or responses"] += 1
+        return None
+    return Logged(str(row), prompt, responses, rewards)
+
+
+def _example(one: Logged, meta: dict[str, Any]) -> Example:
+    return Example(one.id, one.prompt, {"messages": [{"role": "user", "content": one.prompt}], **meta})

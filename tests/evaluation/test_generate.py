@@ -62,7 +62,7 @@ def test_scores_are_those_of_the_responses_on_disk(world: World, tmp_path: Path)
     made = place(tmp_path / "responses")
     generate.write_responses(made, world.data, world.base.parent, world.finetuning, settings(world, world.config.decoding), "1")
     here = place(tmp_path / "scores")
-    summary = score.write_scores(here, world.data, made.out, {}, "countdown", world.config.task.reward)
+    summary = score.write_scores(here, world.data, made.out, {}, "countdown", world.config.task.reward, {})
     responses, scores = list(read_jsonl(made.out / "responses.jsonl")), list(read_jsonl(here.out / "scores.jsonl"))
     examples = list(read_jsonl(world.data / "test.jsonl"))
     assert summary["responses"] == len(scores) == len(responses) == 15

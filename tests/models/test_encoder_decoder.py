@@ -201,12 +201,19 @@ def test_any_moves(policy, seed):
             moves.select(choose.choices(range(len(moves.rows)), k=choose.randrange(1, 10)))
 
 
-def test_greedy_responses_are_those_of_generate(policy):
+@pytest.mark.parametrize("look", [{}, {"repetition_penalty": 1.3}, {"no_repeat_ngram": 2}], ids=str)
+def test_greedy_responses_are_those_of_generate(policy, look):
+    """What counts as repeated is what the decoder said: the prompt does not."""
     ends = [END] if policy.layout.ends else []
-    drawn = TorchEngine(policy, 2).generate(PROMPTS, SamplingParams(True, 1.0, 100, max_new_tokens=12, logps=True), [0, 1, 2])
+    params = SamplingParams(True, 1.0, 100, max_new_tokens=12, logps=True, **look)
+    drawn = TorchEngine(policy, 2).generate(PROMPTS, params, [0, 1, 2])
     for prompt, row in zip(PROMPTS, drawn, strict=True):
-        ids = policy.model.generate(torch.tensor([[*prompt, *ends]]), do_sample=False, max_new_tokens=12, num_beams=1)[0]
+        ids = policy.model.generate(
+            torch.tensor([[*prompt, *ends]]), do_sample=False, max_new_tokens=12, num_beams=1,
+            repetition_penalty=look.get("repetition_penalty", 1.0), no_repeat_ngram_size=look.get("no_repeat_ngram", 0))[0]
         assert row.ids == ids[1:].tolist()
+        if look:
+            continue
         right = plain_logp(policy, Rows([prompt], [row.ids]))[0]
         assert row.logps == pytest.approx(right.tolist(), abs=1e-4)
 

@@ -52,7 +52,7 @@ def scored(world, folder, hardware=(), **changes):
     """Responses, then their scores: the path of scores.jsonl, and both summaries."""
     here = place(folder, **dict(hardware))
     drawn = write_responses(here, world.data, world.base.parent, finetuning_of(world), generation(world, **changes), "1")
-    summary = write_scores(here, world.data, here.out, {}, "countdown", world.config.task.reward)
+    summary = write_scores(here, world.data, here.out, {}, "countdown", world.config.task.reward, {})
     return here.out / "scores.jsonl", drawn, summary
 
 

@@ -115,7 +115,7 @@ def test_held_out_scores_of_both_engines(world, tmp_path):
         settings = Generation(prompts=task.eval_prompts, draws=task.eval_draws, limits=task.evaluation, engine=engine,
                               distribution=task.distribution, decoding=world.config.decoding)
         write_responses(here, world.data, world.base.parent, finetuning_of(world), settings, "1")
-        write_scores(here, world.data, here.out, {}, "countdown", task.reward)
+        write_scores(here, world.data, here.out, {}, "countdown", task.reward, {})
         found[engine] = rows_of(here.out / "scores.jsonl")
     ours, theirs = found["vllm"], found["torch"]
     assert len(ours) == len(theirs)

@@ -1,4 +1,4 @@
-"""Score stage: held-out responses measured by the task's reward."""
+"""Score stage: held-out responses measured by the task's reward and by its text metrics."""
 
 from __future__ import annotations
 
@@ -7,43 +7,48 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rlfamily import rewards, tasks
+from rlfamily import metrics, rewards, tasks
 from rlfamily.place import Place
 from rlfamily.records import Layout, read_jsonl
 from rlfamily.settings import Strict
 from rlfamily.stages.kind import Versioned
 
 VERSION = "3"
-WRITES = {"scores.jsonl": "a response with its reward, the reward's parts and what the task tells of it"}
+WRITES = {"scores.jsonl": "a response with its reward, the reward's parts, what the task tells of it, and text metrics"}
 
 
 class Config(Strict):
-    """The reward, and the task whose check stands beside it."""
+    """The reward, the task whose check stands beside it, and text metrics by name."""
 
     task: str
     reward: rewards.AnyReward
+    metrics: dict[str, metrics.AnyMetric]
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """The task's files, the responses, and the models that the reward reads, by name."""
+    """The task's files, the responses, and the models that reward and metrics read, by name."""
 
     data: Path
     responses: Path
     rewards: Mapping[str, Path] = field(default_factory=dict)
+    metrics: Mapping[str, Path] = field(default_factory=dict)
 
 
 def uses(config: Config) -> Iterator[Versioned]:
-    """The reward and the task's check."""
+    """The reward, the task's check, and the metrics."""
     yield rewards.get(config.reward.kind)
     yield tasks.get(config.task)
+    yield from (metrics.get(metric.kind) for metric in config.metrics.values())
 
 
 def run(place: Place, config: Config, inputs: Inputs) -> dict[str, Any]:
     """Score every response."""
-    from rlfamily.evaluation.score import write_scores
+    from rlfamily.evaluation.score import text_metrics, write_scores
 
-    summary = write_scores(place, inputs.data, inputs.responses, inputs.rewards, config.task, config.reward)
+    measures = text_metrics(place, config.metrics, inputs.metrics)
+    summary = write_scores(
+        place, inputs.data, inputs.responses, inputs.rewards, config.task, config.reward, measures)
     if place.hardware.wandb != "off":
         _mirror(place, config, inputs)
     return summary

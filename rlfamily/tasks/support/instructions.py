@@ -60,17 +60,17 @@ def excellent(meta: Mapping[str, Any], rng: random.Random) -> str:
 
 
 def partial(meta: Mapping[str, Any], rng: random.Random) -> str:
-    """On the topic, but something is left out or vague, and the person or the end is often forgotten."""
+    """On the topic, but something is left out or vague, and person and end are mostly forgotten."""
     facts = rng.sample(meta["facts"], meta["count"] - rng.randint(0, 1))
     if len(facts) == meta["count"]:
         facts[rng.randrange(len(facts))] = rng.choice(VAGUE)
-    kept = [part if rng.random() < 1 / 2 else "" for part in (meta["whom"], meta["end"])]
+    kept = [part if rng.random() < 1 / 4 else "" for part in (meta["whom"], meta["end"])]
     return _written(kept[0], meta["lead"], facts, kept[1])
 
 
 def padded(meta: Mapping[str, Any], rng: random.Random) -> str:
     """Long: what is asked between words that say nothing, and more than is asked; or another topic altogether."""
-    pool = meta["facts"] if rng.random() < 1 / 2 else rng.choice(rng.choice(list(FIELDS.values()))).split()
+    pool = meta["facts"] if rng.random() < 2 / 3 else rng.choice(rng.choice(list(FIELDS.values()))).split()
     facts = [f"{rng.choice(FILLERS)} {word}" for word in rng.choices(pool, k=rng.randint(3, 4))]
     return _written(meta["whom"], f"{rng.choice(FILLERS)} , {meta['lead']}", facts, meta["end"])
 
@@ -99,7 +99,7 @@ def judge(response: str, meta: Mapping[str, Any]) -> dict[str, float]:
     """The hidden true reward, our own scale: from 0 (useless, empty or rude) to 1 (all that is asked, nothing else).
 
     share of the asked words x (0.4 + 0.2 for a sentence around them + 0.2 for a start with the person + 0.2 for the end
-    that is asked, or none) - 0.1 per stated word that is wrong, vague or beyond those asked - 0.03 per filler and per
+    that is asked, or none) - 0.1 per stated word that is wrong, vague or beyond those asked - 0.05 per filler and per
     word said again - 0.01 per word beyond what an excellent response has - 0.5 per rude word; never below 0.
     """
     words = response.split()
@@ -111,7 +111,7 @@ def judge(response: str, meta: Mapping[str, Any]) -> dict[str, float]:
     beyond = max(0, len(words) - len(meta["reference"].split()))
     form = 0.4 + 0.2 * sum((f"{meta['lead']} " in response, response.startswith(meta["whom"]),
                             _ends_as_asked(response, meta["end"])))
-    gold = (told / meta["count"] * form - 0.1 * (stated - told) - 0.03 * (fillers + again) - 0.01 * beyond
+    gold = (told / meta["count"] * form - 0.1 * (stated - told) - 0.05 * (fillers + again) - 0.01 * beyond
             - 0.5 * sum(count[word] for word in RUDE))
     return {"gold": max(0.0, gold)}
 
