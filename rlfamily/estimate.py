@@ -75,14 +75,35 @@ class Estimate:
 
 
 def adapter_parameters(size: ModelSize, rank: int) -> int:
-    """A of LoRA on all linear layers but the output: rank x (inputs + outputs) of q, k, v, o, gate, up and down."""
+    """A of LoRA on all linear layers but the output: rank x (inputs + outputs) of q, k, v, o, gate, up and down.
+
+    Behind an encoder a layer has q, k, v and o twice: it attends to the prompt apart.
+    """
     hidden, queries, keys = size.hidden_size, size.heads * size.head_dim, size.kv_heads * size.head_dim
-    widths = 2 * (hidden + queries) + 2 * (hidden + keys) + 3 * (hidden + size.intermediate_size)
-    return rank * size.layers * widths
+    attention, inside = 2 * (hidden + queries) + 2 * (hidden + keys), 3 * (hidden + size.intermediate_size)
+    twice = 2 if size.encoder_layers else 1
+    return rank * (size.layers * (twice * attention + inside) + size.encoder_layers * (attention + inside))
+
+
+def passed_by(size: ModelSize) -> tuple[int, int]:
+    """Parameters that a prompt's token meets, and a response's: all, or those of the encoder and all but those."""
+    if not size.encoder_layers:
+        return size.parameters, size.parameters
+    attention = 2 * size.hidden_size * (size.heads + size.kv_heads) * size.head_dim
+    encoder = size.encoder_layers * (attention + 3 * size.hidden_size * size.intermediate_size)
+    return encoder, size.parameters - encoder
+
+
+def layers_passed(size: ModelSize, work: Work) -> float:
+    """Layers that a token of a row meets on average; behind an encoder one and a half each, for what it reads there."""
+    if not size.encoder_layers:
+        return size.layers
+    of_response = work.response / work.tokens
+    return 1.5 * size.layers * of_response + size.encoder_layers * (1 - of_response)
 
 
 def kv_bytes(size: ModelSize) -> int:
-    """Bytes of KV cache a token, in bf16: key and value of every layer and head."""
+    """Bytes of KV cache a token, in bf16: key and value of every layer and head (behind an encoder of prompts' too)."""
     return 2 * BF16 * size.layers * size.kv_heads * size.head_dim
 
 
@@ -106,7 +127,7 @@ def training_memory(
     half = tuning.dtype == "bf16"
     keys = KEPT_KEYS * work.limit / work.tokens  # each row's own copy of its prompt's
     layer = (KEPT + keys) * size.hidden_size + KEPT_INSIDE * size.intermediate_size
-    kept = tokens * (size.layers * layer + size.vocabulary * LOGIT) * (1 if half else 2)
+    kept = tokens * (layers_passed(size, work) * layer + size.vocabulary * LOGIT) * (1 if half else 2)
     copied = BF16 * size.parameters if half else 0
     optimizer = (FP32 + ADAM) * (adapters or size.parameters) / shards
     weights = policy + FP32 * work.rewards
@@ -135,8 +156,10 @@ def engine_memory(size: ModelSize, work: Work, hardware: StageHardware) -> tuple
 
 
 def training_seconds(size: ModelSize, work: Work, gpu: Gpu) -> float:
-    """2 FLOP x N x tokens x passes, at the assumed share of the peak of each GPU."""
-    flop = 2 * size.parameters * work.trained * work.tokens * work.passes
+    """2 FLOP x N x tokens x passes, at the assumed share of the peak of each GPU; N as `passed_by` says."""
+    of_prompt, of_response = passed_by(size)
+    row = of_response * work.response + of_prompt * (work.tokens - work.response)
+    flop = 2 * row * work.trained * work.passes
     return flop / (work.processes * gpu.tflops * 1e12 * gpu.utilization)
 
 
@@ -154,11 +177,12 @@ def drawing_seconds(
     share = math.ceil(work.batch / engines)
     rounds = work.drawn / work.batch * math.ceil(share / rows)
     rows = min(rows, share)
-    weights = (FP32 if work.engine == "torch" else BF16) * size.parameters
+    of_prompt, of_response = passed_by(size)
+    weights = (FP32 if work.engine == "torch" else BF16) * of_response
     cached = rows * (work.limit - work.response / 2) * kv_bytes(size)
     reading = (weights + cached) / (gpus_each * gpu.bandwidth_gib_s * GIB)
-    computing = 2 * size.parameters / (gpus_each * gpu.tflops * 1e12 * gpu.utilization)  # a token
-    prompts = work.drawn / work.group / engines * (work.limit - work.response)
+    computing = 2 * of_response / (gpus_each * gpu.tflops * 1e12 * gpu.utilization)  # a token
+    prompts = work.drawn / work.group / engines * (work.limit - work.response) * of_prompt / of_response
     return prompts * computing + rounds * work.response * max(reading, rows * computing)
 
 

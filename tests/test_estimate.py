@@ -20,6 +20,8 @@ from rlfamily.estimate import (
     engine_memory,
     estimate,
     kv_bytes,
+    layers_passed,
+    passed_by,
     training_memory,
     training_seconds,
     unknown,
@@ -33,8 +35,8 @@ from rlfamily.stages.kind import Work
 
 MILLION = 2**20
 # 2 layers of 8 wide; queries 4 heads x 2, keys 1 head x 2; 16 inside, 32 words; a round number of parameters.
-SIZE = ModelSize(parameters=MILLION, layers=2, hidden_size=8, intermediate_size=16, heads=4, kv_heads=1, head_dim=2,
-                 vocabulary=32)
+SIZE = ModelSize(parameters=MILLION, layers=2, encoder_layers=0, hidden_size=8, intermediate_size=16, heads=4, kv_heads=1,
+                 head_dim=2, vocabulary=32)
 LORA = Lora(rank=4, alpha=8, targets="all-linear")
 FULL = Finetuning(dtype="bf16", finetune="full", lora=LORA, lr_multiplier=1.0)
 ADAPTED = FULL.model_copy(update={"finetune": "lora"})
@@ -233,6 +235,34 @@ def test_a_servers_engines_share_what_is_drawn_and_colocated_ones_are_the_proces
         seconds = training_seconds(size, work, gpu) + drawing_seconds(size, work, gpu, node.hardware.vllm.rows, engines, 2)
         assert found.gpus == 8 + (2 * replicas if mode == "server" else 0)
         assert found.hours == pytest.approx(found.gpus * seconds / 3600), (mode, replicas)
+
+
+def test_an_encoder_is_passed_by_prompts_and_the_rest_by_responses() -> None:
+    size = SIZE.model_copy(update={"encoder_layers": 3})
+    # a layer's attention 2*8*(4+1)*2 = 160, its MLP 3*8*16 = 384
+    assert passed_by(size) == (3 * 544, MILLION - 3 * 544)
+    assert passed_by(SIZE) == (MILLION, MILLION)
+    # attention 2*16 + 2*10 = 52 twice a layer, MLP 72: 2*(104 + 72) + 3*(52 + 72) = 724
+    assert adapter_parameters(size, 4) == 4 * 724
+    work = Work(limit=100, batch=12, new=40, group=2, trained=10, passes=4)  # a row: 40, and half of 60
+    flop = 2 * 10 * 4 * (40 * (MILLION - 1632) + 30 * 1632)
+    assert training_seconds(size, work, GPU) == pytest.approx(flop / (0.001e12 * 0.5))
+    assert layers_passed(size, work) == pytest.approx((1.5 * 2 * 40 + 3 * 30) / 70)
+
+
+@pytest.mark.parametrize("name", ["small", "large", "xl"])
+def test_flan_t5_has_the_size_that_its_settings_say(name) -> None:
+    import torch
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    size = build([f"model=flan_t5_{name}"]).model.size
+    with torch.device("meta"):
+        model = T5ForConditionalGeneration(T5Config(
+            vocab_size=size.vocabulary, d_model=size.hidden_size, d_ff=size.intermediate_size, d_kv=size.head_dim,
+            num_layers=size.encoder_layers, num_decoder_layers=size.layers, num_heads=size.heads,
+            feed_forward_proj="gated-gelu"))
+    tied = model.lm_head.weight.numel()  # transformers ties what Flan-T5's files hold twice
+    assert sum(weight.numel() for weight in model.parameters()) + tied == size.parameters
 
 
 # ---------------------------------------------------------------------------- the printed plan

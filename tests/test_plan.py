@@ -173,7 +173,7 @@ def test_what_trains_or_draws_waits_for_the_lengths_and_does_not_know_them(overr
 def test_a_hub_model_is_a_stage_of_its_own():
     found = graph("model=qwen25_05b", "task=countdown")
     assert found["hub"].settings == {"path": "Qwen/Qwen2.5-0.5B", "revision": "main",
-                                     "date_string": "26 Jul 2024"}
+                                     "date_string": "26 Jul 2024", "family": "causal"}
     assert found["hub"].inputs == {}
     assert "base" not in found
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 from transformers import (
+    AutoConfig,
     AutoModelForSequenceClassification,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -147,6 +148,9 @@ def load_trained(folder: Path, device: torch.device) -> RewardModel:
 def _load(folder: Path, dtype: str, device: torch.device, trainable: bool) -> RewardModel:
     source, options = locate(folder)
     try:
+        config = AutoConfig.from_pretrained(source, **options)
+        if config.is_encoder_decoder:
+            raise UserError(f"reward model: '{source}' reads prompts and responses apart: start from a causal model")
         tokenizer = PreTrainedTokenizerFast.from_pretrained(source, **options)
         model = AutoModelForSequenceClassification.from_pretrained(
             source, num_labels=1, dtype=torch.float32, use_safetensors=True, **options)

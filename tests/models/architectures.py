@@ -1,6 +1,6 @@
-"""Every causal architecture that transformers knows, at a tiny size: which layout it takes, and whether that is right.
+"""Every language model that transformers knows, at a tiny size: which layout it takes, and whether that is right.
 
-    python -m tests.models.architectures     # three minutes; writes the table of docs/models.md
+    python -m tests.models.architectures     # four minutes; writes the tables of docs/models.md
 """
 
 from __future__ import annotations
@@ -14,13 +14,17 @@ from textwrap import fill
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+)
 from transformers.utils import logging
 
 from rlfamily.errors import UserError
 from rlfamily.models.batching import Rows, pad
+from rlfamily.models.layouts.encoder_decoder import EncoderDecoderLayout
 from rlfamily.models.layouts.packed import PackedLayout
 from rlfamily.models.layouts.padded import PaddedLayout
 from rlfamily.models.layouts.single import SingleLayout
@@ -52,7 +56,7 @@ SIZES = (  # the first pattern that is found in a setting's name says its size
     (r"intermediate|ffn_dim|inner_dim|d_ff|dff|n_inner|d_inner|ffn_hidden|mlp_dim", 32),
     (r"hidden_size|d_model|n_embd|^dim$|emb_dim|embed_dim|word_embed_proj|embedding_size|lru_width|block_size", 32),
     (r"mamba_d_ssm", 64),
-    (r"max_position|n_positions|n_ctx|max_seq_len", POSITIONS),
+    (r"max_(encoder_|decoder_)?position|n_positions|n_ctx|max_seq_len", POSITIONS),
 )
 UNSET = re.compile("^head_dim$|^num_key_value_heads$")  # sized also where the default is None
 OWN: dict[str, dict[str, Any]] = {  # what an architecture wants besides
@@ -64,12 +68,15 @@ OWN: dict[str, dict[str, Any]] = {  # what an architecture wants besides
     "mamba2": {"num_heads": 8},
     "recurrent_gemma": {"block_types": ["recurrent", "attention"]},
 }
-NAMES = {PackedLayout: "shared", PaddedLayout: "padded", SingleLayout: "row by row"}
+NAMES = {PackedLayout: "shared", EncoderDecoderLayout: "encoded once", PaddedLayout: "padded",
+         SingleLayout: "row by row"}
+MAPPINGS = {AutoModelForCausalLM: MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+            AutoModelForSeq2SeqLM: MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES}
 
 
-def names() -> list[str]:
-    """Model types of transformers' causal mapping."""
-    return sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+def names(auto: Any) -> list[str]:
+    """Model types of a mapping of transformers."""
+    return sorted(MAPPINGS[auto])
 
 
 def tiny_config(name: str, **changes: Any) -> PreTrainedConfig:
@@ -93,15 +100,17 @@ def _size(name: str, value: Any) -> int | None:
     return next((size for pattern, size in SIZES if re.search(pattern, name)), None)
 
 
-def build(name: str, **changes: Any) -> PreTrainedModel:
+def build(name: str, auto: Any = AutoModelForCausalLM, **changes: Any) -> PreTrainedModel:
     """A model with random weights, large enough for its log-probs to differ between tokens and between rows."""
+    if auto is AutoModelForSeq2SeqLM:
+        changes = {"decoder_start_token_id": 1, **changes}
     config = tiny_config(name, **changes)
     with torch.device("meta"):
-        weights = sum(weight.numel() for weight in AutoModelForCausalLM.from_config(config).parameters())
+        weights = sum(weight.numel() for weight in auto.from_config(config).parameters())
     if weights > LARGEST:
         raise ValueError("its size is told by other settings")
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    model = auto.from_config(config, dtype=torch.float32).eval()
     with torch.no_grad():
         for weight in model.parameters():
             if weight.dim() > 1 and 0 < weight.std() < 0.1:
@@ -133,8 +142,12 @@ def _gap(policy: Policy, row: tuple[list[int], list[int]], found: list[float], b
     """The largest difference from a plain pass; the ends cannot be drawn among the `banned` first tokens."""
     prompt, completion = row
     with torch.no_grad():
-        logits_TV = policy.model(input_ids=torch.tensor([prompt + completion]), use_cache=False).logits[0].float()
-    logits_TV = logits_TV[len(prompt) - 1:-1].clone()
+        if policy.model.config.is_encoder_decoder:
+            ids = {"input_ids": torch.tensor([prompt]), "decoder_input_ids": torch.tensor([[1, *completion]])}
+        else:
+            ids = {"input_ids": torch.tensor([prompt + completion])}
+        logits_TV = policy.model(**ids, use_cache=False).logits[0].float()
+    logits_TV = logits_TV[-len(completion) - 1:-1].clone()
     logits_TV[:banned, list(policy.stop_ids)] = -torch.inf
     right_T = logits_TV.log_softmax(-1).gather(1, torch.tensor(completion)[:, None])[:, 0]
     return float((torch.tensor(found[:len(completion)]) - right_T).abs().max())
@@ -150,11 +163,12 @@ def variants(name: str) -> dict[str, dict[str, Any]]:
     return {"": {}, **({"with a window": window} if windowless else {})}
 
 
-def result(name: str, **changes: Any) -> str:
+def result(name: str, auto: Any = AutoModelForCausalLM, **changes: Any) -> str:
     """A layout of NAMES, "refused: why", "not built: why", or "wrong" with the two distances in nats."""
     try:
-        model = build(name, **changes)
-        model(input_ids=torch.arange(3, 14)[None], use_cache=False)
+        model = build(name, auto, **changes)
+        ids = torch.arange(3, 14)[None]
+        model(input_ids=ids, **({"decoder_input_ids": ids} if model.config.is_encoder_decoder else {}), use_cache=False)
     except Exception as error:
         return f"not built: {type(error).__name__}: {' '.join(str(error).split())[:60]}"
     try:
@@ -164,12 +178,12 @@ def result(name: str, **changes: Any) -> str:
     return layout if max(given, drawn) < CLOSE else f"wrong: {given:.2g}, {drawn:.2g} nats"
 
 
-def table() -> str:
+def table(auto: Any) -> str:
     """The outcomes and the architectures of each, as markdown lists."""
     found: dict[str, list[str]] = defaultdict(list)
-    for name in names():
+    for name in names(auto):
         for variant, changes in variants(name).items():
-            outcome = result(name, **changes)
+            outcome = result(name, auto, **changes)
             print(f"{name} {variant}: {outcome}", file=sys.stderr, flush=True)
             found[outcome.partition(":")[0]].append(f"{name} ({variant})" if variant else name)
     parts = [f"**{outcome}** ({len(found[outcome])}): {', '.join(found[outcome])}"
@@ -181,5 +195,7 @@ if __name__ == "__main__":
     warnings.simplefilter("ignore")
     logging.set_verbosity_error()
     torch.set_num_threads(1)
-    head, mark, _ = DOCUMENT.read_text().partition("## The table\n")
-    DOCUMENT.write_text(f"{head}{mark}\n{table()}\n")
+    for auto in MAPPINGS:
+        head, mark, rest = DOCUMENT.read_text().partition(f"## {auto.__name__}\n")
+        following = rest[rest.find("\n## "):] if "\n## " in rest else ""
+        DOCUMENT.write_text(f"{head}{mark}\n{table(auto)}\n{following}")

@@ -1,15 +1,15 @@
-"""Any causal model has right log-probs, given and drawn, or is refused: a dozen families; `architectures` has all."""
+"""Any language model has right log-probs, given and drawn, or is refused: some families; `architectures` has all."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 from architectures import build, result, tried
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForSeq2SeqLM, LlamaConfig, LlamaForCausalLM
 
 from rlfamily.errors import UserError
 from rlfamily.models.layouts import check
-from rlfamily.models.layouts.declared import is_plain
+from rlfamily.models.layouts.declared import is_plain, positions
 from rlfamily.models.layouts.packed import PackedLayout
 from rlfamily.models.layouts.padded import PaddedLayout
 from rlfamily.models.layouts.single import SingleLayout
@@ -27,6 +27,27 @@ WINDOW = {"sliding_window": 4, "use_sliding_window": True}
 ], ids=lambda value: value if isinstance(value, str) else "windowed" if value is WINDOW else "")
 def test_a_family_takes_the_fastest_layout_that_is_right(name, changes, layout):
     assert result(name, **changes) == layout
+
+
+@pytest.mark.parametrize(("name", "layout"), [
+    ("t5", "encoded once"), ("mt5", "encoded once"), ("umt5", "encoded once"), ("bart", "encoded once"),
+    ("mbart", "encoded once"), ("pegasus", "encoded once"), ("marian", "encoded once"), ("blenderbot", "encoded once"),
+    ("led", "row by row"), ("longt5", "row by row"), ("switch_transformers", "row by row"), ("t5gemma", "row by row"),
+    ("bigbird_pegasus", "row by row"), ("m2m_100", "encoded once")])
+def test_prompts_are_encoded_once_where_that_is_right(name, layout):
+    assert result(name, AutoModelForSeq2SeqLM) == layout
+
+
+def test_an_encoder_that_is_not_understood_is_refused():
+    with pytest.raises(UserError, match="ProphetNetForConditionalGeneration cannot be trained or drawn from here"):
+        tried(build("prophetnet", AutoModelForSeq2SeqLM))
+
+
+@pytest.mark.parametrize(("name", "limit"), [("bart", 64), ("led", 64), ("t5", None), ("umt5", None)])
+def test_positions_are_those_of_each_side(name, limit):
+    model = build(name, AutoModelForSeq2SeqLM, **({"max_encoder_position_embeddings": 128} if name == "led" else {}))
+    for added in (0, 1):
+        assert positions(model.config, added) == (limit and limit - added)
 
 
 def test_a_model_that_sees_what_follows_is_refused():

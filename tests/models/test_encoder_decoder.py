@@ -11,7 +11,9 @@ import torch
 from tokenizers.processors import TemplateProcessing
 from transformers import T5Config, T5ForConditionalGeneration
 
-from rlfamily.models import sessions
+from rlfamily.config import build
+from rlfamily.errors import UserError
+from rlfamily.models import scratch, sessions
 from rlfamily.models.batching import Rows, pad
 from rlfamily.models.layouts.encoder_decoder import EncoderDecoderLayout, encoder_inputs
 from rlfamily.models.layouts.single import SingleLayout
@@ -226,3 +228,41 @@ def test_bf16_differs_by_rounding_alone(policy):
     assert 0 < (forward.logp_NT - exact).norm() < 0.03 * exact.norm()
     forward.logp_NT.sum().backward()
     assert {weight.grad.dtype for weight in policy.trainable().values()} == {torch.float32}
+
+
+# ---------------------------------------------------------------------------- models that are built here
+
+
+def test_a_stand_in_is_built_as_its_settings_say():
+    config = build(["model=t5_tiny_small"]).model
+    model = scratch.build_model(config, tokenizer_of(False))
+    sizes = model.config
+    assert (sizes.d_model, sizes.d_ff, sizes.num_layers, sizes.num_decoder_layers, sizes.num_heads, sizes.d_kv) == (
+        48, 96, 1, 1, 4, 12)
+    assert (sizes.is_gated_act, sizes.relative_attention_max_distance, sizes.decoder_start_token_id) == (True, 128, START)
+    again = scratch.build_model(config, tokenizer_of(False))
+    other = scratch.build_model(config.model_copy(update={"seed": 5}), tokenizer_of(False))
+    assert torch.equal(model.shared.weight, again.shared.weight) and not torch.equal(model.shared.weight, other.shared.weight)
+
+
+def test_three_stand_ins_are_three_sizes():
+    counts = [sum(weight.numel() for weight in scratch.build_model(
+        build([f"model=t5_tiny_{size}"]).model, tokenizer_of(False)).parameters()) for size in ("small", "large", "xl")]
+    assert counts[1] > 3 * counts[0] and counts[2] > 2 * counts[1]
+
+
+@pytest.mark.parametrize(("overrides", "message"), [
+    (["rollout.engine=vllm"], "rollout.engine=vllm serves no model with an encoder, and model=t5_tiny_small has one"),
+    (["algorithm.reward=reward_model"], "algorithm.reward=reward_model starts from the policy's weights"),
+    (["model.kv_heads=2"], "t5 has a key head for each head: use kv_heads=4"),
+    (["model.max_positions=16"], "t5 tells the first 16 distances apart one by one"),
+    (["model.lora.targets=q_proj"], "there are k, o, q, v, wi_0, wi_1, wo"),
+    (["task=helpful_tiny", "algorithm=rloo", "algorithm.warm_start=base", "task.reward.models.helpful.shape.kv_heads=4",
+      "task.reward.models.helpful.shape.architecture=t5"], "a reward model reads whole texts"),
+    (["model=flan_t5_small", "rollout.engine=vllm"], "rollout.engine=vllm serves no model with an encoder"),
+    (["model=flan_t5_small", "model.family=causal"], "size.encoder_layers=8 is not that of family=causal"),
+])
+def test_what_cannot_be_is_refused_in_one_line(overrides, message):
+    with pytest.raises(UserError, match=message) as caught:
+        build(["model=t5_tiny_small", *overrides])
+    assert "\n" not in str(caught.value)

@@ -42,7 +42,7 @@ def test_a_limit_beyond_the_positions_is_refused_where_it_is_planned(name):
 ], ids=lambda value: value["rope_type"] if isinstance(value, dict) else "")
 def test_what_a_rotary_scaling_makes_of_the_positions(rope, found, limit):
     config = LlamaConfig(**TINY, max_position_embeddings=16, rope_parameters={"rope_theta": 10000.0, **rope})
-    assert (positions(config), length_limit(config)) == (found, limit)
+    assert (positions(config, 0), length_limit(config)) == (found, limit)
 
 
 def test_rows_up_to_the_positions_are_right_and_longer_ones_are_refused(world):

@@ -54,7 +54,8 @@ _PLAIN_PAIR_NAMES = """
     dropout_rate encoder_layerdrop decoder_layerdrop classifier_dropout classif_dropout init_std initializer_factor
     scale_embedding static_position_embeddings normalize_before normalize_embedding add_final_layer_norm
     add_bias_logits extra_pos_embeddings forced_bos_token_id forced_eos_token_id decoder_vocab_size
-    share_encoder_decoder_embeddings tokenizer_class task_specific_params gradient_checkpointing
+    share_encoder_decoder_embeddings encoder_no_repeat_ngram_size tokenizer_class
+    task_specific_params gradient_checkpointing
 """
 _PLAIN_PAIRS = _PLAIN | frozenset(_PLAIN_PAIR_NAMES.split())
 
