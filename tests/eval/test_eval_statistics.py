@@ -34,6 +34,7 @@ def test_every_draw_has_its_own_statistic():
     for name in ("mean", "std", "slope", "last"):
         apart = [REDUCE[name](values[one:one + 1], times[one:one + 1])[0] for one in range(3)]
         assert REDUCE[name](values, times) == pytest.approx(apart), name
+        assert REDUCE[name](values[0], times[0]) == pytest.approx(apart[0]), name  # of the data themselves
 
 
 def test_slope_of_equal_times_is_zero():
