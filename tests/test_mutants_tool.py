@@ -46,6 +46,11 @@ def test_survivors_are_named_with_their_place(small, run_cli):
     assert (small / "small_module.py").read_text() == SMALL
 
 
+def test_a_line_is_tried_alone(small, run_cli):
+    done = run_cli("tests.mutants", "small_module.py:11", "--tests", "test_small_module.py")
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "2 of 2 mutants noticed (100%)")
+
+
 def test_a_sample_is_drawn_by_its_seed(small, run_cli):
     done = run_cli("tests.mutants", "small_module.py", "--tests", "test_small_module.py", "--sample", "0")
     assert (done.returncode, done.stdout) == (0, "0 of 0 mutants noticed\n")

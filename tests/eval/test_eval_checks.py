@@ -122,6 +122,11 @@ def test_a_missing_number_decides_the_whole_claim():
     assert (verdict.word, verdict.share) == ("not run", None)
 
 
+def test_a_term_of_all_coordinates_needs_nothing_around_it():
+    place = {"table": "t", "model": "M", "row": "a", "column": "x", "metric": "m"}
+    assert Evaluator("c", Side(number, lambda table: [], bool), {}, {}).term(place).tolist() == [3.0]
+
+
 @pytest.mark.parametrize(("wrong", "message"), [
     ({"each": {"colum": ["x"]}, "check": {"greater": ["a", "b"]}}, "each takes coordinates, except and check"),
     ({"each": {"column": ["x"]}, "chek": {"greater": ["a", "b"]}}, "each takes coordinates, except and check"),

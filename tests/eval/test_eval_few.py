@@ -148,11 +148,12 @@ def test_the_best_of_as_many_draws_as_named_and_of_no_more(tmp_path):
         read_series(Archive(tmp_path), cell(tmp_path, [*rows, {**rows[0], "draw": 2}]), metric)
 
 
-def test_a_window_is_the_last_part_of_a_run(tmp_path):
-    metric = Metric(name="rate", stage="train", field="loss", window=0.1)
+@pytest.mark.parametrize(("window", "values"), [(0.1, [36, 37, 38, 39]), (0.001, [39])])
+def test_a_window_is_the_last_part_of_a_run_and_one_step_at_least(tmp_path, window, values):
+    metric = Metric(name="rate", stage="train", field="loss", window=window)
     rows = [{"step": step, "loss": float(step)} for step in range(40)]
     one = read_series(Archive(tmp_path), cell(tmp_path, rows, "train", file="metrics.jsonl"), metric)
-    assert one.values.tolist() == [36, 37, 38, 39]
+    assert one.values.tolist() == values
 
 
 @pytest.mark.parametrize(("low", "high", "word"), [(0.06, 0.0738, "contradicted"), (0.06, 0.07397, "supported"),

@@ -123,3 +123,9 @@ def test_as_many_prompts_as_there_are_can_be_evaluated_on() -> None:
 def test_a_task_takes_its_fraction_of_the_prompts_and_one_at_least(fraction: float, asked: int, taken: int) -> None:
     task = tiny(prompt_fraction=fraction)
     assert task.lesson(asked, task.rollout, rewarded=False).prompts == taken
+
+
+def test_a_reward_needs_what_its_task_gives() -> None:
+    content = yaml.safe_load((CONF / "tldr_tiny.yaml").read_text())
+    with pytest.raises(ValidationError, match="reward.kind=verifiable needs format, valid of each response or prompt"):
+        tasks.get("tldr").Config.model_validate(content | {"reward": {"kind": "verifiable", "models": {}}})
