@@ -32,8 +32,11 @@ def has(task):
 
 
 def learnable(task, method):
-    source = "rollouts" if method == algorithms.NONE else algorithms.get(method).SOURCE
-    return source not in config.LEARNED_FROM or source in has(task)
+    if method == algorithms.NONE:
+        return True
+    source = algorithms.get(method).SOURCE
+    rewarded = yaml.safe_load((CONF / "task" / f"{task}.yaml").read_text())["reward"]["kind"] != config.NO_REWARD
+    return source in has(task) if source in config.LEARNED_FROM else rewarded
 
 
 # Every name of every group, one at a time, and every method on every task; all products would take minutes.
@@ -189,6 +192,9 @@ REFUSED = {
                                     "the one or raise the other (task.source) (conf/task/countdown_tiny.yaml or command line)"),
     "nothing logged": ("algorithm=rpo", "algorithm=rpo learns from logged responses, and task=countdown_tiny has none: use a "
                        "method that learns from responses of its own, such as algorithm=rloo algorithm.warm_start=base"),
+    "nothing rewarded": ("task=ultrafeedback algorithm=grpo algorithm.warm_start=base", "algorithm=grpo learns from the rewards "
+                         "of its own responses, and task=ultrafeedback gives none (task.reward.kind=none): use a method that "
+                         "learns from what is logged, such as algorithm=rpo"),
     "a logged reward for rollouts": ("algorithm.reward=shuffled", "algorithm.reward=shuffled: topr does not learn from logged "
                                      "responses: use task, reward_model or random"),
     "a partition of sums with means": ("algorithm=rpo algorithm.partition=paper_logspace", "algorithm: partition=paper_logspace "
