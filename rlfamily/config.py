@@ -123,7 +123,7 @@ def _drawn(name: str, settings: Start) -> None:
 
 
 def _learnable(config: RunConfig) -> None:
-    """Refuse to learn from demonstrations, logged responses or rewards that the task does not have. Raises UserError."""
+    """Refuse to learn from demonstrations, a log or rewards that the task does not have. Raises UserError."""
     name, task, has = config.names["algorithm"], config.names["task"], tasks.get(config.task.kind).HAS
     source = algorithms.get(name).SOURCE if config.trained else ""
     if source in LEARNED_FROM and source not in has:
