@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -39,16 +39,19 @@ class Generated(standin.Sizes):
     """
 
     kind: Literal["generated"]
-    groups: list[float] = Field(min_length=1)
+    groups: list[Annotated[float, Field(ge=0)]] = Field(min_length=1)
     noise: float = Field(ge=0)
     length_bias: float = Field(ge=0)
-    mixture: dict[str, float]
+    mixture: dict[str, Annotated[float, Field(ge=0)]]
 
     @model_validator(mode="after")
     def _check_mixture(self) -> Generated:
         if set(self.mixture) != set(instructions.QUALITIES):
             raise ValueError(f"mixture names {', '.join(self.mixture)}: give a weight to each of "
                              f"{', '.join(instructions.QUALITIES)}")
+        for name, weights in (("groups", self.groups), ("mixture", self.mixture.values())):
+            if not any(weights):
+                raise ValueError(f"{name} has weights of 0 alone: give one that is above 0")
         return self
 
 

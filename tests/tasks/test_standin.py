@@ -13,7 +13,7 @@ from rlfamily.records import read_jsonl
 from rlfamily.tasks.support import dialogues, posts, standin
 
 ANSWERS = {"short": {"good": 1.0, "bad": 0.1}, "three long words": {"good": 0.4, "bad": 0.9}}
-SIZES = standin.Sizes(seed=0, train=4, validation=2, test=2, corpus=5, preferences=3000, label_noise=0.5, length_bias=0.1)
+SIZES = standin.Labelled(seed=0, train=4, validation=2, test=2, corpus=5, preferences=3000, label_noise=0.5, length_bias=0.1)
 
 
 def world() -> standin.World:

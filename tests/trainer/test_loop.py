@@ -51,17 +51,19 @@ def test_only_needed_forwards_are_made(world, folders, tmp_path, monkeypatch, va
     trainer = trainer_of(tmp_path, world, settings, name, **folders[name])
     needs = algorithms.needs(algorithms.get(name), settings)
     steps, batches = trainer.steps(), watched(trainer)
-    assert (trainer.reference is not None) == ("ref" in needs or settings.kl_ref_every > 0)
+    known = algorithms.get(name).SOURCE == "logged"  # the log comes with the reference's log-probs
+    assert (trainer.reference is not None) == (("ref" in needs or settings.kl_ref_every > 0) and not known)
     for step in range(3):
         ours = spy(monkeypatch, trainer.learner, "evaluate")
         theirs = spy(monkeypatch, trainer.reference, "evaluate") if trainer.reference else []
         next(steps)
         assert len(ours) == inner_updates
         measured = settings.kl_ref_every > 0 and step % settings.kl_ref_every == 0
-        assert len(theirs) == int("ref" in needs or measured)
+        assert len(theirs) == int(("ref" in needs or measured) and not known)
     for batch in batches:
         assert (batch.old_logp_NT is not None) == ("old" in needs)
         assert (batch.ref_logp_NT is not None) == ("ref" in needs)
+        assert (batch.prompt_values_N is not None) == ("prompt_value" in needs)
         assert (batch.values_NT is not None) == (batch.old_values_NT is not None) == ("value" in needs)
         assert (batch.step_ends_NS is not None) == ("steps" in needs)
         assert (batch.generator is not None) == ("generator" in needs)
@@ -311,7 +313,10 @@ def test_a_run_records_what_it_promises(world, folders, tmp_path, name):
         assert all(isinstance(value, int | float) for value in row.values())
     scored = {"seconds_reward"} if algorithms.get(name).SOURCE == "rollouts" else set()
     for row in rows["timings"]:
-        assert set(row) == {"step", "seconds_generate", "seconds_forward", "seconds_update"} | scored
+        assert set(row) == {"step", "seconds_generate", "seconds_forward", "seconds_update", "seconds", "cpu_seconds",
+                            "forwards"} | scored
+        assert row["seconds"] >= row["seconds_forward"] + row["seconds_update"]
+    assert sum(row["forwards"] for row in rows["timings"]) > 0  # none where drawn rows move nothing
     assert totals["tokens"] == sum(row["tokens"] for row in rows["metrics"])
     assert totals["processes"] == 1
     assert all(f"seconds_{phase}" in totals for phase in ("generate", "forward", "update"))

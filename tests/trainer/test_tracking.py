@@ -50,7 +50,7 @@ def scored(world, root, kind, **hardware):
         store.commit(order, root / name, {}, Effort(started="", seconds=0.0, attempts=1))
     here = place(root / "stage", **hardware)
     here = replace(here, shared=root)
-    config = score.Config(task="countdown", reward=world.config.task.reward)
+    config = score.Config(task="countdown", reward=world.config.task.reward, metrics={})
     score.run(here, config, score.Inputs(data, store.layout.object(keys["responses"])))
     return root / "stage" / "wandb"
 
