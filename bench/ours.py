@@ -157,7 +157,8 @@ def main() -> None:
     if not model.exists():
         save_model(case, model)
     # The laps of a step in CPU seconds.
-    clock.time = SimpleNamespace(perf_counter=time.process_time)  # type: ignore[attr-defined, assignment]
+    clock.time = SimpleNamespace(  # type: ignore[attr-defined, assignment]
+        perf_counter=time.process_time, process_time=time.process_time)
     trainer = build_trainer(case, model, gate)
     work.note_gradients(gate)
     pairs = len(trainer.source.groups) if isinstance(trainer.source, FixedSource) else 0
