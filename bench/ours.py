@@ -144,7 +144,8 @@ class GateTracker:
     def log(self, record: StepRecord) -> None:
         """Loss, gradient norm, tokens and CPU seconds by phase."""
         self.gate.facts |= {name: record.metrics[name] for name in ("loss", "grad_norm", "tokens")}
-        self.gate.facts["phases"] = {PHASES.get(name, name): seconds for name, seconds in record.timings.items()}
+        self.gate.facts["phases"] = {PHASES.get(name, name): seconds for name, seconds in record.timings.items()
+                                     if name.startswith("seconds_")}
 
     def finish(self, metrics: list[dict[str, Any]]) -> None:
         """Never comes: the race ends first."""
