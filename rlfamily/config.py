@@ -28,8 +28,6 @@ from rlfamily.stages import executors
 LEARNED_FROM = {"demonstrations": "imitates demonstrations", "logged": "learns from logged responses"}
 """What of a task's files each source reads."""
 
-NO_REWARD = "none"  # the kind of reward that rewards nothing
-
 
 class RunConfig(Strict):
     """One cell, resolved: what `names` chose in each group, and the checked settings themselves."""
@@ -129,9 +127,10 @@ def _learnable(config: RunConfig) -> None:
     if source in LEARNED_FROM and source not in has:
         raise UserError(f"algorithm={name} {LEARNED_FROM[source]}, and task={task} has none: use a method that learns "
                         "from responses of its own, such as algorithm=rloo algorithm.warm_start=base")
-    if source in ("rollouts", "pairs") and config.task.reward.kind == NO_REWARD:
+    if source in ("rollouts", "pairs") and not config.task.reward.teaches:
         raise UserError(f"algorithm={name} learns from the rewards of its own responses, and task={task} gives none "
-                        "(task.reward.kind=none): use a method that learns from what is logged, such as algorithm=rpo")
+                        f"(task.reward.kind={config.task.reward.kind}): use a method that learns from what is logged, "
+                        "such as algorithm=rpo")
     if config.algorithm.warm_start == "sft" and "demonstrations" not in has:
         raise UserError(f"algorithm.warm_start=sft imitates demonstrations, and task={task} has none: use "
                         "algorithm.warm_start=base")

@@ -18,7 +18,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf, open_dict
 from pydantic import ValidationError
 
-from rlfamily import algorithms, composing, config, experiment, tasks
+from rlfamily import algorithms, composing, config, experiment, rewards, tasks
 from rlfamily.errors import UserError, nearest
 
 CONF = composing.CONF
@@ -35,7 +35,8 @@ def learnable(task, method):
     if method == algorithms.NONE:
         return True
     source = algorithms.get(method).SOURCE
-    rewarded = yaml.safe_load((CONF / "task" / f"{task}.yaml").read_text())["reward"]["kind"] != config.NO_REWARD
+    kind = yaml.safe_load((CONF / "task" / f"{task}.yaml").read_text())["reward"]["kind"]
+    rewarded = rewards.get(kind).Config.teaches
     return source in has(task) if source in config.LEARNED_FROM else rewarded
 
 

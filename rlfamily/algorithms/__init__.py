@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from rlfamily.algorithms.settings import AlgorithmSettings
+from rlfamily.algorithms.settings import AlgorithmSettings, ValueSettings
 from rlfamily.plugins import Plugins
 
 if TYPE_CHECKING:
@@ -105,9 +105,10 @@ def properties(algorithm: Algorithm, config: AlgorithmSettings) -> dict[str, str
     responses are computed once for all runs, so they are not among them.
     """
     wanted, value = needs(algorithm, config), ""
+    apart = isinstance(config, ValueSettings) and config.apart
     for what, of in (("value", "every state"), ("prompt_value", "the prompt")):
         if what in wanted:
-            value = f"of {of}, {'a network apart' if _apart(config) else 'on the policy'}"
+            value = f"of {of}, {'a network apart' if apart else 'on the policy'}"
     known = algorithm.SOURCE == "logged"
     compared = ["the policy", *(["the reference"] if "ref" in wanted else []),
                 *(["both on mismatched pairs"] if "mismatched" in wanted else [])]
@@ -115,9 +116,5 @@ def properties(algorithm: Algorithm, config: AlgorithmSettings) -> dict[str, str
         "data": f"{algorithm.SOURCE} responses" if algorithm.SOURCE == "logged" else algorithm.SOURCE,
         "value": value or "none", "log_probs": ", ".join(compared),
         "trained": "policy and value" if value else "policy",
-        "forwards": 1 + ("ref" in wanted and not known) + 2 * ("mismatched" in wanted) + _apart(config),
+        "forwards": 1 + ("ref" in wanted and not known) + 2 * ("mismatched" in wanted) + apart,
     }
-
-
-def _apart(config: AlgorithmSettings) -> bool:
-    return getattr(config, "value_network", "policy") == "apart"

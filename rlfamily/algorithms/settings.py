@@ -123,3 +123,8 @@ class ValueSettings(LoggedSettings):
 
     value_network: Literal["policy", "apart"]
     value_width: int | None = Field(gt=0)
+
+    @property
+    def apart(self) -> bool:
+        """True when values come from a network of their own."""
+        return self.value_network == "apart"

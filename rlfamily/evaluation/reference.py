@@ -33,11 +33,10 @@ def write_reference(place: Place, data: Path, model: Path, finetuning: Finetunin
     learner = policy.load(model, finetuning, sharding.accelerator(place.hardware).device, trainable=False)
     left_out: Counter[str] = Counter()
     found = {split: _split(place, learner, data, split, max_tokens, left_out) for split in SPLITS}
-    rewards_N = found["train"].rewards_N
-    mean, std = float(rewards_N.mean()), float(rewards_N.std(correction=0))
+    mean, std = found["train"].moments
     if not std > 0:
-        raise UserError(f"data: all {len(rewards_N)} logged rewards of the training split are {mean:g}: nothing can be "
-                        "learned from them")
+        raise UserError(f"data: all {len(found['train'].rewards_N)} logged rewards of the training split are {mean:g}: "
+                        "nothing can be learned from them")
     validation_N = (found["validation"].rewards_N - mean) / std
     return {
         "reward_mean": mean, "reward_std": std, "validation_mean": float(validation_N.mean()),

@@ -25,20 +25,20 @@ def write_targets(place: Place, reference: Path, config: Config) -> dict[str, An
     above it; `effective` how many of the prompt's responses the partition really weighs, 1 / sum of squared shares.
     """
     rows = logged.load(reference / "train.safetensors")
-    mean, std = rows.rewards_N.mean(), rows.rewards_N.std(correction=0)
+    rows.standardise()
     found: list[dict[str, Any]] = []
     for item in range(len(rows)):
         if item % 1000 == 0:
             place.progress(item, len(rows), "")
-        found += ({"item": item, **row} for row in _of_group(rows.group(item), config, float(mean), float(std)))
+        found += ({"item": item, **row} for row in _of_group(rows.group(item), config))
     write_jsonl(place.out / "targets.jsonl", found)
     return {"responses": len(found)}
 
 
-def _of_group(group: LoggedGroup, config: Config, mean: float, std: float) -> Iterator[dict[str, Any]]:
+def _of_group(group: LoggedGroup, config: Config) -> Iterator[dict[str, Any]]:
     mask_NT, width = pad(group.rows, 0).mask_NT.double(), max(map(len, group.ref_logp))
     ref_logp_NT = torch.tensor([row + [0.0] * (width - len(row)) for row in group.ref_logp], dtype=torch.float64)
-    rewards_N = (torch.tensor(group.rewards, dtype=torch.float64) - mean) / std
+    rewards_N = torch.tensor(group.rewards, dtype=torch.float64)
     batch = LossBatch(ref_logp_NT, mask_NT, rewards_N, len(rewards_N), ref_logp_NT=ref_logp_NT)
     shares_N = log_weights(batch, config.partition).softmax(0)
     reachable_N = -core.aggregate_tokens(ref_logp_NT, mask_NT, config.log_ratio)

@@ -41,6 +41,16 @@ class LoggedRows:
     def __len__(self) -> int:
         return len(self.sizes)
 
+    @property
+    def moments(self) -> tuple[float, float]:
+        """Mean and standard deviation of the rewards, in units of the reward."""
+        return float(self.rewards_N.mean()), float(self.rewards_N.std(correction=0))
+
+    def standardise(self) -> None:
+        """Give the rewards mean 0 and standard deviation 1."""
+        mean, std = self.moments
+        self.rewards_N = (self.rewards_N - mean) / std
+
     def group(self, place: int) -> LoggedGroup:
         """The group of the prompt at `place`."""
         members = self._groups[place]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, Self
 
 from pydantic import Field, SerializeAsAny, model_validator
 
@@ -122,7 +122,12 @@ ModelSource = Annotated[HubSource | TrainedSource | ContrastiveSource, Field(dis
 
 
 class RewardConfig(Strict):
-    """Common part of every reward's Config: its file in this folder, and the models it reads, by name."""
+    """Common part of every reward's Config: its file in this folder, and the models it reads, by name.
+
+    `teaches` is False where every response has the same reward.
+    """
+
+    teaches: ClassVar[bool] = True
 
     kind: str
     models: dict[str, ModelSource]

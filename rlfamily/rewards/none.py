@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from rlfamily.rewards import Check, ClassifierEngine, RewardConfig, RewardParts
 
@@ -24,6 +24,7 @@ NEEDS: frozenset[str] = frozenset()
 class Config(RewardConfig):
     """Nothing to set."""
 
+    teaches: ClassVar[bool] = False
     kind: Literal["none"]
 
 

@@ -159,10 +159,10 @@ def _logged(
     if wanted > len(rows):
         raise UserError(f"data: algorithm.prompts (times task.prompt_fraction) asks for {wanted} prompts, the log has "
                         f"{len(rows)}: lower it, or set task.fewer_prompts=take")
-    rewards_N = (rows.rewards_N - rows.rewards_N.mean()) / rows.rewards_N.std(correction=0)
+    rows.standardise()
     if settings.reward == "shuffled":
-        rewards_N = rewards_N[list(epoch_order(len(rewards_N), 0, shuffle_seed(seed)))]
-    return LoggedSource(rows, rewards_N, wanted, settings.batch_prompts, settings.epochs, seed, ends)
+        rows.rewards_N = rows.rewards_N[list(epoch_order(len(rows.rewards_N), 0, shuffle_seed(seed)))]
+    return LoggedSource(rows, wanted, settings.batch_prompts, settings.epochs, seed, ends)
 
 
 def _asks_reference(needs: frozenset[str], settings: AlgorithmSettings, known: bool) -> bool:

@@ -15,7 +15,7 @@ from rlfamily.shaping import ShapingConfig
 
 
 @dataclass(frozen=True)
-class Critic:
+class CriticShape:
     """Values come from the policy's own states or a network apart; `width` units of their head's hidden layer."""
 
     apart: bool = False
@@ -40,7 +40,7 @@ class Recipe:
     kl_ref_every: int = 0
     shaping: Sequence[ShapingConfig] = ()
     selects: bool = False
-    critic: Critic = Critic()
+    critic: CriticShape = CriticShape()
 
     @classmethod
     def of(cls, algorithm: Algorithm, settings: AlgorithmSettings, lr_multiplier: float) -> Recipe:
@@ -55,7 +55,7 @@ class Recipe:
         return cls(bradley_terry.loss, training.optimizer, lr_multiplier)
 
 
-def _critic(settings: AlgorithmSettings) -> Critic:
+def _critic(settings: AlgorithmSettings) -> CriticShape:
     if not isinstance(settings, ValueSettings):
-        return Critic()
-    return Critic(settings.value_network == "apart", settings.value_width)
+        return CriticShape()
+    return CriticShape(settings.apart, settings.value_width)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from itertools import accumulate, groupby
+from itertools import groupby
 from operator import itemgetter
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -118,25 +118,21 @@ class FixedSource(Known[Rows]):
 class LoggedSource(Known[int]):
     """Logged responses with a reward each: a step takes whole prompts, with as many responses as each has.
 
-    `rows` holds the first `prompts` of them; the loss sees `rewards_N`, in the rows' order.
+    The loss sees the rewards of `rows`, of which the first `prompts` prompts are taken.
     """
 
     def __init__(
-        self, rows: LoggedRows, rewards_N: Tensor, prompts: int, batch_groups: int, epochs: int, seed: int,
-        ends: Sequence[int],
+        self, rows: LoggedRows, prompts: int, batch_groups: int, epochs: int, seed: int, ends: Sequence[int]
     ) -> None:
         super().__init__(range(prompts), batch_groups, epochs, seed, ends)
-        self.rows, self.rewards = rows, rewards_N.tolist()
-        self.starts = list(accumulate(rows.sizes, initial=0))
+        self.rows = rows
 
     def batch(self, step: int, clock: Clock) -> TrainBatch:
         """The step's prompts, each with all its responses."""
-        places = self.chosen(step)
-        groups = [self.rows.group(place) for place in places]
-        sizes = torch.tensor([self.rows.sizes[place] for place in places])
-        rewards = [reward for place in places for reward in self.rewards[self.starts[place]:self.starts[place + 1]]]
-        batch = self.as_batch([group.rows for group in groups], 0)
-        return replace(batch, rewards=rewards, parts=[{}] * len(rewards),
+        groups = [self.rows.group(place) for place in self.chosen(step)]
+        sizes = torch.tensor([len(group.rewards) for group in groups])
+        rewards = [reward for group in groups for reward in group.rewards]
+        return replace(self.as_batch([group.rows for group in groups], 0), rewards=rewards, parts=[{}] * len(rewards),
                        ref_logp=[row for group in groups for row in group.ref_logp],
                        prompt_index_N=torch.arange(len(groups)).repeat_interleave(sizes))
 

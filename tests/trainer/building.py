@@ -133,3 +133,22 @@ def job(folder: Path, world: World, settings: Any, name: str, die_at: int | None
             os.kill(os.getpid(), signal.SIGKILL)
 
     train(replace(here, progress=progress), world, settings, name, **options)
+
+
+def write_logged(world: World, folder: Path) -> None:
+    """logged_train.jsonl and logged_validation.jsonl: responses drawn by the base model, rewards made up."""
+    from rlfamily.examples import read_examples
+    from rlfamily.records import write_jsonl
+    from rlfamily.rollout import SamplingParams
+    from rlfamily.rollout.collect import decode
+    from rlfamily.rollout.torch_engine import TorchEngine
+
+    policy = world.policy()
+    for split, count in (("train", 24), ("validation", 4)):
+        examples = read_examples(world.data / f"{split}.jsonl")[:count]
+        ids = [policy.tokenizer(example.prompt)["input_ids"] for example in examples]
+        drawn = TorchEngine(policy, 100).generate(ids, SamplingParams(False, 1.0, 30), range(0, 4 * count, 4), copies=4)
+        texts = decode(policy.tokenizer, [one.ids for one in drawn])
+        write_jsonl(folder / f"logged_{split}.jsonl", [
+            {"id": example.id, "prompt": example.prompt, "responses": texts[4 * n:4 * n + 1 + n % 4],
+             "rewards": [float((3 * n + 5 * k) % 7) for k in range(1 + n % 4)]} for n, example in enumerate(examples)])

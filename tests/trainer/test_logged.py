@@ -6,8 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from building import finetuning_of, settings_of, train, trainer_of, watched
-from conftest import write_logged
+from building import finetuning_of, settings_of, train, trainer_of, watched, write_logged
 from small import place
 
 from rlfamily.errors import UserError
@@ -95,7 +94,7 @@ def test_rewards_of_a_row_stay_with_it_and_shuffled_ones_do_not(world, reference
         assert batch.rows == dealt.rows
         moved += sum(one != other for one, other in zip(batch.rewards, dealt.rewards, strict=True))
     assert moved > 20
-    assert sorted(plain.rewards) == sorted(shuffled.rewards)
+    assert sorted(plain.rows.rewards_N.tolist()) == sorted(shuffled.rows.rewards_N.tolist())
 
 
 def test_more_prompts_than_logged_are_refused_or_all_are_taken(world, reference):
