@@ -66,6 +66,19 @@ class Walk:
             self.rows = [[*row, token] for row, token in zip(self.rows, tokens, strict=True)]
             self.check()
 
+    def extend(self, counts):
+        """Rows get so many tokens each, in one pass; every token of it is checked, and those left behind are rubbish."""
+        width = max(counts)
+        ids_RL = torch.tensor([[self.draw.randrange(3, WORDS) for _ in range(width)] for _ in counts])
+        found_RLV = self.session.extend(ids_RL, torch.tensor(counts))
+        for row, (count, ids_L) in enumerate(zip(counts, ids_RL.tolist(), strict=True)):
+            before = self.rows[row]
+            self.rows[row] = [*before, *ids_L[:count]]
+            if count:
+                plain = self.plain(torch.tensor([self.rows[row]]), use_cache=False).logits[0, len(before):]
+                torch.testing.assert_close(found_RLV[row, :count], plain, atol=2e-5, rtol=1e-5)
+        self.check()
+
     def select(self, index):
         self.session.select(torch.tensor(index))
         self.rows = [self.rows[place] for place in index]
@@ -121,6 +134,39 @@ def test_any_moves(walk, monkeypatch, seed):
         moves.step(choose.randrange(1, 3))
         moves.select(choose.choices(range(len(moves.rows)), k=choose.randrange(1, 12)))
     moves.step()
+
+
+@pytest.mark.parametrize("counts", [[3] * 8, [1] * 8, [3, 1, 2, 3, 0, 1, 3, 2], [0, 0, 0, 1, 0, 0, 0, 0]],
+                         ids=["even", "one token", "ragged", "one row"])
+@pytest.mark.parametrize("name", MODELS)
+def test_rows_grow_by_several_tokens_in_one_pass(walk, monkeypatch, name, counts):
+    monkeypatch.setattr(packed, "CAPACITY", 2)
+    moves = walk(RAGGED, name)
+    moves.extend(counts)
+    moves.step()
+    moves.extend(counts[::-1])
+    moves.select([0, 3, 3, 5, 7])
+    moves.step(2)
+    moves.extend([2, 0, 1, 2, 2])
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_any_moves_of_rows_that_wait(walk, monkeypatch, seed):
+    monkeypatch.setattr(packed, "CAPACITY", 2)
+    moves, choose = walk(RAGGED), random.Random(seed)
+    for _ in range(5):
+        moves.extend([choose.randrange(0, 3) for _ in moves.rows[1:]] + [1])
+        moves.step(choose.randrange(0, 2))
+        moves.select(choose.choices(range(len(moves.rows)), k=choose.randrange(1, 12)))
+
+
+def test_gaps_are_forgotten_with_the_rows_that_have_them(world):
+    with torch.no_grad():
+        session = sessions.start(policy_of(world, MODELS["gqa"]), *RAGGED)
+        session.extend(torch.full((8, 2), 4), torch.tensor([2, 1, 2, 2, 2, 2, 2, 2]))
+        assert session.gaps_RC is not None
+        session.select(torch.tensor([0, 2, 3]))
+    assert session.gaps_RC is None
 
 
 def test_bf16_differs_by_rounding_alone(world, shares_prefixes):

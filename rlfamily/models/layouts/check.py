@@ -37,7 +37,10 @@ def differs(layout: Layout, loaded: Loaded, expected: list[Tensor]) -> str:
     updates = layout.at_tokens(layout.logits(loaded.model, rows), rows)
     if not _close(updates, torch.cat(expected)):
         return "the log-probs of padded or packed rows"
-    return "" if _close(*_decoded(layout, loaded, prompts, completions, expected)) else "what is drawn from"
+    if not _close(*_decoded(layout, loaded, prompts, completions, expected)):
+        return "what is drawn from"
+    grown = _extended(layout, loaded, prompts, completions, expected)
+    return "" if _close(*grown) else "rows that grow by several tokens"
 
 
 def _decoded(
@@ -54,6 +57,18 @@ def _decoded(
         found.append(session.logits_RV.clone())
         right += [wanted[row][step + 1] for row in order]
     return torch.cat(found), torch.stack(right)
+
+
+def _extended(
+    layout: Layout, loaded: Loaded, prompts: list[list[int]], completions: list[list[int]], wanted: list[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """The same of rows that get all their tokens but the last at once, one of them fewer than the other."""
+    rows = pad(Rows(prompts, [completion[:-1] for completion in completions]), 0).to(loaded.device)
+    alone = pad(Rows(prompts, [[] for _ in prompts]), 0).to(loaded.device)
+    session = layout.session(loaded, alone, torch.arange(len(prompts), device=loaded.device))
+    count_R = rows.mask_NT.sum(1).long()
+    found_RLV = session.extend(rows.ids_NT, count_R)
+    return found_RLV[rows.mask_NT > 0], torch.cat([logits_TV[1:] for logits_TV in wanted])
 
 
 def _rows(loaded: Loaded, rows: Sequence[Sequence[int]]) -> list[list[int]]:

@@ -16,7 +16,7 @@ from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
 from rlfamily.models.batching import RowTensors, spans
 from rlfamily.models.layouts.calls import given, start_ids
 from rlfamily.models.layouts.ragged import Ragged
-from rlfamily.models.layouts.session import selected
+from rlfamily.models.layouts.session import last_logits, selected
 from rlfamily.models.layouts.shared_prefix import new_prompts
 from rlfamily.models.loaded import Loaded
 
@@ -100,6 +100,16 @@ class EncoderDecoderSession:
         with self.loaded.autocast():
             self.logits_RV = self.prompts.decode(token_R[:, None])[:, -1]
         return self.logits_RV
+
+    def extend(self, ids_RL: Tensor, count_R: Tensor) -> Tensor:
+        """Append the first `count_R[r]` of `ids_RL[r]` to row r, in one pass; logits_RLV behind each of them.
+
+        A row that got fewer than others must be dropped next: its cache has what it did not get.
+        """
+        with self.loaded.autocast():
+            logits_RLV = self.prompts.decode(ids_RL)
+        self.logits_RV = last_logits(logits_RLV, count_R, self.logits_RV)
+        return logits_RLV
 
     def select(self, index_R: Tensor) -> None:
         """Make row r what row `index_R[r]` was."""

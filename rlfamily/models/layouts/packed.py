@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
 from rlfamily.models.batching import RowTensors, spans
 from rlfamily.models.layouts.ragged import Ragged
-from rlfamily.models.layouts.session import selected
+from rlfamily.models.layouts.session import last_logits, selected
 from rlfamily.models.layouts.shared_prefix import forward, new_prompts, pack
 from rlfamily.models.loaded import Loaded
 
@@ -59,21 +60,44 @@ class PackedSession:
         heads, width = states[0][0].shape[1], states[0][0].shape[3]
         self.keys, self.values = ([key_BHPD.new_empty(len(group_R), heads, CAPACITY, width) for key_BHPD, _ in states]
                                   for _ in range(2))
-        self.length = 0  # tokens after the prompt, the same for all rows
+        self.length, self.fresh = 0, 1  # places after the prompt, the same for all rows; places that a pass fills
+        self.gaps_RC: Tensor | None = None  # places that hold nothing of their row; None where all are filled
         self.bias = self._bias()
         self._place_rows()
 
     def step(self, token_R: Tensor) -> Tensor:
         """Append a token to every row; the new `logits_RV`."""
-        if self.length == self.keys[0].shape[2]:
+        self.logits_RV = self._pass(token_R, self.position_R, 1)
+        self.position_R = self.position_R + 1
+        if self.gaps_RC is not None:
+            self.gaps_RC = pad(self.gaps_RC, (0, 1))
+        return self.logits_RV
+
+    def extend(self, ids_RL: Tensor, count_R: Tensor) -> Tensor:
+        """Append the first `count_R[r]` of `ids_RL[r]` to row r, in one pass; logits_RLV behind each of them."""
+        rows, width = ids_RL.shape
+        place_L = torch.arange(width, device=ids_RL.device)
+        logits = self._pass(ids_RL.flatten(), (self.position_R[:, None] + place_L).flatten(), width)
+        logits_RLV = logits.view(rows, width, -1)
+        gaps_RL = place_L >= count_R[:, None]
+        if self.gaps_RC is not None or gaps_RL.any():
+            before = gaps_RL.new_zeros(rows, self.length - width) if self.gaps_RC is None else self.gaps_RC
+            self.gaps_RC = torch.cat([before, gaps_RL], 1)
+        self.position_R = self.position_R + count_R
+        self.logits_RV = last_logits(logits_RLV, count_R, self.logits_RV)
+        return logits_RLV
+
+    def _pass(self, ids_M: Tensor, positions_M: Tensor, fresh: int) -> Tensor:
+        """logits_MV of `fresh` more tokens of every row."""
+        while self.length + fresh > self.keys[0].shape[2]:
             self.keys, self.values = ([torch.cat([part, torch.empty_like(part)], 2) for part in parts]
                                       for parts in (self.keys, self.values))
-        every = torch.arange(len(token_R), device=token_R.device)
+        self.fresh = fresh
+        every_M = torch.arange(len(ids_M), device=ids_M.device)
         with self.loaded.autocast():
-            self.logits_RV = forward(self.loaded.model, token_R, self.position_R, every, self)[0]
-        self.position_R = self.position_R + 1
-        self.length += 1
-        return self.logits_RV
+            logits_MV = forward(self.loaded.model, ids_M, positions_M, every_M, self)[0]
+        self.length += fresh
+        return logits_MV
 
     def select(self, index_R: Tensor) -> None:
         """Make row r what row `index_R[r]` was."""
@@ -81,23 +105,39 @@ class PackedSession:
                                   for parts in (self.keys, self.values))
         self.logits_RV, self.position_R, self.group_R = (
             part[index_R] for part in (self.logits_RV, self.position_R, self.group_R))
+        if self.gaps_RC is not None:
+            self.gaps_RC = self.gaps_RC[index_R]
+            self.gaps_RC = self.gaps_RC if self.gaps_RC.any() else None
         self._drop_prompts()
         self._place_rows()
 
-    def attend(self, layer: int, query_RHD: Tensor, key_RHD: Tensor, value_RHD: Tensor, scale: float) -> Tensor:
-        """Attention of each row's new token to its prompt and to all of its own tokens."""
-        rows, heads, width = key_RHD.shape
-        count = self.length + 1
+    def attend(self, layer: int, query_MHD: Tensor, key_MHD: Tensor, value_MHD: Tensor, scale: float) -> Tensor:
+        """Attention of each row's new tokens to its prompt and to all of its own tokens up to them."""
+        fresh, count = self.fresh, self.length + self.fresh
+        rows, heads, width = len(key_MHD) // fresh, key_MHD.shape[1], key_MHD.shape[2]
         keys, values = self.keys[layer][:, :, :count], self.values[layer][:, :, :count]
-        keys[:, :, -1], values[:, :, -1] = key_RHD, value_RHD
-        query = (query_RHD * scale).view(rows, heads, -1, width)  # (R, H, Q, D): Q query heads share a key head
+        keys[:, :, -fresh:], values[:, :, -fresh:] = (
+            part.view(rows, fresh, heads, width).transpose(1, 2) for part in (key_MHD, value_MHD))
+        # (R, H, Q, D): Q queries share a key head, those of a query head's new tokens side by side
+        query = (query_MHD * scale).view(rows, fresh, heads, -1, width).permute(0, 2, 3, 1, 4).flatten(2, 3)
         prompt_scores = self._of_prompts(query) @ self.prompt_keys[layer]
         if self.bias is not None:
             prompt_scores = prompt_scores + self.bias
-        weights = torch.cat([self._of_rows(prompt_scores), query @ keys.transpose(2, 3)], 3).softmax(3)
+        own_scores = query @ keys.transpose(2, 3)
+        for hidden in self._hidden(count, query.shape[2] // fresh):
+            own_scores = own_scores.masked_fill(hidden, -torch.inf)
+        weights = torch.cat([self._of_rows(prompt_scores), own_scores], 3).softmax(3)
         prompt_weights, own_weights = torch.split(weights, [self.prompts.width, count], 3)
         output = self._of_rows(self._of_prompts(prompt_weights) @ self.prompt_values[layer]) + own_weights @ values
-        return output.reshape(rows, -1, width)
+        return output.view(rows, heads, -1, fresh, width).permute(0, 3, 1, 2, 4).reshape(rows * fresh, -1, width)
+
+    def _hidden(self, count: int, queries: int) -> Iterator[Tensor]:
+        """What new tokens must not see among their row's own places: later ones, and those that hold nothing."""
+        if self.fresh > 1:
+            place_L = torch.arange(self.fresh, device=self.position_R.device).repeat(queries)[:, None]
+            yield torch.arange(count, device=self.position_R.device) > self.length + place_L
+        if self.gaps_RC is not None:
+            yield pad(self.gaps_RC, (0, self.fresh))[:, None, None]
 
     def _place_rows(self) -> None:
         """Seats (B, S): rows of the same prompt side by side, so that one product serves them all."""

@@ -13,6 +13,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from rlfamily.models.batching import RowTensors, spans
 from rlfamily.models.layouts.calls import given, taken
+from rlfamily.models.layouts.session import last_logits
 from rlfamily.models.loaded import Loaded
 
 
@@ -68,23 +69,34 @@ class PaddedSession:
         self.loaded, self.cache = loaded, DynamicCache(config=loaded.model.config)
         self.cache_name = "past_key_values" if "past_key_values" in taken(loaded.model) else "cache_params"
         self.attention_RL = rows.prompt_mask_NP
-        self.logits_RV = self._forward(rows.prompt_ids_NP, positions(rows.prompt_mask_NP))
+        self.logits_RV = self._forward(rows.prompt_ids_NP, positions(rows.prompt_mask_NP), keep=1)[:, -1]
         self.select(group_R)
 
     def step(self, token_R: Tensor) -> Tensor:
         """Append a token to every row; the new `logits_RV`."""
         self.attention_RL = torch.cat([self.attention_RL, self.attention_RL.new_ones(len(token_R), 1)], 1)
-        self.logits_RV = self._forward(token_R[:, None], self.attention_RL.sum(1, keepdim=True) - 1)
+        self.logits_RV = self._forward(token_R[:, None], self.attention_RL.sum(1, keepdim=True) - 1)[:, -1]
         return self.logits_RV
+
+    def extend(self, ids_RL: Tensor, count_R: Tensor) -> Tensor:
+        """Append the first `count_R[r]` of `ids_RL[r]` to row r, in one pass; logits_RLV behind each of them."""
+        place_L = torch.arange(ids_RL.shape[1], device=ids_RL.device)
+        positions_RL = self.attention_RL.sum(1, keepdim=True) + place_L
+        self.attention_RL = torch.cat([self.attention_RL, (place_L < count_R[:, None]).long()], 1)
+        logits_RLV = self._forward(ids_RL, positions_RL)
+        self.logits_RV = last_logits(logits_RLV, count_R, self.logits_RV)
+        return logits_RLV
 
     def select(self, index_R: Tensor) -> None:
         """Make row r what row `index_R[r]` was."""
         self.cache.reorder_cache(index_R)  # what layers of every kind have: keys and values, and states
         self.attention_RL, self.logits_RV = self.attention_RL[index_R], self.logits_RV[index_R]
 
-    def _forward(self, ids_RL: Tensor, positions_RL: Tensor) -> Tensor:
+    def _forward(self, ids_RL: Tensor, positions_RL: Tensor, keep: int | None = None) -> Tensor:
+        """logits_RLV of the last `keep` tokens at least, or of all."""
         with self.loaded.autocast():
             output = self.loaded.model(**given(
                 self.loaded.model, input_ids=ids_RL, attention_mask=self.attention_RL, position_ids=positions_RL,
-                **{self.cache_name: self.cache}, use_cache=True, logits_to_keep=1))
-        return output.logits[:, -1]
+                **{self.cache_name: self.cache}, use_cache=True, logits_to_keep=keep or ids_RL.shape[1]))
+        logits_RLV: Tensor = output.logits
+        return logits_RLV

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from rlfamily.models.batching import RowTensors
 from rlfamily.models.layouts.calls import logits_of
+from rlfamily.models.layouts.session import last_logits
 from rlfamily.models.loaded import Loaded
 
 
@@ -59,12 +60,26 @@ class SingleSession:
         self.logits_RV = self._forward()
         return self.logits_RV
 
+    def extend(self, ids_RL: Tensor, count_R: Tensor) -> Tensor:
+        """Append the first `count_R[r]` of `ids_RL[r]` to row r; logits_RLV behind each of them, 0 elsewhere."""
+        counts, width = count_R.tolist(), ids_RL.shape[1]
+        self.ids = [torch.cat([own_T, new_L[:count]])
+                    for own_T, new_L, count in zip(self.ids, ids_RL, counts, strict=True)]
+        logits_RLV = self.logits_RV.new_zeros(len(counts), width, self.logits_RV.shape[1])
+        for row, count in enumerate(counts):
+            if count:
+                logits_RLV[row, :count] = self._row(row)[0, -count:]
+        self.logits_RV = last_logits(logits_RLV, count_R, self.logits_RV)
+        return logits_RLV
+
     def select(self, index_R: Tensor) -> None:
         """Make row r what row `index_R[r]` was."""
         self.prompts, self.ids = ([part[row] for row in index_R.tolist()] for part in (self.prompts, self.ids))
         self.logits_RV = self.logits_RV[index_R]
 
     def _forward(self) -> Tensor:
+        return torch.cat([self._row(row)[:, -1] for row in range(len(self.ids))])
+
+    def _row(self, row: int) -> Tensor:
         with self.loaded.autocast():
-            return torch.cat([logits_of(self.loaded.model, prompt_P, ids_T, self.ends)[:, -1]
-                              for prompt_P, ids_T in zip(self.prompts, self.ids, strict=True)])
+            return logits_of(self.loaded.model, self.prompts[row], self.ids[row], self.ends)
