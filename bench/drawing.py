@@ -105,7 +105,7 @@ def ours(policy: Policy, given: Draws, greedy: bool = False, logps: bool = False
     engine = TorchEngine(policy, len(given.lengths))
     seeds = range(0, len(given.lengths), given.copies)
     params = SamplingParams(greedy, 1.0, given.longest, logps=logps)
-    with patch.object(torch_engine, "_Decoding", _ending(given, policy)):
+    with patch.object(torch_engine, "TorchGrowth", _ending(given, policy)):
         return engine.generate(given.prompts, params, seeds, given.copies)
 
 
@@ -113,10 +113,10 @@ def _ending(given: Draws, policy: Policy) -> type:
     """The engine's state of a batch; it alone knows which row stands where after others have ended."""
     length_N = torch.tensor(given.lengths, device=policy.device)
 
-    class Ending(torch_engine._Decoding):
-        def _choose(self, logits_RV: Tensor) -> tuple[Tensor, Tensor]:
-            step = self.count + 1
+    class Ending(TorchGrowth):
+        def _choose(self, logits_RV: Tensor, going_R: Tensor) -> tuple[Tensor, Tensor]:
+            step = int(self.length_N[self.row_R[0]]) + 1
             ending = (length_N[self.row_R] == step).nonzero()[:, 0] if step in given.lengths else None
-            return super()._choose(force(logits_RV, ending, policy.eos_id))
+            return super()._choose(force(logits_RV, ending, policy.eos_id), going_R)
 
     return Ending

@@ -43,6 +43,16 @@ def held_out_seed(prompt: str) -> int:
     return stream_seed("score", prompt)
 
 
+def growth_seed(stream: int, place: int) -> int:
+    """Stream of the part of a response that begins at token `place`, where each part is a request of its own."""
+    return stream_seed(stream, "growth", place)
+
+
+def growth_uniform(stream: int, place: int) -> float:
+    """A number between 0 and 1 by which token `place` of such a response is chosen."""
+    return random.Random(growth_seed(stream, place)).random()
+
+
 def gate_seed(prompt: str) -> int:
     """Stream of the response by which a base model is let through."""
     return stream_seed("gate", prompt)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-from rlfamily.decoding import Cost, Decoded, DecodingConfig
-
-if TYPE_CHECKING:
-    from rlfamily.rollout import Engine, SamplingParams
+from rlfamily.decoding import Bench, Choice, DecodingConfig, Guide
 
 VERSION = "1"
+MODES = ("greedy", "sample")
 
 
 class Config(DecodingConfig):
@@ -19,10 +16,11 @@ class Config(DecodingConfig):
     kind: Literal["plain"]
 
 
-def decode(
-    config: Config, engine: Engine, prompts: Sequence[Sequence[int]], params: SamplingParams, seeds: Sequence[int],
-    copies: int,
-) -> list[Decoded]:
-    """One forward pass a token: the first reads the prompt."""
-    drawn = engine.generate(prompts, params, seeds, copies)
-    return [Decoded(one, Cost(tokens=len(one.ids), forwards=len(one.ids))) for one in drawn]
+def guides(config: Config) -> frozenset[Guide]:
+    """Nothing guides it."""
+    return frozenset()
+
+
+def decode(config: Config, bench: Bench) -> list[Choice]:
+    """The first that comes."""
+    return [Choice(drawn[0]) for drawn in bench.draw(1)]

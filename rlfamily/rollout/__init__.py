@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from rlfamily.decoding import Pause
 from rlfamily.errors import UserError
 
 
@@ -59,6 +60,46 @@ class Completion:
     entropy: float = math.nan
 
 
+class Growth(Protocol):
+    """N rows that grow from prompts, a part at a time, and are dropped and forked on the way.
+
+    A row runs until it meets its end or a limit. What was passed through the model is not passed again.
+    """
+
+    @property
+    def running(self) -> list[int]:
+        """Rows that can grow, in the order of `options`."""
+        ...
+
+    def draw(self, most: int | None = None, rows: Sequence[int] | None = None, pause: Pause | None = None) -> None:
+        """Draw up to `most` tokens for each running row, or for those of `rows` alone, while others wait."""
+        ...
+
+    def select(self, index: Sequence[int]) -> None:
+        """Make row n what row `index[n]` was, for all N; each goes on drawing by its own stream."""
+        ...
+
+    def reseed(self, rows: Sequence[int], streams: Sequence[int]) -> None:
+        """Let rows draw by these streams from now on."""
+        ...
+
+    def options(self, count: int) -> tuple[list[list[int]], list[list[float]]]:
+        """The `count` likeliest next tokens of each running row under the model itself, and their log-probs."""
+        ...
+
+    def append(self, tokens: Sequence[int]) -> None:
+        """Append a given token to each running row."""
+        ...
+
+    def uniforms(self) -> list[float]:
+        """A number between 0 and 1 of each running row's stream, for its next token."""
+        ...
+
+    def completions(self) -> list[Completion]:
+        """The rows as they are."""
+        ...
+
+
 class Engine(Protocol):
     """Generates responses to prompts; the same prompts, parameters, seeds and weights give the same responses."""
 
@@ -69,6 +110,10 @@ class Engine(Protocol):
 
         Response k to prompt b uses the random stream `seeds[b] + k` and no other, whatever is drawn beside it.
         """
+        ...
+
+    def grow(self, prompts: Sequence[Sequence[int]], params: SamplingParams, streams: Sequence[int]) -> Growth:
+        """Rows that grow from N prompts under a caller's eyes; row n draws by `streams[n]`. All are one batch."""
         ...
 
     def refresh(self) -> None:

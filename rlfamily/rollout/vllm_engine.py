@@ -15,6 +15,7 @@ from unittest.mock import patch
 
 from rlfamily.hardware import VllmPlacement
 from rlfamily.rollout import Completion, SamplingParams, check_room
+from rlfamily.rollout.request_growth import RequestGrowth
 from rlfamily.rollout.vllm_common import Start, explain, start_options, tied, write_adapter
 
 if TYPE_CHECKING:
@@ -59,6 +60,25 @@ class VllmEngine:
             outputs = self.llm.generate([{"prompt_token_ids": list(prompt)} for prompt in prompts], requests,
                                         use_tqdm=False, lora_request=self.adapter) if requests else []
         return [_completion(row) for output in outputs for row in list(output.outputs) * (copies // drawn)]
+
+    def grow(
+        self, prompts: Sequence[Sequence[int]], params: SamplingParams, streams: Sequence[int]
+    ) -> RequestGrowth:
+        """Rows that grow by requests; vLLM keeps their prefixes."""
+        return RequestGrowth(self, self.stop_ids, prompts, params, streams, self._likeliest)
+
+    def _likeliest(
+        self, rows: Sequence[Sequence[int]], params: SamplingParams, count: int
+    ) -> tuple[list[list[int]], list[list[float]]]:
+        """The likeliest next tokens of each row at temperature 1, uncut, and their log-probs."""
+        request = vllm.SamplingParams(temperature=1.0, max_tokens=1, logprobs=count, detokenize=False, seed=0)
+        with self._awake():
+            outputs = self.llm.generate([{"prompt_token_ids": list(row)} for row in rows], request, use_tqdm=False,
+                                        lora_request=self.adapter) if rows else []
+        # the token drawn is told beside the likeliest ones
+        best = [sorted(output.outputs[0].logprobs[0].items(), key=lambda item: item[1].rank)[:count]
+                for output in outputs]
+        return [[token for token, _ in row] for row in best], [[entry.logprob for _, entry in row] for row in best]
 
     def refresh(self) -> None:
         """Hand the policy's weights over, or its adapter as a new version; forget the prefixes of the old ones."""

@@ -27,6 +27,7 @@ from rlfamily.errors import UserError
 from rlfamily.models.policy import locate
 from rlfamily.models.sharded import world_size
 from rlfamily.rollout import Completion, SamplingParams, check_room
+from rlfamily.rollout.request_growth import RequestGrowth
 from rlfamily.rollout.vllm_common import DTYPES, Start, tied, write_adapter
 from rlfamily.rollout.vllm_process import Child, end, own_devices, start_server
 
@@ -82,6 +83,12 @@ class VllmServerEngine:
                 pool.shutdown(wait=False, cancel_futures=True)  # one that failed is enough
             self._check_version()
         return rows
+
+    def grow(
+        self, prompts: Sequence[Sequence[int]], params: SamplingParams, streams: Sequence[int]
+    ) -> RequestGrowth:
+        """Rows that grow by requests; the server keeps their prefixes."""
+        return RequestGrowth(self, self.stop_ids, prompts, params, streams, None)
 
     def refresh(self) -> None:
         """Hand the policy's weights over, or its adapter under a new name; forget the prefixes of the old ones."""

@@ -1,0 +1,42 @@
+"""ARGS (Khanov et al. 2024): tokens by the policy's logit and the reward of the response so far,
+
+    logit(z | x, y) + w r(x, y + z)
+
+among the `top_k` likeliest; the highest, or drawn by softmax(score / temperature). The reward model was trained on
+complete responses: what it says of parts is outside of what it learned. w = 0 and no chance is greedy decoding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import Field
+
+from rlfamily.decoding import Bench, Choice, DecodingConfig, Guide
+from rlfamily.decoding.tokens import decode_tokens
+
+VERSION = "1"
+MODES = ("greedy", "sample")
+
+
+class Config(DecodingConfig):
+    """`weight` is w; `temperature` of sampling by the scores."""
+
+    kind: Literal["args"]
+    weight: float = Field(ge=0)
+    top_k: int = Field(gt=0)
+    temperature: float = Field(gt=0)
+
+
+def guides(config: Config) -> frozenset[Guide]:
+    """The task's reward, of parts of responses."""
+    return frozenset({"rewards"})
+
+
+def decode(config: Config, bench: Bench) -> list[Choice]:
+    """A response to each request. Log-probs stand for logits: they differ by what is the same for all tokens."""
+    def law(logps: Sequence[float], rewards: Sequence[float]) -> list[float]:
+        return [logp + config.weight * reward for logp, reward in zip(logps, rewards, strict=True)]
+
+    return decode_tokens(bench, "rewards", config.top_k, law, config.temperature)

@@ -1,0 +1,49 @@
+"""Iterative reward optimisation at inference (IRO, Alg. 4 and Eq. 8): beam search by sum_i V_i / beta_i over parts.
+
+Iteration t guides by t value functions; at the end the reward model chooses among all candidates (or, of verifiable
+answers, the most frequent one wins: `final: vote`).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from rlfamily.decoding import Bench, Choice, Guide
+from rlfamily.decoding.choosing import best, most_frequent
+from rlfamily.decoding.guided import Guided
+from rlfamily.decoding.search import Shape, search
+
+VERSION = "1"
+MODES = ("sample",)
+
+
+class Config(Guided, Shape):
+    """`final`: what chooses among the last candidates; value: the sum that guided them."""
+
+    kind: Literal["iro"]
+    final: Literal["reward", "vote", "value"]
+
+    @property
+    def streams(self) -> int:
+        """One a candidate."""
+        return self.width
+
+
+def guides(config: Config) -> frozenset[Guide]:
+    """Value functions on the way, and, unless answers vote, rewards at the end."""
+    return frozenset({"values", "rewards"} if config.final == "reward" else {"values"})
+
+
+def decode(config: Config, bench: Bench) -> list[Choice]:
+    """The best of the last candidates."""
+    beams = search(config, bench, "values")
+    rows, width = beams.completions(), config.width
+    finalists = [rows[start:start + width] for start in range(0, len(rows), width)]
+    if config.final == "reward":
+        chosen = [best(scores) for scores in bench.rate("rewards", finalists)]
+    else:
+        scores = beams.scores()
+        parts = [scores[start:start + width] for start in range(0, len(rows), width)]
+        chosen = [best(part) for part in parts] if config.final == "value" else [
+            most_frequent(answers, part) for answers, part in zip(bench.verdicts(finalists), parts, strict=True)]
+    return [Choice(some[place], some) for some, place in zip(finalists, chosen, strict=True)]

@@ -1,0 +1,43 @@
+"""Weak-to-strong search (Zhou et al. 2024, chunk-level beam search): beams ranked by the implicit reward of their prefix
+
+    sum_t log pi_tuned(y_t | x, y_<t) - log pi_untuned(y_t | x, y_<t)
+
+which is, where the tuned model is KL-optimal, its soft value less what depends on the prompt alone. The best beam by
+that score is returned: no reward model is asked.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from rlfamily.decoding import Bench, Choice, Guide
+from rlfamily.decoding.choosing import best
+from rlfamily.decoding.pairs import Paired
+from rlfamily.decoding.search import Shape, search
+
+VERSION = "1"
+MODES = ("sample",)
+
+
+class Config(Paired, Shape):
+    """A search by two models."""
+
+    kind: Literal["weak_to_strong"]
+
+    @property
+    def streams(self) -> int:
+        """One a candidate."""
+        return self.width
+
+
+def guides(config: Config) -> frozenset[Guide]:
+    """The two models."""
+    return frozenset({"pair"})
+
+
+def decode(config: Config, bench: Bench) -> list[Choice]:
+    """The best of the last candidates."""
+    beams = search(config, bench, "pair")
+    rows, scores, width = beams.completions(), beams.scores(), config.width
+    return [Choice(rows[start + best(scores[start:start + width])], rows[start:start + width])
+            for start in range(0, len(rows), width)]
