@@ -19,7 +19,7 @@ from rlfamily.core.shapes import check
 
 def states_of(mask_NT: Tensor) -> Tensor:
     """mask_NS of rows of tokens: a row without a token still has its prompt, a state."""
-    return torch.cat([torch.ones_like(mask_NT[:, :1]), mask_NT], 1)
+    return torch.cat([mask_NT.new_ones(len(mask_NT), 1), mask_NT], 1)
 
 
 def following(values_NS: Tensor, mask_NS: Tensor, last_N: Tensor) -> Tensor:

@@ -2,8 +2,8 @@
 
     L = - E_{y~pi} sum_{h=0..len} a log sigma(V(x, y_<=h)) + (1 - a) log(1 - sigma(V(x, y_<=h)))
 
-a = 1 where r is above the threshold, else 0. V is the logit, and the fixed point sigma(V) = P(a | prefix). IRO calls its
-Eq. 7 "FUDGE loss" too, which is `mc`.
+a = 1 where r is above the threshold, else 0. V is the logit, and the fixed point sigma(V) = P(a | prefix). IRO calls
+its Eq. 7 "FUDGE loss" too, which is `mc`.
 Against `bce`: any reward will do, of which the threshold makes an attribute.
 """
 
