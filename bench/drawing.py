@@ -14,7 +14,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from rlfamily.models.policy import Policy
 from rlfamily.models.scratch import train_tokenizer
-from rlfamily.rollout import Completion, SamplingParams, torch_engine
+from rlfamily.rollout import Completion, SamplingParams, torch_engine, torch_growth
 from rlfamily.rollout.torch_engine import TorchEngine
 
 CPU = torch.device("cpu")
@@ -113,7 +113,7 @@ def _ending(given: Draws, policy: Policy) -> type:
     """The engine's state of a batch; it alone knows which row stands where after others have ended."""
     length_N = torch.tensor(given.lengths, device=policy.device)
 
-    class Ending(TorchGrowth):
+    class Ending(torch_growth.TorchGrowth):
         def _choose(self, logits_RV: Tensor, going_R: Tensor) -> tuple[Tensor, Tensor]:
             step = int(self.length_N[self.row_R[0]]) + 1
             ending = (length_N[self.row_R] == step).nonzero()[:, 0] if step in given.lengths else None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 
-from rlfamily import algorithms
+from rlfamily import algorithms, guides
 from rlfamily.algorithms import rpo, sft
 from rlfamily.algorithms.settings import AlgorithmSettings
 from rlfamily.config import LEARNED_FROM, RunConfig, algorithm_settings
@@ -61,7 +61,7 @@ class Planner:
     @cached_property
     def data(self) -> Node:
         """The task's files."""
-        return self._node("data", data.Config(task=self.config.task.data), {}, f"data {self.config.names['task']}")
+        return self.node("data", data.Config(task=self.config.task.data), {}, f"data {self.config.names['task']}")
 
     @cached_property
     def lengths(self) -> Node:
@@ -71,7 +71,7 @@ class Planner:
         inputs: Sources = {"data": self.data}
         if not isinstance(model, ScratchModel):
             inputs["model"] = self.base
-        return self._node("lengths", config, inputs,
+        return self.node("lengths", config, inputs,
                           f"lengths {self.config.names['task']} · {self.config.names['model']}")
 
     @cached_property
@@ -79,7 +79,7 @@ class Planner:
         """The policy before any training of ours: a hub model, or a stand-in pretrained on the task's corpus."""
         model, task, label = self.config.model, self.config.task, f"base {self.config.names['model']}"
         if not isinstance(model, ScratchModel):
-            return self._hub(model.path, model.revision, label, model.date_string, model.family)
+            return self.hub(model.path, model.revision, label, model.date_string, model.family)
         recipe, corpus = model.pretrain, task.pretrain
         if corpus is None:
             raise UserError(f"model={self.config.names['model']}: task {self.config.names['task']} has no corpus to "
@@ -95,12 +95,12 @@ class Planner:
             "prompts": corpus.lines, "batch_prompts": recipe.batch_prompts, "epochs": corpus.epochs,
             "optimizer": recipe.optimizer, "kl_ref_every": 0})
         # How it is finetuned or drawn from later cannot change the base model.
-        sampled = self._generation().model_copy(update={
+        sampled = self.generation().model_copy(update={
             "draws": 1, "engine": "torch", "decoding": plain.Config(kind="plain")})
         gate = base.Gate(task=task.kind, part=corpus.gate.part, least=corpus.gate.least, generation=sampled)
         config = base.Config(model=model.model_copy(update={"finetune": "full", "lr_multiplier": 1.0}),
                              settings=settings, max_tokens=task.max_tokens_demonstration, gate=gate)
-        return self._node("base", config, {"data": self.data}, label, self.lengths)
+        return self.node("base", config, {"data": self.data}, label, self.lengths)
 
     @cached_property
     def warm_start(self) -> Node:
@@ -122,7 +122,7 @@ class Planner:
         if source == "logged":
             inputs["reference"] = self.reference
         if source == "rollouts":
-            inputs["rewards"] = self._reward_sources
+            inputs["rewards"] = self.reward_sources
             if settings.reward == "reward_model":
                 inputs["fitted"] = self._reward_model
         return self._train(name, settings, inputs, self.label)
@@ -130,9 +130,15 @@ class Planner:
     @cached_property
     def reference(self) -> Node:
         """The task's logged responses under the policy that training starts from: one for all methods and seeds."""
-        config = reference.Config(finetuning=self._frozen(), max_tokens=self.config.task.max_tokens_demonstration)
-        return self._node("reference", config, {"data": self.data, "policy": self.warm_start},
+        config = reference.Config(finetuning=self.frozen(), max_tokens=self.config.task.max_tokens_demonstration)
+        return self.node("reference", config, {"data": self.data, "policy": self.warm_start},
                           f"reference log-probs {self.config.names['model']}", self.lengths)
+
+    def trained_by(self, name: str) -> Planner:
+        """The same configuration, trained by another method with that method's own settings."""
+        names = self.config.names | {"algorithm": name}
+        config = self.config.model_copy(update={"algorithm": algorithm_settings(name), "names": names})
+        return Planner(config, f"{name} · seed {config.seed}", self.table)
 
     @property
     def policy(self) -> Node:
@@ -142,9 +148,11 @@ class Planner:
     @cached_property
     def generate(self) -> Node:
         """Held-out responses of the cell's policy."""
-        config = generate.Config(generation=self._generation(), finetuning=self._frozen())
-        return self._node("generate", config, {"data": self.data, "policy": self.policy}, f"responses {self.label}",
-                          self.lengths)
+        decoder = self.config.decoding
+        config = generate.Config(generation=self.generation(), finetuning=self.frozen(),
+                                 guiding=guides.guiding_of(self, decoder))
+        inputs: Sources = {"data": self.data, "policy": self.policy, **guides.inputs_of(self, decoder)}
+        return self.node("generate", config, inputs, f"responses {self.label}", self.lengths)
 
     @cached_property
     def score(self) -> Node:
@@ -152,15 +160,15 @@ class Planner:
         task = self.config.task
         config = score.Config(task=task.kind, reward=task.reward.unsourced(),
                               metrics={name: metric.unsourced() for name, metric in task.metrics.items()})
-        inputs: Sources = {"data": self.data, "responses": self.generate, "rewards": self._reward_sources,
+        inputs: Sources = {"data": self.data, "responses": self.generate, "rewards": self.reward_sources,
                            "metrics": self._metric_sources}
-        return self._node("score", config, inputs, f"score {self.label}")
+        return self.node("score", config, inputs, f"score {self.label}")
 
     @cached_property
     def logprobs(self) -> Node:
         """Log-probs of the demonstrations under the cell's policy."""
-        config = logprobs.Config(finetuning=self._frozen(), max_tokens=self.config.task.max_tokens_demonstration)
-        return self._node("logprobs", config, {"data": self.data, "policy": self.policy}, f"log-probs {self.label}")
+        config = logprobs.Config(finetuning=self.frozen(), max_tokens=self.config.task.max_tokens_demonstration)
+        return self.node("logprobs", config, {"data": self.data, "policy": self.policy}, f"log-probs {self.label}")
 
     @cached_property
     def targets(self) -> Node:
@@ -169,7 +177,7 @@ class Planner:
         if not isinstance(settings, rpo.Config):
             raise UserError(f"algorithm={self.config.names['algorithm']} has no targets to show: use algorithm=rpo")
         config = targets.Config.model_validate({name: getattr(settings, name) for name in targets.Config.model_fields})
-        return self._node("targets", config, {"reference": self.reference}, f"targets {self.label}")
+        return self.node("targets", config, {"reference": self.reference}, f"targets {self.label}")
 
     def judge(self, opponent: Planner) -> Node:
         """The cell's greedy responses against the opponent's, judged in both orders."""
@@ -178,40 +186,41 @@ class Planner:
             raise UserError(f"task {self.config.names['task']} has no judge (task.judge is null)")
         inputs: Sources = {"ours": self.score, "theirs": opponent.score}
         if isinstance(settings, CausalLmJudge):
-            inputs["judge"] = self._hub(settings.path, settings.revision, f"fetch judge {settings.path}")
-        return self._node("judge", judge.Config(judge=settings), inputs, f"judge {self.label}")
+            inputs["judge"] = self.hub(settings.path, settings.revision, f"fetch judge {settings.path}")
+        return self.node("judge", judge.Config(judge=settings), inputs, f"judge {self.label}")
 
     def theory(self, checks: list[str], seed: int) -> Node:
         """Exact computations on an enumerable world: no task, no model."""
-        return self._node("theory", theory.Config(checks=checks, seed=seed), {}, "theory")
+        return self.node("theory", theory.Config(checks=checks, seed=seed), {}, "theory")
 
     def _pairs(self, prompts: int, distribution: Distribution) -> Node:
         config = pairs.Config(
             lesson=self.config.task.lesson(prompts, self.config.task.rollout, rewarded=True), distribution=distribution,
-            finetuning=self._frozen(), engine=self.config.rollout.engine, seed=self.config.seed)
-        inputs: Sources = {"data": self.data, "policy": self.warm_start, "rewards": self._reward_sources}
-        return self._node("pairs", config, inputs, f"preference pairs · seed {self.config.seed}", self.lengths)
+            finetuning=self.frozen(), engine=self.config.rollout.engine, seed=self.config.seed)
+        inputs: Sources = {"data": self.data, "policy": self.warm_start, "rewards": self.reward_sources}
+        return self.node("pairs", config, inputs, f"preference pairs · seed {self.config.seed}", self.lengths)
 
     @cached_property
-    def _reward_sources(self) -> dict[str, Node]:
+    def reward_sources(self) -> dict[str, Node]:
         """The models that the task's own reward reads, by name."""
         sources = self.config.task.reward.models
-        return {name: self._reward_source(source, f"{name} ({self.config.names['task']})")
+        return {name: self.reward_source(source, f"{name} ({self.config.names['task']})")
                 for name, source in sources.items()}
 
     @cached_property
     def _metric_sources(self) -> dict[str, Node]:
         """The models that the task's text metrics read, by metric and name."""
-        return {f"{metric}.{name}": self._hub(source.path, source.revision, f"fetch {name} of {metric}")
+        return {f"{metric}.{name}": self.hub(source.path, source.revision, f"fetch {name} of {metric}")
                 for metric, config in self.config.task.metrics.items() for name, source in config.models.items()}
 
-    def _reward_source(self, source: ModelSource, label: str) -> Node:
+    def reward_source(self, source: ModelSource, label: str) -> Node:
+        """A model that scores responses: published, or trained here."""
         if isinstance(source, HubSource):
-            return self._hub(source.path, source.revision, f"fetch {label}")
+            return self.hub(source.path, source.revision, f"fetch {label}")
         config: Strict = clip.Config(source=source) if not isinstance(source, TrainedSource) else (
             preference_model.Config(source=source, max_tokens=self.config.task.max_tokens_demonstration))
         kind, what = ("preference_model", "reward model") if isinstance(source, TrainedSource) else ("clip", "CLIP")
-        return self._node(kind, config, {"data": self.data}, f"{what} {label}")
+        return self.node(kind, config, {"data": self.data}, f"{what} {label}")
 
     @cached_property
     def _reward_model(self) -> Node:
@@ -224,7 +233,7 @@ class Planner:
             max_tokens=self.config.task.max_tokens_demonstration, seed=self.config.seed)
         inputs: Sources = {"data": self.data, "policy": self.warm_start,
                            "pairs": self._pairs(settings.prompts, settings.distribution)}
-        return self._node("reward_model", config, inputs, f"reward model · seed {self.config.seed}")
+        return self.node("reward_model", config, inputs, f"reward model · seed {self.config.seed}")
 
     def _train(
         self, name: str, settings: AlgorithmSettings, inputs: Sources, label: str
@@ -237,29 +246,32 @@ class Planner:
             algorithm=name, settings=settings, finetuning=self._finetuning, seed=self.config.seed,
             lesson=task.lesson(settings.prompts, limits, rewarded=source == "rollouts"),
             rollout=rollout if source == "rollouts" else None)
-        return self._node("train", config, inputs, label, self.lengths)
+        return self.node("train", config, inputs, label, self.lengths)
 
-    def _generation(self) -> Generation:
+    def generation(self) -> Generation:
+        """How held-out responses are made."""
         task = self.config.task
         return Generation(prompts=task.eval_prompts, draws=task.eval_draws, limits=task.evaluation,
-                          distribution=task.distribution, decoding=self.config.decoding,
+                          distribution=task.distribution, decoding=self.config.decoding.unsourced(),
                           engine=self.config.rollout.engine)
 
     @cached_property
     def _finetuning(self) -> Finetuning:
         return Finetuning.model_validate({name: getattr(self.config.model, name) for name in Finetuning.model_fields})
 
-    def _frozen(self) -> Finetuning:
+    def frozen(self) -> Finetuning:
         """A policy that is only read: its adapters are merged and its learning rate plays no part."""
         return self._finetuning.model_copy(update={"finetune": "full", "lr_multiplier": 1.0})
 
-    def _hub(
+    def hub(
         self, path: str, revision: str, label: str, date_string: str | None = None, family: Family | None = None
     ) -> Node:
+        """A published model, or a local folder."""
         config = hub.Config(path=path, revision=revision, date_string=date_string, family=family)
-        return self._node("hub", config, {}, label)
+        return self.node("hub", config, {}, label)
 
-    def _node(self, kind: str, config: Strict, inputs: Sources, label: str, *after: Node) -> Node:
+    def node(self, kind: str, config: Strict, inputs: Sources, label: str, *after: Node) -> Node:
+        """A stage of this configuration, on its hardware."""
         return Node(kind, config, inputs, self._hardware(kind, config), label, after)
 
     def _hardware(self, kind: str, config: Strict) -> StageHardware:

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 CORE = "rlfamily.core"
 SHARED = (CORE, "rlfamily.streams")
 WATCHED = tuple(f"rlfamily.{folder}" for folder in (
-    "algorithms", "rewards", "shaping", "curricula", "decoding", "tasks", "judges", "metrics", "stages.kinds"))
+    "algorithms", "values", "rewards", "shaping", "curricula", "decoding", "tasks", "judges", "metrics",
+    "stages.kinds"))
 _REPEATED = {"ctx", "kind", "type_comment", "type_params"}  # said by the place in the tree, or nothing of numbers
 
 

@@ -43,6 +43,11 @@ def held_out_seed(prompt: str) -> int:
     return stream_seed("score", prompt)
 
 
+def outcome_seed(seed: int, prompt: str) -> int:
+    """Stream of the first response to a training prompt that value functions learn from."""
+    return stream_seed(seed, "outcome", prompt)
+
+
 def growth_seed(stream: int, place: int) -> int:
     """Stream of the part of a response that begins at token `place`, where each part is a request of its own."""
     return stream_seed(stream, "growth", place)

@@ -223,7 +223,7 @@ DRAWN = {
 
 def drawn(*overrides):
     """How training and evaluation draw under these overrides."""
-    from rlfamily.evaluation.generate import params_of
+    from rlfamily.evaluation.sampler import params_of
     from rlfamily.rollout.collect import sampling_params
 
     found = graph(*overrides)

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from rlfamily.core.ratios import bounded_exp, bounded_exponents, clipped_exp, log_ratios, scheduled
     from rlfamily.core.reductions import fixed_len, named_reduction, seq_mean_batch_mean, seq_sum_batch_mean, token_mean
     from rlfamily.core.shapes import check, check_batch, require
+    from rlfamily.core.states import end_metrics, following, logit_cross_entropy, mean_over_states, states_of
     from rlfamily.core.surrogate import clipped_surrogate, clipped_value_error, soft_bellman_loss, surrogate_loss
 
 _EXPORTS = {
@@ -70,6 +71,7 @@ _EXPORTS = {
     "ratios": ("bounded_exp", "bounded_exponents", "clipped_exp", "log_ratios", "scheduled"),
     "reductions": ("fixed_len", "named_reduction", "seq_mean_batch_mean", "seq_sum_batch_mean", "token_mean"),
     "shapes": ("check", "check_batch", "require"),
+    "states": ("end_metrics", "following", "logit_cross_entropy", "mean_over_states", "states_of"),
     "surrogate": ("clipped_surrogate", "clipped_value_error", "soft_bellman_loss", "surrogate_loss"),
 }
 _MODULE_OF = {name: module for module, names in _EXPORTS.items() for name in names}

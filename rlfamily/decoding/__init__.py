@@ -29,9 +29,14 @@ class DecodingConfig(Strict):
     kind: str
 
     @property
+    def rows(self) -> int:
+        """How many rows grow at once for a response."""
+        return 1
+
+    @property
     def streams(self) -> int:
         """How many streams of chance a response draws by: the next response begins behind them."""
-        return 1
+        return self.rows
 
     def unsourced(self) -> Self:
         """How responses are made; where the models that guide them come from is left out."""
@@ -41,14 +46,13 @@ class DecodingConfig(Strict):
 @dataclass
 class Cost:
     """What one response took: tokens that were generated (those thrown away too), sequences that the policy was passed
-    forward for to draw one more token, and questions to value functions, to reward models and to a pair of models.
+    forward to draw one more token, and questions to value functions (a pair of models are two) and to rewards.
     """
 
     tokens: int = 0
     forwards: int = 0
     value_queries: int = 0
     reward_queries: int = 0
-    pair_queries: int = 0
 
     def counters(self) -> dict[str, int]:
         """As fields of a row, by name."""
@@ -120,19 +124,30 @@ class Beams(Protocol):
 
 
 class Bench(Protocol):
-    """What a decoder works with: requests for a response each, the policy, what guides it; all that is asked counts.
+    """What a decoder works with: requests for a response each, the policy, what guides it; all that is asked counts."""
 
-    `greedy`: the policy's likeliest tokens are taken in place of drawn ones.
-    """
+    @property
+    def greedy(self) -> bool:
+        """The policy's likeliest tokens are taken in place of drawn ones."""
+        ...
 
-    greedy: bool
-    temperature: float
-    top_p: float
-    longest: int
+    @property
+    def temperature(self) -> float:
+        """What the policy's logits are divided by."""
+        ...
+
+    @property
+    def top_p(self) -> float:
+        """The share of the likeliest tokens that is drawn from."""
+        ...
 
     @property
     def requests(self) -> int:
         """How many responses are wanted."""
+        ...
+
+    def room(self, request: int) -> int:
+        """The most tokens that the response can have."""
         ...
 
     def draw(self, count: int) -> list[list[Completion]]:

@@ -28,6 +28,11 @@ class Config(DecodingConfig):
     top_k: int = Field(gt=0)
     temperature: float = Field(gt=0)
 
+    @property
+    def rows(self) -> int:
+        """The guide's: one an option."""
+        return self.top_k
+
 
 def guides(config: Config) -> frozenset[Guide]:
     """The task's reward, of parts of responses."""

@@ -6,8 +6,8 @@ min(1, exp((r(x, y) - threshold(t)) / beta)) at t tokens, with
     threshold(t) = r_0 + t (r* - r_0) / longest, at most r*        r_0 = (1 - alpha) r(x) + alpha r*
 
 After `retries` rejections one more is drawn, and the best of all that were tried is taken without a test, as the public
-code does. With a segment for the whole response and retries without end the law is pi(y | x) min(1, exp((r - r*) / beta))
-up to a constant: a clipped tilt.
+code does. With a segment for the whole response and retries without end the law is, up to a constant, a clipped tilt:
+pi(y | x) min(1, exp((r - r*) / beta)).
 """
 
 from __future__ import annotations
@@ -37,6 +37,11 @@ class Config(DecodingConfig):
     retries: int = Field(ge=0)
 
     @property
+    def rows(self) -> int:
+        """What is accepted, tried and kept."""
+        return ROWS
+
+    @property
     def streams(self) -> int:
         """More than a response can try: each segment draws by its own."""
         return 1 << 20
@@ -50,7 +55,8 @@ def guides(config: Config) -> frozenset[Guide]:
 def decode(config: Config, bench: Bench) -> list[Choice]:
     """A response to each request."""
     beams = bench.grow(ROWS, "rewards")
-    threshold = [_Threshold(config, empty, bench.longest) for empty in beams.scores()[::ROWS]]
+    threshold = [_Threshold(config, empty, bench.room(request))
+                 for request, empty in enumerate(beams.scores()[::ROWS])]
     rejected, number = [0] * bench.requests, 0
     while any(beams.running):
         trials = [row for row in range(1, ROWS * bench.requests, ROWS) if beams.running[row - 1]]

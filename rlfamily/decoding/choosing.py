@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 
 
 def best(scores: Sequence[float]) -> int:
@@ -20,23 +20,24 @@ def ranked(scores: Sequence[float]) -> list[int]:
 def diverse(scores: Sequence[float], contents: Sequence[Hashable]) -> list[int]:
     """As `ranked`, but what equals one before it comes behind all that differ (IRO sec. 4.2, diversity-first)."""
     seen: set[Hashable] = set()
-    first, again = [], []
+    first: list[int] = []
+    again: list[int] = []
     for place in ranked(scores):
         (again if contents[place] in seen else first).append(place)
         seen.add(contents[place])
     return first + again
 
 
-def by_chance(scores: Sequence[float], count: int, temperature: float, chance: Callable[[int], float]) -> list[int]:
-    """`count` places drawn without replacement, each with probability softmax(score / temperature) of those left.
+def by_chance(scores: Sequence[float], temperature: float, chances: Sequence[float]) -> list[int]:
+    """Places drawn without replacement, each with probability softmax(score / temperature) of those left.
 
-    `chance(k)` is the number between 0 and 1 that draw k uses.
+    One for each of `chances`, the numbers between 0 and 1 by which they are drawn; no more than there are.
     """
     left, drawn = list(range(len(scores))), []
-    for number in range(min(count, len(scores))):
+    for chance in chances[:len(scores)]:
         top = max(scores[place] for place in left)
         weights = [math.exp((scores[place] - top) / temperature) for place in left]
-        drawn.append(left.pop(inverse(weights, chance(number))))
+        drawn.append(left.pop(inverse(weights, chance)))
     return drawn
 
 

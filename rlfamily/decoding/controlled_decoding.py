@@ -1,4 +1,4 @@
-"""Controlled decoding (Mudgal et al. 2024): a value function of the policy's own samples guides its tokens or its parts.
+"""Controlled decoding (Mudgal et al. 2024): a value function of the policy guides its tokens or its parts.
 
     token   among the top_k likeliest next tokens, logits log pi(z | x, y) + eta V(x, y + z)
     block   the best by V of beams * branches parts of `chunk` tokens goes on, alone
@@ -34,9 +34,9 @@ class Config(Guided):
     chunk: int = Field(gt=0)
 
     @property
-    def streams(self) -> int:
-        """One a candidate."""
-        return self.branches if self.level == "block" else 1
+    def rows(self) -> int:
+        """The candidates: parts, or tokens."""
+        return self.branches if self.level == "block" else self.top_k
 
 
 def guides(config: Config) -> frozenset[Guide]:

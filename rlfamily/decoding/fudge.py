@@ -26,6 +26,11 @@ class Config(Guided):
     kind: Literal["fudge"]
     top_k: int = Field(gt=0)
 
+    @property
+    def rows(self) -> int:
+        """The guide's: one an option."""
+        return self.top_k
+
 
 def guides(config: Config) -> frozenset[Guide]:
     """The classifier."""

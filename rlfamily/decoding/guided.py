@@ -40,26 +40,25 @@ class ValueSource(Strict):
 
     prompts      training prompts that responses are drawn to, `samples` to each
     keep         of a guided response the one that was returned, or all that it was chosen from (finalists)
-    unanimous    what to do with prompts whose responses all have the same reward: keep them, or drop them
-    rewards      the task's, or dealt out at random: a negative control
-    training     null: the first one's start is taken as it is, a negative control
+    training     null: the start is taken as it is, untrained (a negative control)
+    The others are those of `ValueFit`.
     """
 
     start: Start
     prompts: int = Field(gt=0)
     samples: int = Field(gt=0)
     keep: Literal["returned", "finalists"]
-    unanimous: Literal["keep", "drop"]
+    drop_unanimous: bool
     rewards: Literal["task", "shuffled"]
+    lr_multiplier: float = Field(gt=0)
     training: ValueTraining | None
-    seed: int = Field(ge=0)
 
 
 class Guided(DecodingConfig):
     """Of `len(betas)` value functions, V_i counts by 1 / betas[i]. `compressed`: one that learned their sum."""
 
     betas: list[float] = Field(min_length=1)
-    compressed: ValueTraining | None
+    compressed: bool
     values: ValueSource | None
 
     @model_validator(mode="after")
@@ -71,13 +70,13 @@ class Guided(DecodingConfig):
     @property
     def weights(self) -> list[float]:
         """What each of the value functions that are asked counts by."""
-        return [1.0] if self.compressed is not None else [1 / beta for beta in self.betas]
+        return [1.0] if self.compressed else [1 / beta for beta in self.betas]
 
     def unsourced(self) -> Self:
         """How responses are made; where the value functions come from is left out."""
-        changes = {"values": None} | ({"betas": [1.0], "compressed": None} if self.compressed is not None else {})
-        return self.model_copy(update=changes)
+        whole = {"betas": [1.0], "compressed": False} if self.compressed else {}
+        return self.model_copy(update={"values": None, **whole})
 
     def after(self, iterations: int) -> Self:
         """The same with the first value functions only."""
-        return self.model_copy(update={"betas": self.betas[:iterations], "compressed": None})
+        return self.model_copy(update={"betas": self.betas[:iterations], "compressed": False})

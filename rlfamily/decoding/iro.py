@@ -24,8 +24,8 @@ class Config(Guided, Shape):
     final: Literal["reward", "vote", "value"]
 
     @property
-    def streams(self) -> int:
-        """One a candidate."""
+    def rows(self) -> int:
+        """The candidates."""
         return self.width
 
 

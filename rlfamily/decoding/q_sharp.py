@@ -24,11 +24,16 @@ MODES = ("greedy", "sample")
 
 
 class Config(Guided):
-    """`head` soft: V is log E[exp(eta r)] itself, learned as such; bernoulli: V is the logit of P(r = 1)."""
+    """Only the `top_k` likeliest tokens are looked at."""
 
     kind: Literal["q_sharp"]
     eta: float = Field(gt=0)
     top_k: int = Field(gt=0)
+
+    @property
+    def rows(self) -> int:
+        """The guide's: one an option."""
+        return self.top_k
 
 
 def guides(config: Config) -> frozenset[Guide]:

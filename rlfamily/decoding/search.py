@@ -1,4 +1,4 @@
-"""Beam search over parts of responses, as IRO (Alg. 4), weak-to-strong search and blockwise controlled decoding have it.
+"""Beam search over parts of responses, as IRO (Alg. 4), weak-to-strong search and blockwise decoding have it.
 
     candidates = U = beams * branches partial responses of at most `chunk` tokens
     while one of them goes on:
@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Literal
 
 from pydantic import Field
 
@@ -38,36 +38,34 @@ class Shape(Strict):
         return self.beams * self.branches
 
 
-class _Chance(Protocol):
-    def __call__(self, number: int) -> float: ...
-
-
 def search(shape: Shape, bench: Bench, guide: Guide) -> Beams:
     """Candidates for every request, all of them at their ends."""
     beams = bench.grow(shape.width, guide)
     beams.draw(shape.chunk)
-    draws = 0  # numbers that the choice of parents has used
+    rounds = 0
     while any(beams.running):
-        scores, rows = beams.scores(), beams.completions()
+        scores, running = beams.scores(), beams.running
+        contents = [tuple(row.ids) for row in beams.completions()]
         index: list[int] = []
-        for request, running in enumerate(_parts(beams.running, shape.width)):
-            first = request * shape.width
-            if not any(running):
-                index += range(first, first + shape.width)
-                continue
-            span = slice(first, first + shape.width)
-            parents = _parents(shape, scores[span], [tuple(row.ids) for row in rows[span]],
-                               lambda number, request=request: bench.chance(request, draws + number))  # type: ignore[misc]
-            index += [first + place for place in _children(shape, parents, running)]
-        draws += shape.beams
+        for request in range(bench.requests):
+            span = slice(request * shape.width, (request + 1) * shape.width)
+            children = list(range(shape.width))
+            if any(running[span]):
+                chances = [bench.chance(request, rounds * shape.beams + number) for number in range(shape.beams)]
+                parents = _parents(shape, scores[span], contents[span], chances)
+                children = _children(shape, parents, running[span])
+            index += [span.start + place for place in children]
+        rounds += 1
         beams.select(index)
         beams.draw(shape.chunk)
     return beams
 
 
-def _parents(shape: Shape, scores: Sequence[float], contents: Sequence[tuple[int, ...]], chance: _Chance) -> list[int]:
+def _parents(
+    shape: Shape, scores: Sequence[float], contents: Sequence[tuple[int, ...]], chances: Sequence[float]
+) -> list[int]:
     if shape.pick == "stochastic":
-        return by_chance(scores, shape.beams, shape.temperature, chance)
+        return by_chance(scores, shape.temperature, chances)
     order = ranked(scores) if shape.pick == "top" else diverse(scores, contents)
     return order[:shape.beams]
 
@@ -81,7 +79,3 @@ def _children(shape: Shape, parents: Sequence[int], running: Sequence[bool]) -> 
     places = shape.width - len(ended)
     shares = [places // len(others) + (rank < places % len(others)) for rank in range(len(others))]
     return ended + [parent for parent, share in zip(others, shares, strict=True) for _ in range(share)]
-
-
-def _parts(flags: Sequence[bool], width: int) -> list[Sequence[bool]]:
-    return [flags[start:start + width] for start in range(0, len(flags), width)]

@@ -1,24 +1,15 @@
-"""Guided decoding token by token: the likeliest tokens of the policy, their log-probs changed by what the guide says."""
+"""Guided decoding token by token: the policy's likeliest tokens, their log-probs changed by what the guide says."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 
-from pydantic import Field
-
 from rlfamily.decoding import Bench, Choice, Guide
 from rlfamily.decoding.choosing import best, inverse
-from rlfamily.settings import Strict
 
 Law = Callable[[Sequence[float], Sequence[float]], list[float]]
 """(log-probs of the options, the guide's scores of them) to the logits that one of them is drawn from."""
-
-
-class Options(Strict):
-    """Only the `top_k` likeliest tokens are looked at, the others are never said."""
-
-    top_k: int = Field(gt=0)
 
 
 def decode_tokens(bench: Bench, guide: Guide, top_k: int, law: Law, temperature: float) -> list[Choice]:

@@ -1,4 +1,4 @@
-"""Weak-to-strong search (Zhou et al. 2024, chunk-level beam search): beams ranked by the implicit reward of their prefix
+"""Weak-to-strong search (Zhou et al. 2024, chunk-level beams): ranked by the implicit reward of what they said
 
     sum_t log pi_tuned(y_t | x, y_<t) - log pi_untuned(y_t | x, y_<t)
 
@@ -25,8 +25,8 @@ class Config(Paired, Shape):
     kind: Literal["weak_to_strong"]
 
     @property
-    def streams(self) -> int:
-        """One a candidate."""
+    def rows(self) -> int:
+        """The candidates."""
         return self.width
 
 

@@ -7,7 +7,7 @@ from statistics import fmean
 
 from rlfamily import tasks
 from rlfamily.errors import UserError, nearest
-from rlfamily.evaluation.generate import CHUNK, Sampler, params_of
+from rlfamily.evaluation.sampler import CHUNK, Prompts, Sampler
 from rlfamily.examples import read_examples
 from rlfamily.models import Finetuning
 from rlfamily.place import Place
@@ -23,12 +23,14 @@ def gate_value(place: Place, data: Path, model: Path, finetuning: Finetuning, ta
     """
     examples = read_examples(data / "validation.jsonl")[:settings.prompts]
     sampler, check = Sampler(place, model, finetuning, settings), tasks.get(task).score
+    prompts = Prompts(data.name, "validation", dict(enumerate(examples)), lambda example: gate_seed(example.id))
     scores: list[dict[str, float]] = []
     for start in range(0, len(examples), CHUNK):
         place.progress(start, len(examples), "gate")
         asked = examples[start:start + CHUNK]
-        drawn = sampler.draw(asked, params_of(settings, "sample"), [gate_seed(example.id) for example in asked], 1)
-        scores += [check(text, example.meta) for text, example in zip(sampler.texts(drawn), asked, strict=True)]
+        drawn = sampler.draw(prompts, "sample", [(start + place, 0) for place in range(len(asked))])
+        texts = sampler.texts([one.completion for one in drawn])
+        scores += [check(text, example.meta) for text, example in zip(texts, asked, strict=True)]
     if part not in scores[0]:
         raise UserError(f"task.pretrain.gate.part: the task's score has no '{part}'{nearest(part, scores[0])}")
     return fmean(score[part] for score in scores)

@@ -10,7 +10,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from rlfamily.errors import UserError
-from rlfamily.evaluation.generate import CHUNK
+from rlfamily.evaluation.sampler import CHUNK
 from rlfamily.examples import Demonstration, Example, held_out, read_demonstrations, read_examples
 from rlfamily.models import policy, scratch
 from rlfamily.models.tokens import encode_example

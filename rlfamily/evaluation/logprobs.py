@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from rlfamily.evaluation.generate import CHUNK
+from rlfamily.evaluation.sampler import CHUNK
 from rlfamily.examples import read_demonstrations
 from rlfamily.models import Finetuning, policy, sharding
 from rlfamily.models.batching import Rows, pad

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rlfamily.errors import UserError
-from rlfamily.evaluation.generate import CHUNK
+from rlfamily.evaluation.sampler import CHUNK
 from rlfamily.models import Finetuning, sharding
 from rlfamily.place import Place
 from rlfamily.records import write_jsonl

@@ -40,6 +40,10 @@ class Pool:
             draw += 1
         return draw
 
+    def has(self, mode: str, item: int, draw: int) -> bool:
+        """Whether there is such a response."""
+        return (mode, item, draw) in self._rows
+
     def row(self, mode: str, item: int, draw: int) -> dict[str, Any]:
         """One response, its prompt left out. Raises KeyError when it is not there."""
         return self._rows[mode, item, draw]
@@ -47,6 +51,8 @@ class Pool:
     def add(self, rows: Iterable[dict[str, Any]]) -> None:
         """Append rows, in one write."""
         rows = list(rows)
+        if not rows:
+            return
         text = "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a+b") as file:

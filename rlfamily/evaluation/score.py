@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from rlfamily import metrics
-from rlfamily.evaluation.generate import CHUNK
+from rlfamily.evaluation.sampler import CHUNK
 from rlfamily.examples import Example, read_examples
 from rlfamily.metrics import AnyMetric, Measured, TextMetric
 from rlfamily.models import sharding

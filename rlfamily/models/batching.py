@@ -60,7 +60,8 @@ class Forward(NamedTuple):
 
     `entropy_N` is the mean token entropy of each row, for the record; zeros where there is no distribution.
     A policy gives `logp_NT`, and with a value head `values_NT`, a critic's estimate at the state before each token
-    (both 0 on pads), or `prompt_values_N`, its estimate of each row's prompt. A reward model gives `scores_N`.
+    (both 0 on pads), or `prompt_values_N`, its estimate of each row's prompt. A reward model gives `scores_N`, a value
+    function `values_NS`, V of the S = T + 1 states of a row, its prompt and complete response included (0 on pads).
     `mismatched_logp_NT` come from a forward of other rows.
     """
 
@@ -70,6 +71,7 @@ class Forward(NamedTuple):
     values_NT: Tensor | None = None
     prompt_values_N: Tensor | None = None
     mismatched_logp_NT: Tensor | None = None
+    values_NS: Tensor | None = None
 
     def tensors(self) -> dict[str, Tensor]:
         """All that is there, by name."""

@@ -30,6 +30,12 @@ def raw_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
+def same_tokens(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:
+    """Whether both read a text as the same tokens: they have one vocabulary, one template and one beginning."""
+    return (one.get_vocab() == other.get_vocab() and one.chat_template == other.chat_template
+            and _beginning(one) == _beginning(other))
+
+
 def chat_text(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, str]], answered: bool = False
 ) -> str:

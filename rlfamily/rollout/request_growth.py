@@ -1,4 +1,4 @@
-"""Rows that grow by requests: each part is a prompt with what was said so far, for engines that keep prefixes themselves.
+"""Rows that grow by requests, each a prompt with what was said so far: for engines that keep prefixes themselves.
 
 vLLM finds the keys and values of a prefix in its cache, so that a fork costs nothing and little is passed twice.
 """

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from rlfamily.decoding import AnyDecoding
+from rlfamily.rewards import AnyReward
 from rlfamily.settings import Distribution, Limits, Strict
 
 ADAPTER_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -21,6 +22,13 @@ class Drawing(Strict):
 
     engine: Literal["torch", "vllm"]
     importance_cap: float | None = Field(gt=0)
+
+
+class Guiding(Strict):
+    """What decoders know of a task: its check, and its reward."""
+
+    task: str
+    reward: AnyReward | None
 
 
 class Generation(Strict):

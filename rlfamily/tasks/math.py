@@ -23,7 +23,7 @@ from rlfamily.examples import Demonstration, Example
 from rlfamily.records import write_jsonl
 from rlfamily.settings import Strict
 from rlfamily.tasks import TaskConfig
-from rlfamily.tasks.support import hub, same
+from rlfamily.tasks.support import hub, math_forms, same
 from rlfamily.tasks.support.math_answers import CPU_SECONDS, equivalent, first_solution, last_boxed
 from rlfamily.tasks.support.math_problems import SIGNS, Generator, Problem, Step, solve
 
@@ -143,6 +143,12 @@ def build(data: Data, out: Path) -> dict[str, Any]:
     if isinstance(data.source, Generated):
         return _build_generated(data, data.source, out)
     return _build_hub(data, data.source, out)
+
+
+def answer(response: str, meta: Mapping[str, Any]) -> str | None:
+    """The normal form of what the response boxes last, in which most equal answers are equal; None without a box."""
+    boxed = last_boxed(first_solution(response, meta.get("opening", OPENING)))
+    return None if boxed is None else math_forms.normal(boxed) or None
 
 
 def score(response: str, meta: Mapping[str, Any]) -> dict[str, float]:

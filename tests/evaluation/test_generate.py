@@ -15,7 +15,7 @@ from rlfamily import decoding
 from rlfamily.config import build
 from rlfamily.decoding import Cost, Decoded, DecodingConfig, plain
 from rlfamily.errors import UserError
-from rlfamily.evaluation import generate, pairs, score
+from rlfamily.evaluation import generate, pairs, sampler, score
 from rlfamily.examples import held_out
 from rlfamily.plan import stages
 from rlfamily.records import read_jsonl, write_jsonl
@@ -96,7 +96,7 @@ def test_held_out_responses_are_drawn_from_the_distribution_that_the_task_names(
     distribution = world.config.task.distribution.model_copy(update={
         "temperature": 0.7, "top_k": 9, "top_p": 0.5, "repetition_penalty": 1.2, "no_repeat_ngram": 3})
     chosen = settings(world, world.config.decoding).model_copy(update={"distribution": distribution})
-    sampled, greedy = (generate.params_of(chosen, mode) for mode in ("sample", "greedy"))
+    sampled, greedy = (sampler.params_of(chosen, mode) for mode in ("sample", "greedy"))
     assert (sampled.greedy, sampled.temperature, sampled.top_k, sampled.top_p) == (False, 0.7, 9, 0.5)
     assert (sampled.repetition_penalty, sampled.no_repeat_ngram) == (1.2, 3)
     assert greedy == replace(sampled, greedy=True)

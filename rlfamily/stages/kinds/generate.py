@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rlfamily import decoding
+from rlfamily import decoding, rewards, tasks
 from rlfamily.hardware import StageHardware
 from rlfamily.models import Finetuning
 from rlfamily.place import Place
-from rlfamily.rollout.settings import Generation
+from rlfamily.rollout.settings import Generation, Guiding
 from rlfamily.settings import Strict
 from rlfamily.stages.kind import Versioned, Work
 
@@ -24,19 +24,29 @@ class Config(Strict):
 
     generation: Generation
     finetuning: Finetuning
+    guiding: Guiding | None
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """The task's files, and the policy."""
+    """The task's files, the policy, and the models that guide the decoder: of the reward, by name, value functions by
+    their number, and a `tuned` and an `untuned` model.
+    """
 
     data: Path
     policy: Path
+    rewards: Mapping[str, Path] = field(default_factory=dict)
+    values: Mapping[str, Path] = field(default_factory=dict)
+    pair: Mapping[str, Path] = field(default_factory=dict)
 
 
 def uses(config: Config) -> Iterator[Versioned]:
-    """The decoder."""
+    """The decoder; where it is guided, the task's check and its reward."""
     yield decoding.get(config.generation.decoding.kind)
+    if config.guiding is not None:
+        yield tasks.get(config.guiding.task)
+        if config.guiding.reward is not None:
+            yield rewards.get(config.guiding.reward.kind)
 
 
 def cost(config: Config, hardware: StageHardware) -> Work:
@@ -49,5 +59,7 @@ def cost(config: Config, hardware: StageHardware) -> Work:
 def run(place: Place, config: Config, inputs: Inputs) -> dict[str, Any]:
     """Draw what the pool of samples lacks."""
     from rlfamily.evaluation.generate import write_responses
+    from rlfamily.evaluation.guides import GuideFolders
 
-    return write_responses(place, inputs.data, inputs.policy, config.finetuning, config.generation, VERSION)
+    return write_responses(place, inputs.data, inputs.policy, config.finetuning, config.generation, VERSION,
+                           config.guiding, GuideFolders(inputs.rewards, inputs.values, inputs.pair))
