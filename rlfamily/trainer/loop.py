@@ -17,6 +17,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from rlfamily import core
 from rlfamily.algorithms import LossBatch, LossOutput
 from rlfamily.models import sharding
 from rlfamily.models.batching import Forward, RowTensors, pad
@@ -32,8 +33,9 @@ from rlfamily.trainer.learner import Learner
 from rlfamily.trainer.metrics import engine_gap, reference_metrics, samples, selection_metrics, step_metrics
 from rlfamily.trainer.optimization import build_optimizer, build_schedule
 from rlfamily.trainer.passes import Met, Passes
-from rlfamily.trainer.recipe import Recipe
+from rlfamily.trainer.recipe import Recipe, Seen
 from rlfamily.trainer.sources import Source, TrainBatch
+from rlfamily.values import ValueBatch
 
 VALUES: dict[str, Literal["token", "prompt"]] = {"value": "token", "prompt_value": "prompt"}
 """What a loss needs of a critic, and what the critic is asked about."""
@@ -105,9 +107,10 @@ class Trainer:
         rows = replace(pad(batch.rows, self.learner.pad_id), min_new_tokens=self.min_new_tokens)
         other_N = self._other_rows(batch)
         other = None if other_N is None else rows.answered_by(other_N)
-        known_NT = self._per_token(batch.ref_logp, rows)
+        width = rows.mask_NT.shape[1]
+        known_NT = self._per_token(batch.ref_logp, width)
         references = self._reference_logp(rows) if known_NT is None else known_NT, self._reference_logp(other)
-        drawn_NT, logged_NT = self._per_token(batch.sampler_logp, rows), self._per_token(batch.old_logp, rows)
+        drawn_NT, logged_NT = self._per_token(batch.sampler_logp, width), self._per_token(batch.old_logp, width)
         forward = self._forward(rows, other, self._as_drawn(batch, drawn_NT))
         # Unless logged before, the behaviour policy is the one of this moment: its log-probs are the first forward's.
         old_logp_NT = _detached(forward.logp_NT) if logged_NT is None else logged_NT
@@ -154,8 +157,12 @@ class Trainer:
     def _loss_batch(
         self, batch: TrainBatch, rows: RowTensors, forward: Forward, old_logp_NT: Tensor | None,
         references: tuple[Tensor | None, Tensor | None], other_N: Tensor | None,
-    ) -> LossBatch | ScoreBatch:
+    ) -> Seen:
         """What the loss sees, of which an update replaces leaves and chance; of the rest only what NEEDS names."""
+        if forward.values_NS is not None:
+            mask_NS = core.states_of(rows.mask_NT).to(self.learner.device)
+            return ValueBatch(forward.values_NS.detach(), mask_NS, mask_NS.new_tensor(batch.rewards),
+                              teacher_NS=self._per_token(batch.teacher_values, mask_NS.shape[1]))
         if forward.logp_NT is None:
             return ScoreBatch(**forward.leaves())
         needs, mask_NT = self.recipe.needs, rows.mask_NT.to(self.learner.device)
@@ -206,7 +213,7 @@ class Trainer:
         return Forward(torch.tensor(batch.sampler_entropy), logp_NT=drawn_NT)
 
     def _update(
-        self, first: LossBatch | ScoreBatch, update: int, rows: RowTensors, other: RowTensors | None,
+        self, first: Seen, update: int, rows: RowTensors, other: RowTensors | None,
         forward: Forward, weights_NT: Tensor | None,
     ) -> tuple[LossOutput, float, Met]:
         """One optimiser step, the gradient of each log-prob times its weight.
@@ -254,11 +261,10 @@ class Trainer:
         with policy.initial() if policy.adapted else contextlib.nullcontext():
             return self.passes.without_gradient(policy, rows).logp_NT
 
-    def _per_token(self, numbers: list[list[float]], rows: RowTensors) -> Tensor | None:
-        """Logged numbers of each row's tokens, (N, T) with 0 on pads; None where nothing was logged."""
+    def _per_token(self, numbers: list[list[float]], width: int) -> Tensor | None:
+        """Known numbers of each row's tokens, or states, (N, width) with 0 on pads; None where nothing is known."""
         if not any(numbers):
             return None
-        width = rows.mask_NT.shape[1]
         return torch.tensor([row + [0.0] * (width - len(row)) for row in numbers], device=self.learner.device)
 
 

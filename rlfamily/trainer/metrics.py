@@ -12,9 +12,8 @@ from torch import Tensor
 from rlfamily import core
 from rlfamily.algorithms import LossBatch, LossOutput
 from rlfamily.models.batching import Forward
-from rlfamily.rewards.bradley_terry import ScoreBatch
 from rlfamily.rollout.settings import Drawing
-from rlfamily.trainer.recipe import Recipe
+from rlfamily.trainer.recipe import Recipe, Seen
 from rlfamily.trainer.sources import TrainBatch
 
 
@@ -34,7 +33,7 @@ def step_metrics(batch: TrainBatch, forward: Forward, output: LossOutput, norm: 
     return metrics
 
 
-def selection_metrics(batch: TrainBatch, seen: LossBatch | ScoreBatch, recipe: Recipe) -> dict[str, float]:
+def selection_metrics(batch: TrainBatch, seen: Seen, recipe: Recipe) -> dict[str, float]:
     """What shaping made of the rewards, and the share of the groups drawn that were kept; only where either is used."""
     shaped = {"shaped_reward": float(seen.rewards_N.mean())} if recipe.shaping and isinstance(seen, LossBatch) else {}
     return shaped | ({"kept": batch.kept} if recipe.selects else {})
@@ -72,11 +71,9 @@ def largest_mismatch(rows: Sequence[dict[str, float]]) -> dict[str, Any]:
     return {"mismatch": {"kl": kl if math.isfinite(kl) else None, "step": worst["step"]}}
 
 
-def reference_metrics(
-    batch: LossBatch | ScoreBatch, forward: Forward, ref_logp_NT: Tensor | None
-) -> dict[str, float]:
+def reference_metrics(batch: Seen, forward: Forward, ref_logp_NT: Tensor | None) -> dict[str, float]:
     """KL of the forward's policy to the initial one (k1 and k3, per token), when a reference forward was made."""
-    if ref_logp_NT is None or forward.logp_NT is None or isinstance(batch, ScoreBatch):
+    if ref_logp_NT is None or forward.logp_NT is None or not isinstance(batch, LossBatch):
         return {}
     return core.to_floats(core.kl_metrics(forward.logp_NT, batch.mask_NT, None, ref_logp_NT, None))
 

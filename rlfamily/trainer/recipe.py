@@ -7,11 +7,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from rlfamily.algorithms import Algorithm, LossOutput, needs
+from rlfamily import values
+from rlfamily.algorithms import Algorithm, LossBatch, LossOutput, needs
 from rlfamily.algorithms.settings import AlgorithmSettings, ValueSettings
 from rlfamily.rewards import bradley_terry
 from rlfamily.settings import Optimizer, PairTraining
 from rlfamily.shaping import ShapingConfig
+from rlfamily.values import ValueBatch, ValueTraining
+
+Seen = LossBatch | bradley_terry.ScoreBatch | ValueBatch
+"""What a loss looks at: of a policy, of a reward model, of a value function."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,7 @@ class CriticShape:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A loss, a function of a `LossBatch` (of a `ScoreBatch` where scores are trained), and how it is minimised.
+    """A loss, a function of what it has `Seen` of a batch, and how it is minimised.
 
     `needs` names the forwards and inputs that the loss uses. `inner_updates` are made of a batch; with `mask_truncated`
     the loss sees nothing of truncated rows; with `kl_ref_every` n > 0 every n-th step measures the KL to the reference.
@@ -53,6 +58,12 @@ class Recipe:
     def of_pairs(cls, training: PairTraining, lr_multiplier: float) -> Recipe:
         """A reward model fitted to preference pairs."""
         return cls(bradley_terry.loss, training.optimizer, lr_multiplier)
+
+    @classmethod
+    def of_values(cls, training: ValueTraining, lr_multiplier: float) -> Recipe:
+        """A value function fitted to the outcomes of responses, or to other value functions."""
+        loss = partial(values.get(training.loss.kind).loss, config=training.loss)
+        return cls(loss, training.optimizer, lr_multiplier)
 
 
 def _critic(settings: AlgorithmSettings) -> CriticShape:

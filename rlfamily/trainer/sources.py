@@ -29,7 +29,8 @@ Item = TypeVar("Item")
 @dataclass(frozen=True)
 class TrainBatch:
     """N rows; groups of `group_size` are contiguous. `old_logp` holds logged behaviour log-probs, row by row.
-    `ref_logp` holds those of the initial policy, where they are known.
+    `ref_logp` holds those of the initial policy, where they are known; `teacher_values` what every state of a row is
+    worth to those that a value function imitates.
 
     Where groups are ragged, `group_size` is 0 and `prompt_index_N` tells them apart: 0, 1, 2, ... in the rows' order.
     `kept` is the share of the groups drawn that a curriculum kept.
@@ -44,6 +45,7 @@ class TrainBatch:
     sampler_entropy: list[float] = field(default_factory=list)
     old_logp: list[list[float]] = field(default_factory=list)
     ref_logp: list[list[float]] = field(default_factory=list)
+    teacher_values: list[list[float]] = field(default_factory=list)
     prompt_texts: list[str] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
     prompt_index_N: Tensor | None = None
@@ -135,6 +137,39 @@ class LoggedSource(Known[int]):
         return replace(self.as_batch([group.rows for group in groups], 0), rewards=rewards, parts=[{}] * len(rewards),
                        ref_logp=[row for group in groups for row in group.ref_logp],
                        prompt_index_N=torch.arange(len(groups)).repeat_interleave(sizes))
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """Responses with a reward each, those of a prompt side by side; `teacher_values` as in `TrainBatch`, or empty."""
+
+    rows: Rows
+    truncated: list[bool]
+    rewards: list[float]
+    teacher_values: list[list[float]] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.rewards)
+
+    def at(self, places: Sequence[int]) -> Outcomes:
+        """Those at the places, in their order."""
+        rows = Rows([self.rows.prompts[place] for place in places], [self.rows.completions[place] for place in places])
+        return Outcomes(rows, [self.truncated[place] for place in places], [self.rewards[place] for place in places],
+                        [self.teacher_values[place] for place in places] if self.teacher_values else [])
+
+
+class OutcomeSource(Known[int]):
+    """Outcomes one by one: in a step those of a prompt lie side by side, as far as chance brings them together."""
+
+    def __init__(self, outcomes: Outcomes, batch_rows: int, epochs: int, seed: int) -> None:
+        super().__init__(range(len(outcomes)), batch_rows, epochs, seed, ())
+        self.outcomes = outcomes
+
+    def batch(self, step: int, clock: Clock) -> TrainBatch:
+        """The step's responses."""
+        taken = self.outcomes.at(sorted(self.chosen(step)))
+        return TrainBatch(taken.rows, 1, taken.rewards, [{}] * len(taken), taken.truncated,
+                          teacher_values=taken.teacher_values)
 
 
 class RolloutSource:

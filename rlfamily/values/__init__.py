@@ -8,9 +8,9 @@ like the others. VERSION is changed by hand when numbers change. Shape suffixes:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, Self
 
-from pydantic import Field, SerializeAsAny
+from pydantic import Field, SerializeAsAny, model_validator
 
 from rlfamily.plugins import Plugins
 from rlfamily.settings import Optimizer, Strict, by_kind
@@ -81,6 +81,35 @@ class ValueTraining(Strict):
     batch_rows: int = Field(gt=0)
     epochs: int = Field(gt=0)
     optimizer: Optimizer
+
+
+class ValueFit(Strict):
+    """A value function's training, and what it is fitted to.
+
+    rows           of each of the outcomes the first so many are taken
+    max_tokens     of a row; longer ones lose their prompt's beginning, then their own
+    lr_multiplier  of the optimiser's rate, the model's own
+    rewards        task, or shuffled over the training rows: a negative control
+    drop_unanimous  leave out prompts of which all responses have the same reward
+    betas          of the teachers that `compressed` sums, V_t / beta_t, in the order of their names; else empty
+    """
+
+    training: ValueTraining
+    rows: int = Field(gt=0)
+    max_tokens: int = Field(gt=0)
+    dtype: Literal["fp32", "bf16"]
+    lr_multiplier: float = Field(gt=0)
+    rewards: Literal["task", "shuffled"]
+    drop_unanimous: bool
+    betas: list[Annotated[float, Field(gt=0)]]
+    seed: int = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _check_teachers(self) -> Self:
+        if bool(self.betas) != ("teachers" in get(self.training.loss.kind).NEEDS):
+            raise ValueError(f"loss.kind={self.training.loss.kind}: " + (
+                "betas belong to loss.kind=compressed: give an empty list" if self.betas else "name a beta a teacher"))
+        return self
 
 
 def problem(outcomes_N: Tensor, config: ValueConfig) -> str:
