@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def inputs_of(planner: Planner, config: DecodingConfig) -> Sources:
     """What the decoder reads besides the policy, by the names of the stages that draw."""
-    asked = decoding.get(config.kind).guides(config)
+    asked = decoding.get(config.kind).asks(config)
     found: Sources = {}
     if "rewards" in asked:
         found["rewards"] = planner.reward_sources
@@ -39,10 +39,10 @@ def inputs_of(planner: Planner, config: DecodingConfig) -> Sources:
 
 
 def guiding_of(planner: Planner, config: DecodingConfig) -> Guiding | None:
-    """What the decoder knows of the task; None where nothing guides it."""
+    """What the decoder knows of the task; None where it asks nothing."""
     task = planner.config.task
-    asked = decoding.get(config.kind).guides(config)
-    if not asked and config.kind == "plain":
+    asked = decoding.get(config.kind).asks(config)
+    if not asked:
         return None
     return Guiding(task=task.kind, reward=task.reward.unsourced() if "rewards" in asked else None)
 

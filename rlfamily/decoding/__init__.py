@@ -22,6 +22,9 @@ Guide = Literal["values", "rewards", "pair"]
 """What tells how good a response is, or a part of one: value functions, the task's reward, a tuned model beside an
 untuned one."""
 
+Asked = Guide | Literal["answers"]
+"""What a decoder may ask: a guide, or what the task takes for an answer."""
+
 
 class DecodingConfig(Strict):
     """Common part of every decoder's Config: its file in this folder."""
@@ -181,7 +184,7 @@ class Decoder(Protocol):
     MODES: tuple[str, ...]
     Config: type[DecodingConfig]
 
-    def guides(self, config: Any) -> frozenset[Guide]:
+    def asks(self, config: Any) -> frozenset[Asked]:
         """What it asks."""
         ...
 

@@ -13,7 +13,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from rlfamily.decoding import Bench, Choice, DecodingConfig, Guide
+from rlfamily.decoding import Asked, Bench, Choice, DecodingConfig
 from rlfamily.decoding.tokens import decode_tokens
 
 VERSION = "1"
@@ -34,7 +34,7 @@ class Config(DecodingConfig):
         return self.top_k
 
 
-def guides(config: Config) -> frozenset[Guide]:
+def asks(config: Config) -> frozenset[Asked]:
     """The task's reward, of parts of responses."""
     return frozenset({"rewards"})
 

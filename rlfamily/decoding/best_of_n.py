@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from rlfamily.decoding import Bench, Choice, DecodingConfig, Guide
+from rlfamily.decoding import Asked, Bench, Choice, DecodingConfig
 from rlfamily.decoding.choosing import best
 
 VERSION = "1"
@@ -25,7 +25,7 @@ class Config(DecodingConfig):
         return self.samples
 
 
-def guides(config: Config) -> frozenset[Guide]:
+def asks(config: Config) -> frozenset[Asked]:
     """The task's reward."""
     return frozenset({"rewards"})
 

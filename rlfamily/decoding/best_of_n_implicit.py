@@ -12,7 +12,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from rlfamily.decoding import Bench, Choice, Guide
+from rlfamily.decoding import Asked, Bench, Choice
 from rlfamily.decoding.choosing import best
 from rlfamily.decoding.pairs import Paired
 
@@ -32,7 +32,7 @@ class Config(Paired):
         return self.samples
 
 
-def guides(config: Config) -> frozenset[Guide]:
+def asks(config: Config) -> frozenset[Asked]:
     """The two models."""
     return frozenset({"pair"})
 

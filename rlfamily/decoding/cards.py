@@ -17,7 +17,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from rlfamily.decoding import Bench, Choice, DecodingConfig, Guide, Pause
+from rlfamily.decoding import Asked, Bench, Choice, DecodingConfig, Pause
 
 VERSION = "1"
 MODES = ("sample",)
@@ -47,7 +47,7 @@ class Config(DecodingConfig):
         return 1 << 20
 
 
-def guides(config: Config) -> frozenset[Guide]:
+def asks(config: Config) -> frozenset[Asked]:
     """The task's reward, of parts of responses."""
     return frozenset({"rewards"})
 

@@ -13,7 +13,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from rlfamily.decoding import Bench, Choice, Guide
+from rlfamily.decoding import Asked, Bench, Choice
 from rlfamily.decoding.choosing import best
 from rlfamily.decoding.guided import Guided
 from rlfamily.decoding.search import Shape, search
@@ -39,7 +39,7 @@ class Config(Guided):
         return self.branches if self.level == "block" else self.top_k
 
 
-def guides(config: Config) -> frozenset[Guide]:
+def asks(config: Config) -> frozenset[Asked]:
     """The value function."""
     return frozenset({"values"})
 

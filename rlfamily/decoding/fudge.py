@@ -12,7 +12,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from rlfamily.decoding import Bench, Choice, Guide
+from rlfamily.decoding import Asked, Bench, Choice
 from rlfamily.decoding.guided import Guided
 from rlfamily.decoding.tokens import decode_tokens
 
@@ -32,7 +32,7 @@ class Config(Guided):
         return self.top_k
 
 
-def guides(config: Config) -> frozenset[Guide]:
+def asks(config: Config) -> frozenset[Asked]:
     """The classifier."""
     return frozenset({"values"})
 

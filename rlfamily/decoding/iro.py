@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from rlfamily.decoding import Bench, Choice, Guide
+from rlfamily.decoding import Asked, Bench, Choice
 from rlfamily.decoding.choosing import best, most_frequent
 from rlfamily.decoding.guided import Guided
 from rlfamily.decoding.search import Shape, search
@@ -29,9 +29,10 @@ class Config(Guided, Shape):
         return self.width
 
 
-def guides(config: Config) -> frozenset[Guide]:
-    """Value functions on the way, and, unless answers vote, rewards at the end."""
-    return frozenset({"values", "rewards"} if config.final == "reward" else {"values"})
+def asks(config: Config) -> frozenset[Asked]:
+    """Value functions on the way, and what chooses at the end."""
+    last: dict[str, frozenset[Asked]] = {"reward": frozenset({"rewards"}), "vote": frozenset({"answers"})}
+    return last.get(config.final, frozenset()) | {"values"}
 
 
 def decode(config: Config, bench: Bench) -> list[Choice]:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from rlfamily.decoding import Bench, Choice, DecodingConfig, Guide
+from rlfamily.decoding import Asked, Bench, Choice, DecodingConfig
 from rlfamily.decoding.choosing import most_frequent
 
 VERSION = "1"
@@ -25,9 +25,9 @@ class Config(DecodingConfig):
         return self.samples
 
 
-def guides(config: Config) -> frozenset[Guide]:
-    """Nothing but the answers themselves."""
-    return frozenset()
+def asks(config: Config) -> frozenset[Asked]:
+    """What the samples answer."""
+    return frozenset({"answers"})
 
 
 def decode(config: Config, bench: Bench) -> list[Choice]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from rlfamily.decoding import Bench, Choice, DecodingConfig, Guide
+from rlfamily.decoding import Asked, Bench, Choice, DecodingConfig
 
 VERSION = "1"
 MODES = ("greedy", "sample")
@@ -16,7 +16,7 @@ class Config(DecodingConfig):
     kind: Literal["plain"]
 
 
-def guides(config: Config) -> frozenset[Guide]:
+def asks(config: Config) -> frozenset[Asked]:
     """Nothing guides it."""
     return frozenset()
 

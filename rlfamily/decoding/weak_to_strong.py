@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from rlfamily.decoding import Bench, Choice, Guide
+from rlfamily.decoding import Asked, Bench, Choice
 from rlfamily.decoding.choosing import best
 from rlfamily.decoding.pairs import Paired
 from rlfamily.decoding.search import Shape, search
@@ -30,7 +30,7 @@ class Config(Paired, Shape):
         return self.width
 
 
-def guides(config: Config) -> frozenset[Guide]:
+def asks(config: Config) -> frozenset[Asked]:
     """The two models."""
     return frozenset({"pair"})
 

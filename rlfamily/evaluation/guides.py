@@ -55,7 +55,8 @@ class Opener:
         """Those that the decoder asks. Raises UserError when a model cannot be loaded."""
         opened: dict[Guide, Callable[[], Guidance]] = {
             "values": self._values, "rewards": self._rewards, "pair": self._pair}
-        return {name: opened[name]() for name in sorted(decoding.get(self.config.kind).guides(self.config))}
+        asked = decoding.get(self.config.kind).asks(self.config)
+        return {name: open_one() for name, open_one in opened.items() if name in asked}
 
     def answer(self) -> Answer:
         """What the task takes for an answer. Raises UserError, when asked, for a task that has none."""

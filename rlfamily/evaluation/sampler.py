@@ -85,7 +85,7 @@ class Sampler:
             "dtype": self.finetuning.dtype, **settings.model_dump(mode="json", exclude={"prompts", "draws"})}
         if prompts.split != "test":
             content["split"] = prompts.split
-        if decoding.get(chosen.kind).guides(chosen):
+        if decoding.get(chosen.kind).asks(chosen):
             content["guides"] = {
                 what: {name: folder.name for name, folder in getattr(self.folders, what).items()}
                 for what in ("rewards", "values", "pair")}

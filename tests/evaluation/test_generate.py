@@ -13,7 +13,7 @@ from small import SMALL, World, build_world, place
 
 from rlfamily import decoding
 from rlfamily.config import build
-from rlfamily.decoding import Cost, Decoded, DecodingConfig, plain
+from rlfamily.decoding import Choice, DecodingConfig
 from rlfamily.errors import UserError
 from rlfamily.evaluation import generate, pairs, sampler, score
 from rlfamily.examples import held_out
@@ -39,14 +39,11 @@ def twice(monkeypatch: pytest.MonkeyPatch) -> str:
     class Config(DecodingConfig):
         pass
 
-    def decode(config: Any, engine: Any, prompts: Any, params: Any, seeds: Any, copies: int) -> list[Decoded]:
-        first, second = (plain.decode(config, engine, prompts, params, [seed + shift for seed in seeds], copies)
-                         for shift in (0, 1000))
-        return [Decoded(min(pair, key=lambda one: len(one.completion.ids)).completion,
-                        Cost(sum(one.cost.tokens for one in pair), sum(one.cost.forwards for one in pair)))
-                for pair in zip(first, second, strict=True)]
+    def decode(config: Any, bench: Any) -> list[Choice]:
+        return [Choice(min(some, key=lambda one: len(one.ids))) for some in bench.draw(2)]
 
-    module.__dict__.update(Config=Config, decode=decode, VERSION="1")
+    module.__dict__.update(Config=Config, decode=decode, VERSION="1", MODES=("greedy", "sample"),
+                           asks=lambda config: frozenset())
     monkeypatch.setitem(sys.modules, "rlfamily.decoding.twice", module)
     monkeypatch.setattr(decoding.DECODERS, "names", lambda: ["plain", "twice"])
     return "twice"
