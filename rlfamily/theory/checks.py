@@ -14,7 +14,7 @@ import torch
 
 from rlfamily.algorithms import gnivo as method
 from rlfamily.errors import UserError, nearest
-from rlfamily.theory import gnivo, logged_checks, online_checks
+from rlfamily.theory import gnivo, guided_checks, logged_checks, online_checks
 from rlfamily.theory.tilting import divergence, prefix_probability, soft_values, tilted
 from rlfamily.theory.world import Groups, World, drawn, grad, unordered_groups
 
@@ -244,4 +244,5 @@ def temperature(seed: int) -> Iterator[Row]:
 
 CHECKS: dict[str, Callable[[int], Iterator[Row]]] = {check.__name__: check for check in (
     theorem_3_1, theorem_3_2, corollary_3_3, minimiser, reference, normalisation_bias, repeated, repeated_argmax,
-    gradient_at_old, draw_variance, draw_bias, group_scale, temperature)} | logged_checks.CHECKS | online_checks.CHECKS
+    gradient_at_old, draw_variance, draw_bias, group_scale, temperature)
+} | logged_checks.CHECKS | online_checks.CHECKS | guided_checks.CHECKS
