@@ -20,8 +20,8 @@ from rlfamily.records import Index, Layout, Manifest, hash_file
 from rlfamily.variants import table_of
 
 ROWS_FILE = {"train": "metrics.jsonl", "timings": "timings.jsonl", "score": "scores.jsonl",
-             "logprobs": "logprobs.jsonl",
-             "targets": "targets.jsonl", "judge": "judgements.jsonl", "theory": "theory.jsonl"}
+             "logprobs": "logprobs.jsonl", "targets": "targets.jsonl", "accuracy": "accuracy.jsonl",
+             "judge": "judgements.jsonl", "theory": "theory.jsonl"}
 
 
 Item = TypeVar("Item", bound=BaseModel)

@@ -1,4 +1,4 @@
-"""What tasks write and everything after them reads: prompts, demonstrations to imitate, logged responses."""
+"""What tasks write and everything after them reads: prompts, demonstrations to imitate, logged responses, pairs."""
 
 from __future__ import annotations
 
@@ -45,6 +45,21 @@ class Logged:
     rewards: list[float]
 
 
+@dataclass(frozen=True)
+class Pair:
+    """Two responses to a prompt in the order of their label, to measure a reward by; `meta` is that of an example.
+
+    `weight` says how much it counts in the accuracy of its `subset`.
+    """
+
+    subset: str
+    prompt: str
+    chosen: str
+    rejected: str
+    weight: float
+    meta: dict[str, Any]
+
+
 def read_examples(path: Path) -> list[Example]:
     """Read an examples file written by a task's `build`."""
     return [Example(**row) for row in read_jsonl(path)]
@@ -58,6 +73,11 @@ def read_demonstrations(path: Path) -> list[Demonstration]:
 def read_logged(path: Path) -> list[Logged]:
     """Read a file of logged responses written by a task's `build`."""
     return [Logged(**row) for row in read_jsonl(path)]
+
+
+def read_pairs(path: Path) -> list[Pair]:
+    """Read a file of held-out pairs written by a task's `build`."""
+    return [Pair(**row) for row in read_jsonl(path)]
 
 
 def held_out(data: Path, count: int) -> dict[int, Example]:

@@ -26,6 +26,7 @@ WRITERS = {
     "timings": ("trainer/loop.py", "rollout/clock.py"),
     "logprobs": ("evaluation/logprobs.py",),
     "targets": ("evaluation/targets.py",),
+    "accuracy": ("evaluation/accuracy.py",),
     "judge": ("stages/kinds/judge.py",),
     "theory": ("theory/*.py",),
 }
@@ -68,8 +69,9 @@ def _require(name: str, known: Iterable[str], place: str, what: str) -> None:
 def _values(experiment: Experiment, configs: Iterable[RunConfig]) -> dict[str, Iterable[str]]:
     """What some fields can say; no benchmark at all where the task has none."""
     benchmarks = {name: None for config in configs for name in config.task.benchmarks}
+    subsets = {name: None for config in configs for name in config.task.subsets}
     checks = {"check": experiment.theory.checks} if experiment.theory else {}
-    return {**VALUES, "benchmark": benchmarks, **checks}
+    return {**VALUES, "benchmark": benchmarks, "subset": subsets, **checks}
 
 
 def _known(stage: str, configs: Iterable[RunConfig]) -> set[str]:

@@ -28,7 +28,7 @@ def inputs_of(planner: Planner, config: DecodingConfig) -> Sources:
     asked = decoding.get(config.kind).asks(config)
     found: Sources = {}
     if "rewards" in asked:
-        found["rewards"] = planner.reward_sources
+        found["rewards"] = _rewards(planner)
     if "values" in asked:
         assert isinstance(config, Guided)
         found["values"] = values_of(planner, config)
@@ -44,7 +44,7 @@ def guiding_of(planner: Planner, config: DecodingConfig) -> Guiding | None:
     asked = decoding.get(config.kind).asks(config)
     if not asked:
         return None
-    return Guiding(task=task.kind, reward=task.reward.unsourced() if "rewards" in asked else None)
+    return Guiding(task=task.kind, reward=task.reward.guiding().unsourced() if "rewards" in asked else None)
 
 
 def values_of(planner: Planner, config: Guided) -> dict[str, Node]:
@@ -98,16 +98,23 @@ def _outcomes(planner: Planner, config: Guided, source: ValueSource, iteration: 
     """What V_t learns from: samples of the policy at first, then what the value functions before it guide."""
     drawer: DecodingConfig = plain.Config(kind="plain") if iteration == 1 else config.after(iteration - 1)
     task = planner.config.task
-    lesson = task.lesson(source.prompts, task.evaluation, rewarded=True).model_copy(update={"prompts": source.prompts})
+    reward = task.reward.guiding().unsourced()
+    lesson = task.lesson(1, task.evaluation, rewarded=True).model_copy(
+        update={"prompts": source.prompts, "reward": reward})
     generation = planner.generation().model_copy(update={
         "prompts": source.prompts, "draws": source.samples, "decoding": drawer.unsourced()})
     stage = outcomes.Config(
         lesson=lesson, generation=generation, finetuning=planner.frozen(), seed=planner.config.seed,
-        guiding=Guiding(task=task.kind, reward=task.reward.unsourced()),
+        guiding=Guiding(task=task.kind, reward=reward),
         keep="returned" if iteration == 1 else source.keep)
     inputs: Sources = {"data": planner.data, "policy": planner.policy, **inputs_of(planner, drawer),
-                       "rewards": planner.reward_sources}
+                       "rewards": _rewards(planner)}
     return planner.node("outcomes", stage, inputs, f"outcomes {iteration} · {planner.label}", planner.lengths)
+
+
+def _rewards(planner: Planner) -> dict[str, Node]:
+    """The models that the task's reward asks while responses are made, by name."""
+    return {name: planner.reward_sources[name] for name in planner.config.task.reward.guiding().models}
 
 
 def _start(planner: Planner, source: ValueSource) -> Node:

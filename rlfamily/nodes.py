@@ -17,11 +17,12 @@ from rlfamily.fields import written
 from rlfamily.hardware import StageHardware
 from rlfamily.judges import CausalLmJudge
 from rlfamily.models import Family, Finetuning, ScratchModel
-from rlfamily.rewards import HubSource, ModelSource, TrainedSource
+from rlfamily.rewards import ContrastiveSource, HubSource, ModelSource
 from rlfamily.rollout.settings import Drawing, Generation
 from rlfamily.settings import Distribution, Limits, Strict
 from rlfamily.stages.graph import Node
 from rlfamily.stages.kinds import (
+    accuracy,
     base,
     clip,
     data,
@@ -165,6 +166,17 @@ class Planner:
         return self.node("score", config, inputs, f"score {self.label}")
 
     @cached_property
+    def accuracy(self) -> Node:
+        """How often the task's reward orders held-out pairs as their labels do: no policy plays a part."""
+        task, reward = self.config.task, self.config.task.reward.guiding()
+        if not task.subsets or not reward.models:
+            raise UserError(f"task {self.config.names['task']} has no held-out pairs to measure a reward model by, or "
+                            "its reward reads no model: choose another task")
+        sources = {name: self.reward_sources[name] for name in reward.models}
+        return self.node("accuracy", accuracy.Config(task=task.kind, reward=reward.unsourced()),
+                          {"data": self.data, "rewards": sources}, f"accuracy {self.label}")
+
+    @cached_property
     def logprobs(self) -> Node:
         """Log-probs of the demonstrations under the cell's policy."""
         config = logprobs.Config(finetuning=self.frozen(), max_tokens=self.config.task.max_tokens_demonstration)
@@ -217,10 +229,10 @@ class Planner:
         """A model that scores responses: published, or trained here."""
         if isinstance(source, HubSource):
             return self.hub(source.path, source.revision, f"fetch {label}")
-        config: Strict = clip.Config(source=source) if not isinstance(source, TrainedSource) else (
-            preference_model.Config(source=source, max_tokens=self.config.task.max_tokens_demonstration))
-        kind, what = ("preference_model", "reward model") if isinstance(source, TrainedSource) else ("clip", "CLIP")
-        return self.node(kind, config, {"data": self.data}, f"{what} {label}")
+        if isinstance(source, ContrastiveSource):
+            return self.node("clip", clip.Config(source=source), {"data": self.data}, f"CLIP {label}")
+        config = preference_model.Config(source=source, max_tokens=self.config.task.max_tokens_demonstration)
+        return self.node("preference_model", config, {"data": self.data}, f"reward model {label}")
 
     @cached_property
     def _reward_model(self) -> Node:

@@ -13,7 +13,7 @@ from rlfamily.experiment import UNTRAINED, Contender, Experiment
 from rlfamily.nodes import Planner
 from rlfamily.stages.graph import Node
 
-ROLES = ("train", "score", "logprobs", "targets")
+ROLES = ("train", "score", "logprobs", "targets", "accuracy")
 
 
 @dataclass(frozen=True)

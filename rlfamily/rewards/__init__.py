@@ -77,13 +77,12 @@ class HubSource(Strict):
     revision: str
 
 
-class TrainedSource(Strict):
+class Fitted(Strict):
     """A small reward model, trained from scratch on the task's preferences_<preferences>.jsonl.
 
     Refused when it orders fewer than `min_accuracy` of the held-out pairs as the labels do.
     """
 
-    kind: Literal["trained"]
     preferences: str
     shape: ScratchShape
     training: PairTraining
@@ -95,6 +94,29 @@ class TrainedSource(Strict):
             raise ValueError(f"shape.architecture={self.shape.architecture}: a reward model reads whole texts, an "
                              "encoder prompts alone: use qwen2 or llama")
         return self
+
+    @property
+    def most(self) -> int | None:
+        """How many of the preferences it reads, the first; None: all."""
+        return None
+
+
+class TrainedSource(Fitted):
+    """One that has read all preferences."""
+
+    kind: Literal["trained"]
+
+
+class PartlyTrainedSource(Fitted):
+    """One of another quality: it has read the first `pairs` preferences alone."""
+
+    kind: Literal["trained_partly"]
+    pairs: int = Field(gt=0)
+
+    @property
+    def most(self) -> int:
+        """How many it reads."""
+        return self.pairs
 
 
 class ContrastiveSource(Strict):
@@ -118,7 +140,9 @@ class ContrastiveSource(Strict):
     min_recall: float = Field(ge=0, le=1)
 
 
-ModelSource = Annotated[HubSource | TrainedSource | ContrastiveSource, Field(discriminator="kind")]
+AnyFitted = Annotated[TrainedSource | PartlyTrainedSource, Field(discriminator="kind")]
+ModelSource = Annotated[HubSource | TrainedSource | PartlyTrainedSource | ContrastiveSource,
+                        Field(discriminator="kind")]
 
 
 class RewardConfig(Strict):
@@ -131,6 +155,10 @@ class RewardConfig(Strict):
 
     kind: str
     models: dict[str, ModelSource]
+
+    def guiding(self) -> Self:
+        """The reward without models that play no part in it and are recorded beside it."""
+        return self
 
     def unsourced(self) -> Self:
         """How the models' scores become a reward; where the models come from is left out."""

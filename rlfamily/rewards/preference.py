@@ -18,6 +18,7 @@ from rlfamily.settings import Strict
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedTokenizerBase
 
     from rlfamily.examples import Example
     from rlfamily.models.classifier import Classifier, Pooled
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 VERSION = "3"
 NEEDS: frozenset[str] = frozenset()
 
-Convention = Literal["ids", "pair", "response_bos_context", "response_then_context"]
+Convention = Literal["ids", "pair", "response_bos_context", "response_then_context", "chat", "continuation"]
 
 
 class Component(Strict):
@@ -35,6 +36,8 @@ class Component(Strict):
     ids: a model trained here; token ids of prompt and response, with its end.
     pair: tokenizer(context, response). response_then_context: tokenizer(response, context).
     response_bos_context: one text, "response <bos> context".
+    chat: one text, a turn of each as the model's own chat template writes them (RLHFlow's models).
+    continuation: one text, "context response<eos>" (vwxyzjn's TL;DR models).
     `logit` is the output that is the score; a model trained here has one. `engine` runs the model, in fp32; one that
     vllm does not know is run by transformers, which the stage's log and its manifest say.
     """
@@ -46,7 +49,7 @@ class Component(Strict):
 
 
 class Config(RewardConfig):
-    """`components` by the name of their model. Scores are rounded to `decimals`.
+    """`components` by the name of their model; one of weight 0 is recorded alone. Scores are rounded to `decimals`.
 
     Of what is longer than `max_tokens` the context loses its beginning, then the response: ends are always read.
     """
@@ -55,6 +58,12 @@ class Config(RewardConfig):
     components: dict[str, Component] = Field(min_length=1)
     max_tokens: int = Field(gt=0)
     decimals: int | None = Field(ge=0)
+
+    def guiding(self) -> Config:
+        """The reward of the components that have a weight."""
+        kept = {name: one for name, one in self.components.items() if one.weight}
+        models = {name: source for name, source in self.models.items() if name in kept}
+        return self.model_copy(update={"components": kept, "models": models})
 
     @model_validator(mode="after")
     def _check_names(self) -> Config:
@@ -123,7 +132,7 @@ class Preference:
         from rlfamily.models.classifier import fitted_texts
 
         def arranged(contexts: Sequence[str], responses: Sequence[str]) -> tuple[list[str], list[str] | None]:
-            return arrange(component.convention, contexts, responses, scorer.tokenizer.bos_token)
+            return arrange(component.convention, contexts, responses, scorer.tokenizer)
 
         limit = min(self.config.max_tokens, scorer.tokenizer.model_max_length)
         kept, shortened, cut = fitted_texts(scorer.tokenizer, arranged, contexts, [one.strip() for one in responses],
@@ -133,14 +142,23 @@ class Preference:
 
 
 def arrange(
-    convention: Convention, contexts: Sequence[str], responses: Sequence[str], bos: str
+    convention: Convention, contexts: Sequence[str], responses: Sequence[str], tokenizer: PreTrainedTokenizerBase
 ) -> tuple[list[str], list[str] | None]:
     """Texts, and the texts they are paired with, in the order a published model expects them."""
+    from rlfamily.models.tokens import chat_text
+
     if convention == "pair":
         return list(contexts), list(responses)
     if convention == "response_then_context":
         return list(responses), list(contexts)
-    return [f"{response} {bos} {context}" for context, response in zip(contexts, responses, strict=True)], None
+    both, bos = list(zip(contexts, responses, strict=True)), tokenizer.bos_token
+    if convention == "continuation":
+        return [f"{context} {response}{tokenizer.eos_token}" for context, response in both], None
+    if convention == "chat":  # the tokenizer begins every text with BOS, the template as well
+        chats = [[{"role": "user", "content": context}, {"role": "assistant", "content": response}]
+                 for context, response in both]
+        return [chat_text(tokenizer, chat, answered=True).removeprefix(bos or "") for chat in chats], None
+    return [f"{response} {bos} {context}" for context, response in both], None
 
 
 def load(
@@ -159,11 +177,11 @@ def load(
 
 
 def _loaded(component: Component, folder: Path, device: torch.device) -> Classifier | RewardModel:
-    from rlfamily.models import classifier, reward_model
+    from rlfamily.models import classifier, reward_model, scalar
 
     if component.convention == "ids":
         return reward_model.load_trained(folder, device)
-    return classifier.load(folder, device)
+    return scalar.load(folder, device) if scalar.is_scalar(folder) else classifier.load(folder, device)
 
 
 def _pooled(name: str, config: Config, folder: Path, vllm: ClassifierEngine | None) -> Pooled | None:

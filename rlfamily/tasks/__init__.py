@@ -105,6 +105,11 @@ class TaskConfig(Strict):
         return []
 
     @property
+    def subsets(self) -> list[str]:
+        """The names that held-out pairs have as their `subset`; empty where there are none."""
+        return []
+
+    @property
     def data(self) -> Data:
         """What the task's files depend on: `kind`, and what the task adds to these settings that its `Data` names."""
         schema = get(self.kind).Data
@@ -200,8 +205,9 @@ class Task(Protocol):
         demonstrations_validation.jsonl hold demonstrations; logged_train.jsonl and logged_validation.jsonl, where the
         task has them, a line a prompt with its logged responses; corpus.jsonl (demonstrations to pretrain a base
         model on), vocabulary.json (a list of every word that may occur) and preferences_<name>.jsonl (rows of prompt,
-        chosen, rejected, to train reward models on) exist only for generated data. A test example whose meta names a
-        `benchmark` is scored under that name.
+        chosen, rejected, to train reward models on) exist only for generated data; pairs_test.jsonl holds pairs that
+        reward models are measured by, where the task has them. A test example whose meta names a `benchmark` is scored
+        under that name.
         Raises UserError when the data cannot be had.
         """
         ...

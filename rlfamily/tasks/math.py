@@ -1,15 +1,14 @@
 """Mathematical reasoning in labelled steps with a boxed answer (GN-IVO sec. 4.1 and app. C.1).
 
 Two sources behind one interface: `generated` arithmetic, a stand-in with one level of difficulty for each benchmark
-(no network), and the public data (`hub`): MATH to train on, five benchmarks to test on. Files and formats are those of
-`rlfamily.tasks.Task.build`. A test example names its benchmark in meta, a generated one also its level.
+(no network), and the public data (`hub`: MATH to train on, five benchmarks to test on; `chat`: GSM8K to train on, asked
+in a chat, IRO app. H.4). Files and formats are those of `rlfamily.tasks.Task.build`. A test example names its benchmark
+in meta, a generated one also its level.
 """
 
 from __future__ import annotations
 
 import json
-import random
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,14 +17,14 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from rlfamily import tasks
-from rlfamily.errors import UserError
 from rlfamily.examples import Demonstration, Example
 from rlfamily.records import write_jsonl
 from rlfamily.settings import Strict
 from rlfamily.tasks import TaskConfig
-from rlfamily.tasks.support import hub, math_forms, same
+from rlfamily.tasks.support import math_forms, problem_sets
 from rlfamily.tasks.support.math_answers import CPU_SECONDS, equivalent, first_solution, last_boxed
 from rlfamily.tasks.support.math_problems import SIGNS, Generator, Problem, Step, solve
+from rlfamily.tasks.support.problem_sets import Chat, Hub
 
 VERSION = "6"
 HAS: frozenset[str] = frozenset()
@@ -66,40 +65,6 @@ class Generated(Strict):
     corpus_error_fraction: float = Field(ge=0, le=1)
 
 
-class ProblemSet(hub.HubDataset):
-    """A split of a dataset with the columns of its problems and answers.
-
-    An answer is text, a number, or a list of either; with `boxed`, it is the last box in a worked solution.
-    """
-
-    split: str
-    problem: str
-    answer: str
-    boxed: bool
-
-
-class Benchmark(ProblemSet):
-    """Problems to test on, under the name that the tables use."""
-
-    name: str
-
-
-class Hub(Strict):
-    """The public data. `validation` problems are drawn from the training set with `seed`, the others train.
-
-    Left out: problems whose solution has no complete box, repeated ones, those of a benchmark, and `shown` ones (the
-    template's examples); problems are compared in one normal form (`same.normal`). Benchmarks keep every row that has
-    an answer.
-    """
-
-    kind: Literal["hub"]
-    seed: int = Field(ge=0)
-    training: ProblemSet
-    shown: list[str]
-    validation: int = Field(gt=0)
-    benchmarks: list[Benchmark] = Field(min_length=1)
-
-
 class Data(tasks.Data):
     """All that the files of the task depend on. `template` holds the place of the problem once.
 
@@ -108,7 +73,7 @@ class Data(tasks.Data):
 
     template: str
     check_seconds: float = Field(gt=0)
-    source: Generated | Hub = Field(discriminator="kind")
+    source: Generated | Hub | Chat = Field(discriminator="kind")
 
     @field_validator("template")
     @classmethod
@@ -230,54 +195,14 @@ def _vocabulary(data: Data, source: Generated) -> list[str]:
 # ---------------------------------------------------------------------------- public datasets
 
 
-def _build_hub(data: Data, source: Hub, out: Path) -> dict[str, Any]:
-    left_out: Counter[str] = Counter()
-    test = [(benchmark.name, problem, answer) for index, benchmark in enumerate(source.benchmarks)
-            for problem, answer in _rows(benchmark, f"task.source.benchmarks[{index}]", left_out)]
-    rows = _rows(source.training, "task.source.training", left_out)
-    shown = set(map(same.normal, source.shown))
-    training = same.unseen(
-        (row for row in rows if same.normal(row[0]) not in shown), lambda row: [same.normal(row[0])],
-        {same.normal(problem) for _, problem, _ in test}, left_out, "training problems")
-    if len(training) <= source.validation:
-        raise UserError(f"task.source.validation={source.validation}, but '{source.training.path}' holds "
-                        f"{len(training)} problems to train on: lower it")
-    random.Random(source.seed).shuffle(training)
-    splits = {"validation": training[:source.validation], "train": training[source.validation:]}
-    for split, chosen in splits.items():
+def _build_hub(data: Data, source: Hub | Chat, out: Path) -> dict[str, Any]:
+    splits, summary = problem_sets.read(source)
+    for split, problems in splits.items():
         _write(out / f"{split}.jsonl", (
-            Example(f"{split}-{place}", _prompt(data, problem), {"answer": answer} | _marking(data))
-            for place, (problem, answer) in enumerate(chosen)))
-    _write(out / "test.jsonl", (
-        Example(f"test-{place}", _prompt(data, problem), {"answer": answer, "benchmark": name} | _marking(data))
-        for place, (name, problem, answer) in enumerate(test)))
-    counts = {split: len(chosen) for split, chosen in splits.items()} | Counter(name for name, _, _ in test)
-    revisions = {f"{name}_revision": hub.resolved_revision(dataset) for name, dataset in
-                 [("training", source.training), *((each.name, each) for each in source.benchmarks)]}
-    return {**counts, "test": len(test), tasks.LEFT_OUT: dict(left_out), **revisions}
-
-
-def _rows(source: ProblemSet, key: str, left_out: Counter[str]) -> list[tuple[str, str]]:
-    """Problem and answer of each row that has both; `left_out` counts the others."""
-    rows = hub.load(source, source.split, (source.problem, source.answer), key)
-    pairs = [(hub.text(row[source.problem], source, source.problem, place, f"{key}.problem"),
-              _answer(row[source.answer], source, place, f"{key}.answer")) for place, row in enumerate(rows)]
-    found = [(problem.strip(), answer) for problem, answer in pairs if problem and answer]
-    if len(found) < len(pairs):
-        left_out[f"rows of {key} without problem or answer"] += len(pairs) - len(found)
-    if not found:
-        raise UserError(f"{key}.answer: no row of '{source.path}' has an answer in column '{source.answer}' "
-                        f"(boxed={str(source.boxed).lower()})")
-    return found
-
-
-def _answer(value: Any, source: ProblemSet, row: int, key: str) -> str | None:
-    """The answer as the inside of a box: several are joined by commas, dollar signs around one are left out."""
-    values = value if isinstance(value, list) and not source.boxed else [value]
-    texts = [text for each in values if (text := hub.text(each, source, source.answer, row, key)) is not None]
-    if source.boxed:
-        return last_boxed(texts[0]) if texts else None
-    return ", ".join(text.strip().strip("$").strip() for text in texts)
+            Example(f"{split}-{place}", _text(data, one.problem), {"answer": one.answer} | _marking(data)
+                    | ({"benchmark": one.benchmark} if one.benchmark else {}) | _messages(data, one.problem))
+            for place, one in enumerate(problems)))
+    return summary
 
 
 # ---------------------------------------------------------------------------- rows
@@ -285,6 +210,20 @@ def _answer(value: Any, source: ProblemSet, row: int, key: str) -> str | None:
 
 def _prompt(data: Data, problem: str) -> str:
     return data.template.replace(PLACE, problem)
+
+
+def _text(data: Data, problem: str) -> str:
+    """What a model without chats is given."""
+    prompt, source = _prompt(data, problem), data.source
+    return f"{source.system}\n\n{prompt}" if isinstance(source, Chat) else prompt
+
+
+def _messages(data: Data, problem: str) -> dict[str, Any]:
+    """The chat, where the source says that it is one."""
+    if not isinstance(data.source, Chat):
+        return {}
+    return {"messages": [{"role": "system", "content": data.source.system},
+                         {"role": "user", "content": _prompt(data, problem)}]}
 
 
 def _marking(data: Data) -> dict[str, Any]:

@@ -8,51 +8,30 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from rlfamily import tasks
 from rlfamily.errors import UserError, nearest
 from rlfamily.examples import Example, Logged
 from rlfamily.settings import Strict
 from rlfamily.tasks import TaskConfig
-from rlfamily.tasks.support import hub, instructions, logged, same, standin
+from rlfamily.tasks.support import hub, instructions, logged, rated, same, standin
 
 VERSION = "1"
 HAS: frozenset[str] = frozenset({"logged", "demonstrations"})
 GIVES: frozenset[str] = frozenset({"gold", "reference"})
-LOWEST, HIGHEST = 1.0, 10.0  # the scale of UltraFeedback's overall score
-STEP = 0.5
 KEY = "task.source.dataset"
 
 
-class Generated(standin.Sizes):
-    """Instructions made here (`rlfamily.tasks.support.instructions`) and their logged responses.
-
-    A prompt has 1, 2, ... responses, with probabilities in proportion to `groups`: first one of each quality, in random
-    order, then any. Its reward is the hidden true one on UltraFeedback's scale from 1 to 10, with Gaussian `noise` and
-    `length_bias` for each word, to the nearest half. `mixture` says how often the corpus has which quality.
-    """
+class Generated(rated.Rated):
+    """Instructions made here and their logged responses (`rlfamily.tasks.support.rated`)."""
 
     kind: Literal["generated"]
-    groups: list[Annotated[float, Field(ge=0)]] = Field(min_length=1)
-    noise: float = Field(ge=0)
-    length_bias: float = Field(ge=0)
-    mixture: dict[str, Annotated[float, Field(ge=0)]]
-
-    @model_validator(mode="after")
-    def _check_mixture(self) -> Generated:
-        if set(self.mixture) != set(instructions.QUALITIES):
-            raise ValueError(f"mixture names {', '.join(self.mixture)}: give a weight to each of "
-                             f"{', '.join(instructions.QUALITIES)}")
-        for name, weights in (("groups", self.groups), ("mixture", self.mixture.values())):
-            if not any(weights):
-                raise ValueError(f"{name} has weights of 0 alone: give one that is above 0")
-        return self
 
 
 class Hub(Strict):
@@ -106,34 +85,10 @@ def score(response: str, meta: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _build_generated(source: Generated, out: Path) -> dict[str, Any]:
-    count = source.train + source.validation + source.test
-    names, weights = list(source.mixture), list(source.mixture.values())
-    world = standin.World(
-        instructions.prompts(count, source.seed),
-        lambda meta, rng: instructions.QUALITIES[rng.choices(names, weights)[0]](meta, rng), instructions.judge, {},
-        instructions.vocabulary())
+    world = rated.world(source)
     splits = standin.split(world, source)
     return {**standin.write(world, splits, source, out),
-            **logged.write(out, {name: _logged(splits[name], name, source) for name in ("train", "validation")})}
-
-
-def _logged(prompts: Sequence[tuple[str, standin.Meta]], split: str, source: Generated) -> list[Logged]:
-    rng, rows = random.Random(f"{source.seed} logged {split}"), []
-    for place, (prompt, meta) in enumerate(prompts):
-        size = rng.choices(range(1, len(source.groups) + 1), source.groups)[0]
-        first = rng.sample(list(instructions.QUALITIES), len(instructions.QUALITIES))
-        qualities = [*first, *rng.choices(first, k=size)][:size]
-        responses = [instructions.QUALITIES[quality](meta, rng) for quality in qualities]
-        rows.append(Logged(f"{split}-{place}", prompt, responses,
-                           [_reward(response, meta, source, rng) for response in responses]))
-    return rows
-
-
-def _reward(response: str, meta: standin.Meta, source: Generated, rng: random.Random) -> float:
-    gold = instructions.judge(response, meta)["gold"]
-    told = (LOWEST + gold * (HIGHEST - LOWEST) + source.noise * rng.gauss()
-            + source.length_bias * len(response.split()))
-    return min(HIGHEST, max(LOWEST, round(told / STEP) * STEP))
+            **logged.write(out, {name: rated.logged(splits[name], name, source) for name in ("train", "validation")})}
 
 
 # ---------------------------------------------------------------------------- public dataset

@@ -19,7 +19,7 @@ from rlfamily.models.reward_model import fitted, response_ids
 from rlfamily.models.tokens import prompt_ids
 from rlfamily.place import Place
 from rlfamily.records import read_jsonl
-from rlfamily.rewards import TrainedSource
+from rlfamily.rewards import Fitted
 from rlfamily.settings import PairTraining, RewardModelSettings
 from rlfamily.trainer.jobs import fit
 from rlfamily.trainer.loop import Trainer
@@ -30,7 +30,7 @@ HELD_OUT_SHARE = 10  # one pair in this many tests the model instead of training
 REFERENCES = 512  # lines of the corpus whose mean score is made 0
 
 
-def train_from_scratch(place: Place, data: Path, source: TrainedSource, limit: int) -> dict[str, Any]:
+def train_from_scratch(place: Place, data: Path, source: Fitted, limit: int) -> dict[str, Any]:
     """Fit a small new model to the task's own preferences and write it to model/, centred on the corpus.
 
     Rows are cut to `limit` tokens as `_pairs` says. The totals hold `held_out_accuracy`. Raises UserError when that is
@@ -39,8 +39,9 @@ def train_from_scratch(place: Place, data: Path, source: TrainedSource, limit: i
     tokenizer = scratch.tokenizer_of(data)
     device = sharding.accelerator(place.hardware).device
     learner = reward_model.start(scratch.build_model(source.shape, tokenizer), tokenizer, device)
-    pairs, counts = _pairs(tokenizer, ({**row, "prompt_ids": prompt_ids(tokenizer, row["prompt"])}
-                                       for row in read_jsonl(_preferences(data, source.preferences))), limit)
+    rows = islice(read_jsonl(_preferences(data, source.preferences)), source.most)
+    pairs, counts = _pairs(tokenizer, ({**row, "prompt_ids": prompt_ids(tokenizer, row["prompt"])} for row in rows),
+                           limit)
     corpus = [Demonstration(**row) for row in islice(read_jsonl(data / "corpus.jsonl"), REFERENCES)]
     totals = counts | _fit(place, learner, pairs, source.training, 1.0, source.shape.seed,
                            _references(tokenizer, corpus, limit))

@@ -31,9 +31,33 @@ def settings(decimals: int | None = None, engine: str = "torch", **components: t
 
 
 def test_the_order_of_texts_of_each_convention():
-    assert preference.arrange("pair", ["post"], ["answer"], "<b>") == (["post"], ["answer"])
-    assert preference.arrange("response_then_context", ["post"], ["answer"], "<b>") == (["answer"], ["post"])
-    assert preference.arrange("response_bos_context", ["post"], ["answer"], "<b>") == (["answer <b> post"], None)
+    tokenizer: Any = types.SimpleNamespace(bos_token="<b>", eos_token="<e>")
+
+    def arranged(convention: Any) -> Any:
+        return preference.arrange(convention, ["post"], ["answer"], tokenizer)
+
+    assert arranged("pair") == (["post"], ["answer"])
+    assert arranged("response_then_context") == (["answer"], ["post"])
+    assert arranged("response_bos_context") == (["answer <b> post"], None)
+    assert arranged("continuation") == (["post answer<e>"], None)
+
+
+def test_a_chat_is_written_by_the_models_own_template_and_begins_once(tmp_path):
+    tokenizer = classifier.load(save_gpt2(tmp_path), CPU).tokenizer
+    tokenizer.chat_template = "{{ bos_token }}{% for m in messages %} {{ m.role }} {{ m.content }}{% endfor %}"
+    assert preference.arrange("chat", ["w1"], ["w2"], tokenizer) == ([" user w1 assistant w2"], None)
+
+
+def test_a_reward_guides_without_what_has_no_weight():
+    source = {"kind": "hub", "path": "somebody/model", "revision": "main"}
+    config = preference.Config.model_validate(settings(rm=(1.0, "pair", 0), gold_rm=(0.0, "pair", 0)).model_dump() | {
+        "models": {"rm": source, "gold_rm": source}})
+    assert list(config.guiding().components) == list(config.guiding().models) == ["rm"]
+    assert config.guiding().unsourced() == settings(rm=(1.0, "pair", 0))
+    other = settings(a=(0.5, "pair", 0), b=(-0.5, "pair", 0))
+    assert other.guiding() == other
+    gold = rewards.get("gold").Config(kind="gold", models={})
+    assert gold.guiding() == gold
 
 
 def test_published_models_are_called_as_their_authors_do(tmp_path):
@@ -100,7 +124,7 @@ def test_a_limit_takes_the_beginning_of_the_context_and_keeps_ends(tmp_path, con
         return found.parts["one"], found.parts["cut"]
 
     context, response = "w1 w2 w3 w4 w5", "w6 w7 w8"
-    texts, pairs = preference.arrange(convention, [context], [response], model.tokenizer.bos_token)
+    texts, pairs = preference.arrange(convention, [context], [response], model.tokenizer)
     whole = len(model.tokenizer(texts[0], None if pairs is None else pairs[0])["input_ids"])
     assert score(whole, context, response) == (pytest.approx(score(64, context, response)[0], abs=1e-6), 0.0)
     for gone in (1, 3):

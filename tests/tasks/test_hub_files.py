@@ -16,8 +16,7 @@ import pyarrow.parquet
 import pytest
 
 from rlfamily.errors import UserError
-from rlfamily.tasks import math
-from rlfamily.tasks.support import hub
+from rlfamily.tasks.support import hub, problem_sets
 
 ROWS = "".join(json.dumps({"problem": f"What is {i} + 1?", "answer": str(i + 1)}) + "\n" for i in range(500)).encode()
 
@@ -29,9 +28,9 @@ def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
 
 
-def problems(folder: Path, boxed: bool = False) -> math.ProblemSet:
-    return math.ProblemSet(path=str(folder), revision="main", split="train", problem="problem", answer="answer",
-                           boxed=boxed)
+def problems(folder: Path, boxed: bool = False) -> problem_sets.ProblemSet:
+    return problem_sets.ProblemSet(path=str(folder), revision="main", split="train", problem="problem", answer="answer",
+                                   boxed=boxed)
 
 
 def parquet(folder: Path, rows: list[dict[str, Any]]) -> Path:
@@ -52,13 +51,13 @@ NAN = float("nan")
 def test_rows_with_an_empty_cell_are_left_out_and_counted(tmp_path: Path, rows: Any, kept: Any) -> None:
     folder = parquet(tmp_path / "set", [{"problem": problem, "answer": answer} for problem, answer in rows])
     left_out: Counter[str] = Counter()
-    assert math._rows(problems(folder), "task.source.training", left_out) == kept
+    assert problem_sets.rows(problems(folder), "task.source.training", left_out) == kept
     assert left_out == {"rows of task.source.training without problem or answer": len(rows) - len(kept)}
 
 
 def refusal(folder: Path, **columns: str) -> str:
     with pytest.raises(UserError) as error:
-        math._rows(problems(folder).model_copy(update=columns), "task.source.training", Counter())
+        problem_sets.rows(problems(folder).model_copy(update=columns), "task.source.training", Counter())
     assert "\n" not in str(error.value) and str(error.value).startswith("task.source.training.")
     return str(error.value)
 

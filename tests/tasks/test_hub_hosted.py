@@ -21,9 +21,9 @@ JSON = "".join(f'{{"problem": "{problem}", "answer": {cell}}}\n' for problem, ce
 CSV = "problem,answer\n" + "".join(f"{problem},{text}\n" for problem, _, text in ROWS)
 READ = """
 from collections import Counter
-from rlfamily.tasks import math
-source = math.ProblemSet(path="some/data", revision="main", split="train", problem="problem", answer="answer", boxed=False)
-print(math._rows(source, "task.source.training", Counter()))
+from rlfamily.tasks.support import problem_sets
+source = problem_sets.ProblemSet(path="some/data", revision="main", split="train", problem="problem", answer="answer", boxed=False)
+print(problem_sets.rows(source, "task.source.training", Counter()))
 """
 
 

@@ -10,8 +10,7 @@ import datasets
 import pytest
 
 from rlfamily.errors import UserError
-from rlfamily.tasks import math
-from rlfamily.tasks.support import hub, local
+from rlfamily.tasks.support import hub, local, problem_sets
 
 
 @pytest.fixture(autouse=True)
@@ -27,8 +26,8 @@ def written(tmp_path: Path, content: str | bytes, name: str = "train.jsonl") -> 
 
 
 def rows(folder: Path, split: str = "train") -> list[tuple[str, str]]:
-    source = math.ProblemSet(path=str(folder), revision="main", split=split, problem="problem", answer="answer", boxed=False)
-    return math._rows(source, "task.source.training", Counter())
+    source = problem_sets.ProblemSet(path=str(folder), revision="main", split=split, problem="problem", answer="answer", boxed=False)
+    return problem_sets.rows(source, "task.source.training", Counter())
 
 
 # as a JSON file has it, and as it must come out

@@ -17,6 +17,7 @@ WRITES = {
     "test.jsonl": "a held-out prompt", "demonstrations_train.jsonl": "a prompt with a completion to imitate",
     "demonstrations_validation.jsonl": "the same, held out", "corpus.jsonl": "the same, for base models",
     "vocabulary.json": "every word that may occur", "preferences_<name>.jsonl": "a prompt with two ordered responses",
+    "pairs_test.jsonl": "the same, held out, with its subset",
 }
 
 

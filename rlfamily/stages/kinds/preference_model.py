@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import Field
 
 from rlfamily.place import Place
-from rlfamily.rewards import TrainedSource, bradley_terry
+from rlfamily.rewards import AnyFitted, bradley_terry
 from rlfamily.settings import Strict
 from rlfamily.stages.kind import Versioned
 
@@ -22,7 +22,7 @@ WRITES = {"model/": "weights, tokenizer and the bias of the scores", "metrics.js
 class Config(Strict):
     """The model to build and fit, to preferences of at most `max_tokens` tokens a row."""
 
-    source: TrainedSource
+    source: AnyFitted
     max_tokens: int = Field(gt=0)
 
 

@@ -65,7 +65,8 @@ def build(world: World, sizes: Labelled, out: Path) -> dict[str, Any]:
     for name in ("demonstrations_train", "demonstrations_validation"):
         (out / f"{name}.jsonl").touch()
     for name in world.merits:
-        write_jsonl(out / f"preferences_{name}.jsonl", _preferences(world, splits["train"], sizes, name))
+        write_jsonl(out / f"preferences_{name}.jsonl",
+                    preferences(world, splits["train"], sizes, name, sizes.preferences))
     return {**summary, **{f"preferences_{name}": sizes.preferences for name in world.merits}}
 
 
@@ -112,16 +113,16 @@ def _corpus(world: World, prompts: Sequence[tuple[str, Meta]], sizes: Sizes) -> 
         yield asdict(Demonstration(f"corpus-{place}", prompt, world.respond(meta, rng)))
 
 
-def _preferences(
-    world: World, prompts: Sequence[tuple[str, Meta]], sizes: Labelled, name: str
+def preferences(
+    world: World, prompts: Sequence[tuple[str, Meta]], sizes: Labelled, name: str, count: int, stream: str = ""
 ) -> Iterator[dict[str, str]]:
-    """Two different answers to one prompt, and the labeller's choice between them."""
-    rng = random.Random(f"{sizes.seed} {name}")
+    """`count` times two different answers to one prompt, and the labeller's choice; `stream` tells its chance apart."""
+    rng = random.Random(f"{sizes.seed} {name}{stream}")
 
     def merit(response: str, meta: Meta) -> float:
         return world.score(response, meta)[world.merits[name]] + sizes.length_bias * len(response.split())
 
-    for _ in range(sizes.preferences):
+    for _ in range(count):
         prompt, meta = rng.choice(prompts)
         first = second = world.respond(meta, rng)
         while second == first:
