@@ -109,6 +109,11 @@ def _set(content: dict[str, Any], path: list[str], value: Any) -> None:
         _set(content, [*path, name], inner)
 
 
+def keys(group: str, name: str) -> frozenset[str]:
+    """The settings that a file of a group has, at its top."""
+    return frozenset(_file(CONF, group, name))
+
+
 @lru_cache(maxsize=256)
 def _file(folder: Path, group: str, name: str) -> dict[str, Any]:
     return plain(OmegaConf.load(folder / group / f"{name}.yaml"))

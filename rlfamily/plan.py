@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from rlfamily import fields
+from rlfamily import composing, fields
 from rlfamily.composing import expand
 from rlfamily.config import RunConfig, build
 from rlfamily.errors import UserError, nearest
@@ -134,12 +134,21 @@ def check_draws(experiment: Experiment, sampled: int) -> None:
 
 
 def _fitting(overrides: list[str]) -> list[str]:
-    """The overrides of a row. Scale, model, column and command line give settings of training to every row: one that
-    trains nothing leaves them out, and takes only where it starts."""
-    methods = [one for one in overrides if one.startswith("algorithm=")]
-    if methods[-1:] != [UNTRAINED]:
-        return overrides
-    return [one for one in overrides if not one.startswith("algorithm.") or one.startswith("algorithm.warm_start=")]
+    """The overrides of a row. Scale, model, column and command line give settings to every row: one that trains nothing
+    leaves out those of training, and takes only where it starts; a decoder leaves out those that only others have."""
+    decoder = [one.removeprefix("decoding=") for one in overrides if one.startswith("decoding=")][-1:] or ["plain"]
+    kept = [one for one in overrides if not _of_other_decoders(one, decoder[0])]
+    if [one for one in overrides if one.startswith("algorithm=")][-1:] != [UNTRAINED]:
+        return kept
+    return [one for one in kept if not one.startswith("algorithm.") or one.startswith("algorithm.warm_start=")]
+
+
+def _of_other_decoders(override: str, chosen: str) -> bool:
+    path = override.partition("=")[0].split(".")
+    known = composing.choices("decoding")
+    return (path[0] == "decoding" and len(path) > 1 and chosen in known
+            and path[1] not in composing.keys("decoding", chosen)
+            and any(path[1] in composing.keys("decoding", name) for name in known))
 
 
 def _located(row: str, column: str, overrides: list[str]) -> RunConfig:
