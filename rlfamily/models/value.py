@@ -32,6 +32,7 @@ from rlfamily.errors import UserError
 from rlfamily.models.batching import Forward, Rows, RowTensors, pad
 from rlfamily.models.layouts import layout_of
 from rlfamily.models.layouts.declared import positions
+from rlfamily.models.layouts.packed import PackedLayout
 from rlfamily.models.loaded import Loaded
 from rlfamily.models.policy import load_tokenizer, locate
 from rlfamily.models.reward_model import BIAS
@@ -68,7 +69,7 @@ class ValueFunction(Loaded):
         self.classifier, self.bias = classifier, bias
         self._require_plain_head()
         self.layout = layout_of(self)
-        self.positions = positions(self.model.config, added=1)
+        self.positions = positions(self.model.config, added=0)
 
     def evaluate(self, rows: RowTensors, temperature: float) -> Forward:
         """values_NS of the rows: V at h = 0..length, before each token and behind the last, 0 on pads.
@@ -123,10 +124,12 @@ class ValueFunction(Loaded):
     def _check(self, states: RowTensors) -> None:
         if not states.prompt_mask_NP.shape[1] or not states.prompt_mask_NP[:, -1].all():
             raise UserError("value function: a prompt has no tokens: give every example a text, or leave it out")
-        longest = int((states.prompt_mask_NP.sum(1) + states.mask_NT.sum(1)).max()) - 1
+        # only a packed pass leaves out the token that nothing is read of
+        spared = int(isinstance(self.layout, PackedLayout))
+        longest = int((states.prompt_mask_NP.sum(1) + states.mask_NT.sum(1)).max()) - spared
         if self.positions is not None and longest > self.positions:
-            raise UserError(f"value function: a row has {longest} tokens, and {type(self.model).__name__} has room for "
-                            f"{self.positions}: lower max_tokens, or use another model")
+            raise UserError(f"value function: a row takes {longest} positions, and {type(self.model).__name__} has room "
+                            f"for {self.positions}: lower max_tokens, or use another model")
 
     @torch.no_grad()
     def _require_plain_head(self) -> None:
