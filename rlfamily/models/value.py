@@ -128,8 +128,9 @@ class ValueFunction(Loaded):
         spared = int(isinstance(self.layout, PackedLayout))
         longest = int((states.prompt_mask_NP.sum(1) + states.mask_NT.sum(1)).max()) - spared
         if self.positions is not None and longest > self.positions:
-            raise UserError(f"value function: a row takes {longest} positions, and {type(self.model).__name__} has room "
-                            f"for {self.positions}: lower max_tokens, or use another model")
+            name = type(self.model).__name__
+            raise UserError(f"value function: a row takes {longest} positions, and {name} has room for "
+                            f"{self.positions}: lower max_tokens, or use another model")
 
     @torch.no_grad()
     def _require_plain_head(self) -> None:
