@@ -68,8 +68,7 @@ def train(place: Place, inputs: Inputs, settings: ValueFit, finetuning: Finetuni
         outcomes = replace(outcomes, teacher_values=_taught(place, outcomes))
     training, held_out = _split(groups, outcomes)
     counts["held_out_outcomes"] = len(held_out)
-    loss = settings.training.loss
-    if problem := values.problem(torch.tensor([*training.rewards, *held_out.rewards]), loss):
+    if problem := values.problem(torch.tensor(training.rewards), settings.training.loss):
         raise UserError(f"value function: {problem}: nothing can be learned from them")
     if settings.rewards == "shuffled":
         order = epoch_order(len(training), 0, shuffle_seed(settings.seed))

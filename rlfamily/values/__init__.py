@@ -114,6 +114,8 @@ def problem(outcomes_N: Tensor, config: ValueConfig) -> str:
     module = get(config.kind)
     if "outcomes" not in module.NEEDS:
         return ""
+    if not bool(outcomes_N.isfinite().all()):
+        return f"{int((~outcomes_N.isfinite()).sum())} of {len(outcomes_N)} rewards are no finite numbers"
     if bool((outcomes_N == outcomes_N[0]).all()):
         return f"all {len(outcomes_N)} rewards are {float(outcomes_N[0]):g}"
     own = getattr(module, "problem", None)

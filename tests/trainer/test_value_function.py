@@ -243,7 +243,7 @@ def test_the_first_rows_of_each_outcomes_and_cuts_are_counted(world, outcomes, t
 
 
 @pytest.mark.parametrize(("settings", "reward", "text"), [
-    (fit(), lambda row: 1.0, "value function: all 600 rewards are 1: nothing can be learned from them"),
+    (fit(), lambda row: 1.0, "value function: all 540 rewards are 1: nothing can be learned from them"),
     (fit("bce"), lambda row: row["reward"], r"takes rewards in \[0, 1\], and they go from -\d to \d"),
     (fit(drop_unanimous=True), lambda row: 1.0, "all 150 prompts have responses of one reward only"),
     (fit("compressed", betas=[1.0]), lambda row: row["reward"], "0 teachers and 1 betas: name one for each"),
@@ -279,6 +279,7 @@ def test_the_stage_and_what_it_costs(world, tmp_path):
     assert kind.Config.model_validate(node.settings) == config and set(node.uses) == {"values.mc"}
     work = cost_of(get_kind("value"), config, hardware)
     assert (work.limit, work.batch, work.trained, work.passes) == (40, 32, 20_000, 3)
+    assert cost_of(get_kind("value"), config, place(tmp_path, micro_tokens=40).hardware).passes == 4  # several passes a batch
 
 
 @pytest.mark.slow

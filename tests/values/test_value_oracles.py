@@ -214,7 +214,7 @@ def test_metrics_are_the_values_at_both_ends():
 
 
 @pytest.mark.parametrize(("kind", "outcomes", "changes", "text"), [
-    ("mc", [2.0, 2.0], {}, "all 2 rewards are 2"), ("mc", [0.0, 2.0], {}, ""), ("compressed", [1.0, 1.0], {}, ""),
+    ("mc", [2.0, 2.0], {}, "all 2 rewards are 2"), ("td", [2.0, float("nan")], {}, "1 of 2 rewards are no finite numbers"), ("mc", [0.0, 2.0], {}, ""), ("compressed", [1.0, 1.0], {}, ""),
     ("bce", [0.0, 2.0], {}, "go from 0 to 2"), ("bce", [0.0, 0.5], {}, ""),
     ("fudge", [0.0, 0.5], {"threshold": None}, "set loss.threshold"), ("fudge", [0.0, 1.0], {"threshold": None}, ""),
     ("fudge", [1.0, 2.0], {"threshold": 0.5}, "all are above loss.threshold=0.5"),

@@ -46,8 +46,10 @@ def uses(config: Config) -> Iterator[Versioned]:
 
 
 def cost(config: Config, hardware: StageHardware) -> Work:
-    """Forward and backward over every row at its full length."""
-    return Work(config.max_tokens, config.training.batch_rows, trained=config.rows * config.training.epochs, passes=3,
+    """Every row at its full length; a batch of several passes goes forward once more."""
+    batch = config.training.batch_rows
+    again = batch * config.max_tokens > hardware.micro_tokens or hardware.processes > 1
+    return Work(config.max_tokens, batch, trained=config.rows * config.training.epochs, passes=3 + again,
                 processes=hardware.processes)
 
 
