@@ -82,7 +82,7 @@ def build_world(folder: Path, *overrides: str) -> World:
     return World(config, folder / "data", folder / "base" / "out" / "model")
 
 
-def stage(root: Path, kind: str, config: Any, inputs: dict[str, Path], **hardware: Any) -> tuple[Path, dict[str, Any]]:
+def stage(root: Path, kind: str, config: Any, inputs: dict[str, Any], **hardware: Any) -> tuple[Path, dict[str, Any]]:
     """Run a stage as a worker does, on folders that are made artifacts first; its own artifact, and its summary."""
     from rlfamily.stages.graph import Node
     from rlfamily.stages.perform import perform
@@ -90,7 +90,8 @@ def stage(root: Path, kind: str, config: Any, inputs: dict[str, Path], **hardwar
 
     store = Store(root)
     node = Node(kind, config, {}, place(root / "unused", **hardware).hardware, kind)
-    keys = {name: _artifact(store, name, folder) for name, folder in inputs.items()}
+    keys = {name: _artifact(store, name, source) if isinstance(source, Path) else {
+        inner: _artifact(store, f"{name}{inner}", folder) for inner, folder in source.items()} for name, source in inputs.items()}
     order = Order.of(node).model_copy(update={"inputs": keys})
     store.write_order(order)
     perform(store, order)

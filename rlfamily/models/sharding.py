@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator, ParallelismConfig
@@ -23,8 +23,11 @@ from torch.nn.utils import clip_grad_norm_, clip_grads_with_norm_, get_total_nor
 from rlfamily.errors import UserError
 from rlfamily.hardware import Hardware
 from rlfamily.models import Finetuning, policy
+from rlfamily.models.loaded import Loaded
 from rlfamily.models.policy import Policy
 from rlfamily.models.sharded import is_sharded, kept
+
+Model = TypeVar("Model", bound=Loaded)
 
 # How long processes wait for one another: for the first one, while it writes a large checkpoint or starts a server.
 # Nobody waits for the dead: torchrun ends all processes when one dies.
@@ -55,10 +58,15 @@ def accelerator(hardware: Hardware) -> Accelerator:
 
 def load(folder: Path, finetuning: Finetuning, accelerator: Accelerator, trainable: bool) -> Policy:
     """Load a policy as `policy.load` does, sharded when the accelerator shards. Raises UserError as it does."""
+    return placed(lambda device: policy.load(folder, finetuning, device, trainable), accelerator)
+
+
+def placed(load: Callable[[torch.device], Model], accelerator: Accelerator) -> Model:
+    """The model that `load` gives for a device, sharded when the accelerator shards. Raises what `load` raises."""
     if getattr(accelerator.state, "fsdp_plugin", None) is None:
-        return policy.load(folder, finetuning, accelerator.device, trainable)
+        return load(accelerator.device)
     # Sharded out of main memory, layer by layer: the whole model may be too large for one device.
-    loaded = policy.load(folder, finetuning, torch.device("cpu"), trainable)
+    loaded = load(torch.device("cpu"))
     loaded.model = fsdp2_prepare_model(accelerator, loaded.model)
     loaded.device = accelerator.device
     for module in loaded.model.modules():

@@ -14,7 +14,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,9 +32,11 @@ from rlfamily.errors import UserError
 from rlfamily.models.batching import Forward, Rows, RowTensors, pad
 from rlfamily.models.layouts import layout_of
 from rlfamily.models.layouts.declared import positions
+from rlfamily.models.layouts.packed import PackedLayout
 from rlfamily.models.loaded import Loaded
 from rlfamily.models.policy import load_tokenizer, locate
 from rlfamily.models.reward_model import BIAS
+from rlfamily.models.sharded import is_sharded, kept
 
 CLOSE = 1e-3
 """Largest difference between a model's logit and its head's number, as a share of what a state may have."""
@@ -67,7 +69,7 @@ class ValueFunction(Loaded):
         self.classifier, self.bias = classifier, bias
         self._require_plain_head()
         self.layout = layout_of(self)
-        self.positions = positions(self.model.config, added=1)
+        self.positions = positions(self.model.config, added=0)
 
     def evaluate(self, rows: RowTensors, temperature: float) -> Forward:
         """values_NS of the rows: V at h = 0..length, before each token and behind the last, 0 on pads.
@@ -96,17 +98,38 @@ class ValueFunction(Loaded):
         return [values[-1] for values in self.score_states(rows, micro_tokens)]
 
     def save(self, folder: Path) -> None:
-        """Write weights, tokenizer and bias as a reward model does."""
-        self.classifier.save_pretrained(folder)
+        """Write weights, tokenizer and bias as a reward model does.
+
+        Collective when the weights are sharded: every process must call it, the first one writes.
+        """
+        classifier = self._gathered() if any(map(is_sharded, self.model.parameters())) else self.classifier
+        if classifier is None:
+            return
+        classifier.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         (folder / BIAS).write_text(json.dumps({"bias": self.bias}))
+
+    def _gathered(self) -> PreTrainedModel | None:
+        """The classifier in main memory with the whole weights; None in all but the first process."""
+        backbone = f"{self.model.base_model_prefix}."
+        weights = {name: kept(weight) for name, weight in self.model.state_dict().items() if name.startswith(backbone)}
+        weights["score.weight"] = kept(self.model.get_output_embeddings().weight.detach())
+        if torch.distributed.get_rank() != 0:
+            return None
+        with torch.device("meta"):  # the structure without memory: the weights are there already
+            whole: PreTrainedModel = type(self.classifier)(self.classifier.config)
+        whole.load_state_dict(weights, assign=True)
+        return whole
 
     def _check(self, states: RowTensors) -> None:
         if not states.prompt_mask_NP.shape[1] or not states.prompt_mask_NP[:, -1].all():
             raise UserError("value function: a prompt has no tokens: give every example a text, or leave it out")
-        longest = int((states.prompt_mask_NP.sum(1) + states.mask_NT.sum(1)).max()) - 1
+        # only a packed pass leaves out the token that nothing is read of
+        spared = int(isinstance(self.layout, PackedLayout))
+        longest = int((states.prompt_mask_NP.sum(1) + states.mask_NT.sum(1)).max()) - spared
         if self.positions is not None and longest > self.positions:
-            raise UserError(f"value function: a row has {longest} tokens, and {type(self.model).__name__} has room for "
+            name = type(self.model).__name__
+            raise UserError(f"value function: a row takes {longest} positions, and {name} has room for "
                             f"{self.positions}: lower max_tokens, or use another model")
 
     @torch.no_grad()
@@ -124,7 +147,7 @@ class ValueFunction(Loaded):
 
 
 def load(
-    folder: Path, dtype: Literal["fp32", "bf16"], device: torch.device, trainable: bool, seed: int | None = None
+    folder: Path, dtype: str, device: torch.device, trainable: bool, seed: int | None = None
 ) -> ValueFunction:
     """Load a value function, a reward model or a classifier of one label from the hub; all their heads are kept.
 

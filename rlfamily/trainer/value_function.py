@@ -12,13 +12,12 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from rlfamily import core, values
 from rlfamily.errors import UserError
 from rlfamily.examples import Example
-from rlfamily.models import sharding, value
+from rlfamily.models import Finetuning, sharding, value
 from rlfamily.models.batching import Rows, mask_of
 from rlfamily.models.policy import load_tokenizer
 from rlfamily.models.reward_model import fitted, response_ids
@@ -50,7 +49,7 @@ class Inputs:
     teachers: Mapping[str, Path] = field(default_factory=dict)
 
 
-def train(place: Place, inputs: Inputs, settings: ValueFit) -> dict[str, Any]:
+def train(place: Place, inputs: Inputs, settings: ValueFit, finetuning: Finetuning) -> dict[str, Any]:
     """Fit nine tenths of the prompts and write model/; the totals say how well V foretells the rewards of the others.
 
     `held_out_loss` is the loss there, `held_out_correlation` that of V of complete responses with their rewards, and
@@ -58,26 +57,34 @@ def train(place: Place, inputs: Inputs, settings: ValueFit) -> dict[str, Any]:
     None where there is nothing to compare. Raises UserError where nothing can be learned.
     """
     accelerator = sharding.accelerator(place.hardware)
-    learner = value.load(inputs.start, settings.dtype, accelerator.device, True, settings.seed)
-    training, held_out, counts = _read(place, learner, inputs, settings)
-    loss = settings.training.loss
-    if problem := values.problem(torch.tensor([*training.rewards, *held_out.rewards]), loss):
+    learner = sharding.placed(
+        lambda device: value.load(inputs.start, finetuning.dtype, device, True, settings.seed), accelerator)
+    groups, counts = _read(learner.tokenizer, inputs, settings)
+    outcomes = _joined([group for _, group in groups])
+    if settings.betas:
+        if accelerator.is_main_process:
+            _teach(place, learner, inputs.teachers, outcomes, settings.betas)
+        accelerator.wait_for_everyone()
+        outcomes = replace(outcomes, teacher_values=_taught(place, outcomes))
+    training, held_out = _split(groups, outcomes)
+    counts["held_out_outcomes"] = len(held_out)
+    if problem := values.problem(torch.tensor(training.rewards), settings.training.loss):
         raise UserError(f"value function: {problem}: nothing can be learned from them")
     if settings.rewards == "shuffled":
         order = epoch_order(len(training), 0, shuffle_seed(settings.seed))
         training = replace(training, rewards=[training.rewards[row] for row in order])
     source = OutcomeSource(training, settings.training.batch_rows, settings.training.epochs, settings.seed)
-    trainer = Trainer(learner, None, source, Recipe.of_values(settings.training, settings.lr_multiplier), 1.0,
+    trainer = Trainer(learner, None, source, Recipe.of_values(settings.training, finetuning.lr_multiplier), 1.0,
                       place.hardware.micro_tokens, accelerator, settings.seed, 0)
-    totals = fit(place, trainer, settings.model_dump(mode="json"))
+    totals = fit(place, trainer, {"value": settings.model_dump(mode="json"), "model": finetuning.model_dump()})
     return {**counts, **totals, **_foretold(learner, held_out, settings, place.hardware.micro_tokens)}
 
 
 def _read(
-    place: Place, learner: ValueFunction, inputs: Inputs, settings: ValueFit
-) -> tuple[Outcomes, Outcomes, dict[str, Any]]:
-    """Responses to train on, those held out, and what became of all: no prompt has responses in both."""
-    tokenizer = None if _alike(load_tokenizer(inputs.policy), learner.tokenizer) else learner.tokenizer
+    own: PreTrainedTokenizerBase, inputs: Inputs, settings: ValueFit
+) -> tuple[list[Rewarded], dict[str, Any]]:
+    """The prompts with their responses, in the tokenizer's `own` tokens, and what became of all there are."""
+    tokenizer = None if _alike(load_tokenizer(inputs.policy), own) else own
     groups: list[Rewarded] = []
     cut = unanimous = 0
     for name in _ordered(inputs.outcomes):
@@ -91,17 +98,19 @@ def _read(
     if not groups:
         raise UserError(f"value function: all {unanimous} prompts have responses of one reward only, and "
                         "drop_unanimous leaves them out: nothing remains")
+    return groups, {
+        "outcomes": sum(len(group) for _, group in groups), "prompts": len({prompt for prompt, _ in groups}),
+        "cut_outcomes": cut, "unanimous_prompts": unanimous, "own_tokens": tokenizer is not None}
+
+
+def _split(groups: Sequence[Rewarded], outcomes: Outcomes) -> tuple[Outcomes, Outcomes]:
+    """Responses to train on, and those held out: no prompt has some in both."""
     prompts = list(dict.fromkeys(prompt for prompt, _ in groups))
     tested = frozenset(prompts[:len(prompts) // HELD_OUT_SHARE])
-    everything = _joined([group for _, group in groups])
-    if settings.betas:
-        everything = replace(everything, teacher_values=_taught(place, learner, inputs.teachers, everything, settings))
     held = [prompt in tested for prompt, group in groups for _ in range(len(group))]
-    training, held_out = (everything.at([row for row, out in enumerate(held) if out == wanted])
+    training, held_out = (outcomes.at([row for row, out in enumerate(held) if out == wanted])
                           for wanted in (False, True))
-    counts = {"outcomes": len(everything), "prompts": len(prompts), "held_out_outcomes": len(held_out),
-              "cut_outcomes": cut, "unanimous_prompts": unanimous, "own_tokens": tokenizer is not None}
-    return training, held_out, counts
+    return training, held_out
 
 
 def _groups(
@@ -131,34 +140,33 @@ def _joined(groups: Sequence[Outcomes]) -> Outcomes:
                     [reward for group in groups for reward in group.rewards])
 
 
-def _taught(
-    place: Place, learner: ValueFunction, teachers: Mapping[str, Path], outcomes: Outcomes, settings: ValueFit
-) -> list[list[float]]:
-    """sum_t V_t / beta_t of every state of every row; made once, a run that goes on reads it."""
-    if len(teachers) != len(settings.betas):
-        raise UserError(f"value function: {len(teachers)} teachers and {len(settings.betas)} betas: name one for each")
-    path, sizes = place.work / TAUGHT, [len(ids) + 1 for ids in outcomes.rows.completions]
-    if not path.exists():
-        place.work.mkdir(parents=True, exist_ok=True)
-        save_file({"sum_C": _sum_of(place, learner, teachers, outcomes, settings)}, path.with_suffix(".tmp"))
-        os.replace(path.with_suffix(".tmp"), path)
-    return [part.tolist() for part in torch.split(load_file(path)["sum_C"], sizes)]
+def _taught(place: Place, outcomes: Outcomes) -> list[list[float]]:
+    """sum_t V_t / beta_t of every state of every row, as `_teach` left it."""
+    sizes = [len(ids) + 1 for ids in outcomes.rows.completions]
+    return [part.tolist() for part in torch.split(load_file(place.work / TAUGHT)["sum_C"], sizes)]
 
 
-def _sum_of(
-    place: Place, learner: ValueFunction, teachers: Mapping[str, Path], outcomes: Outcomes, settings: ValueFit
-) -> Tensor:
-    """(C,) of all states, row by row."""
+def _teach(
+    place: Place, learner: ValueFunction, teachers: Mapping[str, Path], outcomes: Outcomes, betas: Sequence[float]
+) -> None:
+    """Ask the teachers about every state; a run that goes on finds the answers."""
+    if len(teachers) != len(betas):
+        raise UserError(f"value function: {len(teachers)} teachers and {len(betas)} betas: name one for each")
+    path = place.work / TAUGHT
+    if path.exists():
+        return
     total_C = torch.zeros(())
-    for count, (name, beta) in enumerate(zip(_ordered(teachers), settings.betas, strict=True)):
+    for count, (name, beta) in enumerate(zip(_ordered(teachers), betas, strict=True)):
         place.progress(count, len(teachers), f"teacher {name}")
-        teacher = value.load(teachers[name] / "model", settings.dtype, learner.device, trainable=False)
+        teacher = value.load(teachers[name] / "model", learner.dtype, learner.device, trainable=False)
         if not _alike(teacher.tokenizer, learner.tokenizer):
             raise UserError(f"value function: teacher '{name}' has other tokens than the one that imitates it: start "
                             "from one of the teachers")
         states = teacher.score_states(outcomes.rows, place.hardware.micro_tokens)
         total_C = total_C + torch.tensor([one for row in states for one in row]) / beta
-    return total_C
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({"sum_C": total_C}, path.with_suffix(".tmp"))
+    os.replace(path.with_suffix(".tmp"), path)
 
 
 def _foretold(learner: ValueFunction, held_out: Outcomes, settings: ValueFit, micro_tokens: int) -> dict[str, Any]:

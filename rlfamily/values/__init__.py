@@ -88,7 +88,6 @@ class ValueFit(Strict):
 
     rows           of each of the outcomes the first so many are taken
     max_tokens     of a row; longer ones lose their prompt's beginning, then their own
-    lr_multiplier  of the optimiser's rate, the model's own
     rewards        task, or shuffled over the training rows: a negative control
     drop_unanimous  leave out prompts of which all responses have the same reward
     betas          of the teachers that `compressed` sums, V_t / beta_t, in the order of their names; else empty
@@ -97,8 +96,6 @@ class ValueFit(Strict):
     training: ValueTraining
     rows: int = Field(gt=0)
     max_tokens: int = Field(gt=0)
-    dtype: Literal["fp32", "bf16"]
-    lr_multiplier: float = Field(gt=0)
     rewards: Literal["task", "shuffled"]
     drop_unanimous: bool
     betas: list[Annotated[float, Field(gt=0)]]
@@ -117,6 +114,8 @@ def problem(outcomes_N: Tensor, config: ValueConfig) -> str:
     module = get(config.kind)
     if "outcomes" not in module.NEEDS:
         return ""
+    if not bool(outcomes_N.isfinite().all()):
+        return f"{int((~outcomes_N.isfinite()).sum())} of {len(outcomes_N)} rewards are no finite numbers"
     if bool((outcomes_N == outcomes_N[0]).all()):
         return f"all {len(outcomes_N)} rewards are {float(outcomes_N[0]):g}"
     own = getattr(module, "problem", None)

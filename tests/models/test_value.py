@@ -70,6 +70,7 @@ def test_every_state_has_its_own_value(world, scorer, layout):
     near([[one] for one in found.score_rows(ROWS, 1)], [[row[-1]] for row in expected])
     with torch.no_grad():
         values_NS = found.evaluate(pad(ROWS, found.pad_id), 1.0).values_NS
+        assert found.evaluate(pad(ROWS, found.pad_id), 1.0).entropy_N.tolist() == [0.0] * 5
     assert values_NS.shape == (5, 5) and values_NS[3].tolist()[1:] == [0.0] * 4 and values_NS[0, 3:].tolist() == [0.0] * 2
     assert found.score_rows(Rows([], []), 10) == []
 
@@ -213,11 +214,28 @@ def test_an_empty_folder_is_refused_in_one_line(tmp_path):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["gpt2", "gptj"])
+def test_a_row_may_fill_the_positions(world, name):
+    """One packed, one padded, both with a table of positions."""
+    torch.manual_seed(0)
+    config = tiny_config(name, num_labels=1)
+    found = value.ValueFunction(AutoModelForSequenceClassification.from_config(config).eval(), world.policy().tokenizer, "fp32", CPU, 0.0)
+    room = found.positions - (not isinstance(found.layout, PackedLayout))
+    rows = Rows([[5] * (room - 3)], [[8, 9, 2]])
+    near(found.score_states(rows, 1000), plainly(found, rows), 2e-4)
+    with pytest.raises(UserError, match="has room for"):
+        found.score_rows(Rows([[5] * (room - 2)], [[8, 9, 2]]), 1000)
+
+
 def test_rows_beyond_its_positions_are_refused(world, fresh):
     fresh.positions = 6
     assert fresh.score_rows(Rows([[5, 6, 7]], [[8, 9, 2]]), 100)
-    with pytest.raises(UserError, match="a row has 7 tokens, and Qwen2ForCausalLM has room for 6"):
+    with pytest.raises(UserError, match="a row takes 7 positions, and Qwen2ForCausalLM has room for 6"):
         fresh.score_rows(Rows([[5, 6, 7]], [[8, 9, 10, 2]]), 100)
+    laid_out(fresh, PaddedLayout())  # it passes one token more
+    assert fresh.score_rows(Rows([[5, 6, 7]], [[9, 2]]), 100)
+    with pytest.raises(UserError, match="a row takes 7 positions"):
+        fresh.score_rows(Rows([[5, 6, 7]], [[8, 9, 2]]), 100)
     with pytest.raises(UserError, match="a prompt has no tokens"):
         fresh.score_rows(Rows([[5], []], [[2], [3]]), 100)
 

@@ -13,7 +13,9 @@ from statistics import correlation
 
 import pytest
 import torch
-from small import place
+from building import finetuning_of
+from sharded import SHARDED, same
+from small import place, stage
 
 from rlfamily.errors import UserError
 from rlfamily.models import reward_model, value
@@ -34,9 +36,8 @@ def fit(kind="mc", epochs=3, betas=(), lr=1e-2, **changes):
     own = {"td": {"gamma": 1.0}, "gae": {"gamma": 1.0, "lam": 1.0}, "fudge": {"threshold": 0.5}}.get(kind, {})
     training = {"loss": {"kind": kind, "reduction": "token_mean", **own, **changes.pop("loss", {})}, "batch_rows": 32,
                 "epochs": epochs, "optimizer": OPTIMIZER | {"lr": lr}}
-    return ValueFit.model_validate({"training": training, "rows": 10_000, "max_tokens": 40, "dtype": "fp32",
-                                    "lr_multiplier": 1.0, "rewards": "task", "drop_unanimous": False,
-                                    "betas": list(betas), "seed": 0} | changes)
+    return ValueFit.model_validate({"training": training, "rows": 10_000, "max_tokens": 40, "rewards": "task",
+                                    "drop_unanimous": False, "betas": list(betas), "seed": 0} | changes)
 
 
 def outcome(tokenizer, prompt, words):
@@ -64,7 +65,7 @@ def outcomes(world, tmp_path_factory):
 
 def run(world, here, settings, outcomes, start=None, teachers=None, beside=None):
     given = Inputs(start or world.base, world.base, {"one": outcomes, **(beside or {})}, teachers or {})
-    return value_function.train(here, given, settings)
+    return value_function.train(here, given, settings, finetuning_of(world))
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +155,8 @@ def test_a_compressed_one_is_the_sum_of_its_teachers(world, outcomes, trained, t
 def test_teachers_are_asked_once(world, outcomes, trained, tmp_path, monkeypatch):
     settings, teachers = fit("compressed", betas=[1.0], epochs=1), {"one": trained[0].out}
     run(world, place(tmp_path), settings, outcomes, teachers=teachers)
-    monkeypatch.setattr(value_function, "_sum_of", lambda *_: pytest.fail("asked again"))
+    monkeypatch.setattr(value_function, "value", None)  # it would load them
+    monkeypatch.setattr(value_function.sharding, "placed", lambda load, accelerator: value.load(world.base, "fp32", CPU, True, 0))
     shutil.rmtree(tmp_path / "out")
     run(world, place(tmp_path), settings, outcomes, teachers=teachers)
 
@@ -241,7 +243,7 @@ def test_the_first_rows_of_each_outcomes_and_cuts_are_counted(world, outcomes, t
 
 
 @pytest.mark.parametrize(("settings", "reward", "text"), [
-    (fit(), lambda row: 1.0, "value function: all 600 rewards are 1: nothing can be learned from them"),
+    (fit(), lambda row: 1.0, "value function: all 540 rewards are 1: nothing can be learned from them"),
     (fit("bce"), lambda row: row["reward"], r"takes rewards in \[0, 1\], and they go from -\d to \d"),
     (fit(drop_unanimous=True), lambda row: 1.0, "all 150 prompts have responses of one reward only"),
     (fit("compressed", betas=[1.0]), lambda row: row["reward"], "0 teachers and 1 betas: name one for each"),
@@ -261,18 +263,39 @@ def test_betas_go_with_teachers(kind, betas, text):
 # ---------------------------------------------------------------------------- the stage
 
 
-def test_the_stage_and_what_it_costs(world, outcomes, tmp_path):
+def config_of(world, **changes):
+    from rlfamily.stages.kinds import value as kind
+
+    return kind.Config.model_validate({**fit(**changes).model_dump(), "finetuning": finetuning_of(world)})
+
+
+def test_the_stage_and_what_it_costs(world, tmp_path):
     from rlfamily.stages.graph import Node
     from rlfamily.stages.kind import cost_of, get_kind
     from rlfamily.stages.kinds import value as kind
 
-    config = kind.Config.model_validate(fit(epochs=1).model_dump())
-    hardware = place(tmp_path).hardware
+    config, hardware = config_of(world, epochs=2), place(tmp_path).hardware
     node = Node("value", config, {}, hardware)
     assert kind.Config.model_validate(node.settings) == config and set(node.uses) == {"values.mc"}
     work = cost_of(get_kind("value"), config, hardware)
-    assert (work.limit, work.batch, work.trained) == (40, 32, 10_000)
-    given = kind.Inputs(world.base.parent, world.base.parent, {"one": outcomes})
-    summary = kind.run(place(tmp_path / "here"), config, given)
-    assert summary["steps"] == 17 and {path.name for path in (tmp_path / "here" / "out").iterdir()} == {
-        name.rstrip("/") for name in kind.WRITES}
+    assert (work.limit, work.batch, work.trained, work.passes) == (40, 32, 20_000, 3)
+    assert cost_of(get_kind("value"), config, place(tmp_path, micro_tokens=40).hardware).passes == 4  # several passes a batch
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["td", "compressed"])
+def test_a_stage_shards(world, trained, tmp_path, kind):
+    """As a stage starts it, through torchrun: the numbers of one process, and a model of whole weights."""
+    folder = write(world, tmp_path / "outcomes", prompts=30)
+    betas, teachers = ([2.0], {"one": trained[0].out}) if kind == "compressed" else ([], {})
+    changes = {"kind": kind, "betas": betas, "epochs": 1}
+    whole = place(tmp_path / "whole")
+    expected = run(world, whole, fit(**changes), folder, teachers=teachers)
+    inputs = {"start": world.base.parent, "policy": world.base.parent, "outcomes": {"one": folder}, "teachers": teachers}
+    out, totals = stage(tmp_path / "results", "value", config_of(world, **changes), inputs, **SHARDED)
+    shutil.copytree(out, tmp_path / "sharded" / "out")
+    assert totals["processes"] == 2
+    assert {name: totals[name] for name in expected if name.startswith("held_out")} == pytest.approx(
+        {name: expected[name] for name in expected if name.startswith("held_out")}, abs=1e-4)
+    same(tmp_path / "sharded", tmp_path / "whole")
+    assert value.load(out / "model", "fp32", CPU, trainable=False).score_rows(Rows([[5, 6]], [[7]]), 10)

@@ -8,6 +8,7 @@ import enumerated
 import pytest
 import torch
 from enumerated import config, gradient, random_table, resting, states
+from pydantic import ValidationError
 
 from rlfamily import core, values
 from rlfamily.algorithms import LossOutput
@@ -213,7 +214,7 @@ def test_metrics_are_the_values_at_both_ends():
 
 
 @pytest.mark.parametrize(("kind", "outcomes", "changes", "text"), [
-    ("mc", [2.0, 2.0], {}, "all 2 rewards are 2"), ("mc", [0.0, 2.0], {}, ""), ("compressed", [1.0, 1.0], {}, ""),
+    ("mc", [2.0, 2.0], {}, "all 2 rewards are 2"), ("td", [2.0, float("nan")], {}, "1 of 2 rewards are no finite numbers"), ("mc", [0.0, 2.0], {}, ""), ("compressed", [1.0, 1.0], {}, ""),
     ("bce", [0.0, 2.0], {}, "go from 0 to 2"), ("bce", [0.0, 0.5], {}, ""),
     ("fudge", [0.0, 0.5], {"threshold": None}, "set loss.threshold"), ("fudge", [0.0, 1.0], {"threshold": None}, ""),
     ("fudge", [1.0, 2.0], {"threshold": 0.5}, "all are above loss.threshold=0.5"),
@@ -227,3 +228,26 @@ def test_outcomes_that_teach_nothing_are_told(kind, outcomes, changes, text):
 def test_every_target_is_here():
     assert values.names() == ["bce", "compressed", "fudge", "gae", "mc", "td"]
     assert set(enumerated.SETTINGS) < set(values.names())
+
+
+@pytest.mark.parametrize("kind", values.names())
+def test_mismatched_shapes_are_refused(kind):
+    world = states()
+    batch = world.batch(random_table(world), teacher_NS=world.rows(random_table(world, 2)))
+    for changes in ({"values_NS": batch.values_NS[:, :2]}, {"outcomes_N": batch.outcomes_N[:2]}, {"mask_NS": batch.mask_NS[:2]}):
+        with pytest.raises(ValueError, match="shape"):
+            values.get(kind).loss(replace(batch, **changes), config(kind))
+
+
+def test_without_teachers_there_is_nothing_to_imitate():
+    world = states()
+    with pytest.raises(ValueError, match="teacher_NS is None"):
+        values.get("compressed").loss(world.batch(random_table(world)), config("compressed"))
+
+
+@pytest.mark.parametrize(("kind", "changes"), [
+    ("td", {"gamma": 0.0}), ("td", {"gamma": 1.1}), ("gae", {"gamma": 0.0}), ("gae", {"lam": -0.1}), ("gae", {"lam": 1.1}),
+    ("mc", {"reduction": "sum"}), ("mc", {"gamma": 1.0})])
+def test_impossible_settings_are_refused(kind, changes):
+    with pytest.raises(ValidationError):
+        config(kind, **changes)

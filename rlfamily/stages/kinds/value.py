@@ -9,6 +9,7 @@ from typing import Any
 
 from rlfamily import values
 from rlfamily.hardware import StageHardware
+from rlfamily.models import Finetuning
 from rlfamily.place import Place
 from rlfamily.stages.kind import Versioned, Work
 from rlfamily.values import ValueFit
@@ -19,7 +20,9 @@ WRITES = {"model/": "weights, tokenizer and the bias of the values", "metrics.js
 
 
 class Config(ValueFit):
-    """What it is fitted to, and how."""
+    """What it is fitted to, and how. It is trained whole, whatever `finetuning.finetune` says of policies."""
+
+    finetuning: Finetuning
 
 
 @dataclass(frozen=True)
@@ -43,13 +46,20 @@ def uses(config: Config) -> Iterator[Versioned]:
 
 
 def cost(config: Config, hardware: StageHardware) -> Work:
-    """Forward and backward over every row at its full length."""
-    return Work(config.max_tokens, config.training.batch_rows, trained=config.rows * config.training.epochs, passes=3)
+    """Every row at its full length; a batch of several passes goes forward once more."""
+    batch = config.training.batch_rows
+    again = batch * config.max_tokens > hardware.micro_tokens or hardware.processes > 1
+    return Work(config.max_tokens, batch, trained=config.rows * config.training.epochs, passes=3 + again,
+                processes=hardware.processes)
 
 
 def run(place: Place, config: Config, inputs: Inputs) -> dict[str, Any]:
-    """Fit the outcomes."""
+    """Fit the outcomes, over several processes where the hardware says so; each of those comes here again."""
+    from rlfamily.stages import launched
+
+    if place.hardware.processes > 1 and not launched.inside():
+        return launched.relaunched(place)
     from rlfamily.trainer import value_function
 
     given = value_function.Inputs(inputs.start / "model", inputs.policy / "model", inputs.outcomes, inputs.teachers)
-    return value_function.train(place, given, config)
+    return value_function.train(place, given, config, config.finetuning)
