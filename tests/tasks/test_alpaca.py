@@ -104,7 +104,7 @@ def public(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.mark.parametrize("form", ["parquet", "json"])
 def test_public_instructions(public: Any, tmp_path: Path, form: str) -> None:
-    local = {"path": str(tmp_path / "json"), "folder": None, "split": "train"} if form == "json" else {}
+    local = {"path": str(tmp_path / "json"), "folder": None} if form == "json" else {}
     summary = alpaca.build(public(local), tmp_path)
     assert (summary["train"], summary["validation"], summary["test"]) == (8, 2, 4)
     for example in read_examples(tmp_path / "test.jsonl"):
