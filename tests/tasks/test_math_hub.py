@@ -195,3 +195,50 @@ def test_errors_are_one_line_that_says_what_to_do(data: Any, tmp_path: Path) -> 
     assert "has an answer in column 'answer' (boxed=true)" in refusal(data, tmp_path, benchmarks=boxless)
     away = source["training"] | {"path": "nobody/nothing"}
     assert "task.source.training.path=/some/folder" in refusal(data, tmp_path, training=away)
+
+
+# ---------------------------------------------------------------------------- GSM8K in a chat
+
+
+@pytest.fixture
+def chat(tmp_path: Path) -> Any:
+    """The shipped settings of gsm8k, with small folders in the hub's format."""
+    content = yaml.safe_load((Path(__file__).resolve().parents[2] / "conf" / "task" / "gsm8k.yaml").read_text())
+
+    def rows(split: str, count: int) -> list[dict[str, Any]]:
+        return [{"question": f"{split} question {i}?", "answer": f"Twice <<{i}*2={2 * i}>>{2 * i}.\n#### {2 * i},000"} for i in range(count)]
+
+    for split, found in (("train", [*rows("train", 8), {"question": "unmarked?", "answer": "5"}, rows("test", 1)[0]]),
+                         ("test", rows("test", 6))):
+        write_parquet(tmp_path / "gsm8k" / "main", split, found)
+    write_parquet(tmp_path / "math500", "test", [{"problem": f"Root {i}?", "solution": "s", "answer": f"\\sqrt{{{i}}}",
+                                                  "subject": "Algebra", "level": 1, "unique_id": str(i)} for i in range(3)])
+    source = content["source"] | {"validation": 2}
+    source["training"]["path"] = source["benchmarks"][0]["path"] = str(tmp_path / "gsm8k")
+    source["benchmarks"][0]["sample"], source["benchmarks"][1]["path"] = 4, str(tmp_path / "math500")
+    for one in (source["training"], source["benchmarks"][0]):
+        one["folder"] = "main/data"
+    return lambda **changes: math.Config.model_validate({**content, "eval_prompts": 7, "source": source | changes}).data
+
+
+def test_gsm8k_is_asked_in_a_chat_and_sampled(chat: Any, tmp_path: Path) -> None:
+    summary = math.build(chat(), tmp_path)
+    assert (summary["train"], summary["validation"], summary["GSM8K"], summary["Math500"]) == (6, 2, 4, 3)
+    assert summary["left_out"] == {"rows of task.source.training without problem or answer": 1,
+                                   "training problems that are held out": 1}
+    test = read_examples(tmp_path / "test.jsonl")
+    assert [example.meta["benchmark"] for example in test] == ["GSM8K"] * 4 + ["Math500"] * 3
+    one, system = test[0], "You are a helpful assistant, and put your final answer within \\boxed{ }."
+    question = one.meta["messages"][1]["content"]
+    assert one.meta["messages"] == [{"role": "system", "content": system}, {"role": "user", "content": question}]
+    assert one.prompt == f"{system}\n\n{question}" and one.meta["answer"] == f"{2 * int(question.split()[-1][:-1])},000"
+    assert math.score(f"It is \\boxed{{{one.meta['answer'].replace(',', '')}}}.", one.meta) == {"format": 1.0, "valid": 1.0}
+    assert math.score("It is \\boxed{1}.\n\nIt is.", one.meta) == {"format": 1.0, "valid": 0.0}
+    assert test[-1].meta["answer"] == "\\sqrt{2}"
+
+
+def test_more_than_there_are_are_not_sampled(chat: Any, tmp_path: Path) -> None:
+    data = chat()
+    few = data.source.benchmarks[0].model_copy(update={"sample": 7})
+    with pytest.raises(UserError, match=r"GSM8K: sample=7, but '.*gsm8k' has 6 problems: lower it, or null for all"):
+        math.build(chat(benchmarks=[few.model_dump()]), tmp_path)

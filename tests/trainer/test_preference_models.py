@@ -16,7 +16,7 @@ from small import place
 from rlfamily.errors import UserError
 from rlfamily.models import ScratchShape, reward_model, scratch
 from rlfamily.records import read_jsonl, write_jsonl
-from rlfamily.rewards import TrainedSource
+from rlfamily.rewards import PartlyTrainedSource, TrainedSource
 from rlfamily.stages.kinds import preference_model
 from rlfamily.trainer import preference
 
@@ -169,3 +169,18 @@ def test_a_fresh_model_keeps_the_backbone_and_draws_a_head():
     assert own.keys() == theirs.keys() and all(torch.equal(own[name], theirs[name]) for name in own)
     assert fresh.model.score.weight.shape == (1, 16) and float(fresh.model.score.weight.detach().abs().sum()) > 0
     assert all(parameter.requires_grad for parameter in fresh.model.parameters()) and not fresh.model.training
+
+
+def test_a_model_may_read_the_first_pairs_alone(data, tmp_path, monkeypatch):
+    rows = list(read_jsonl(data / "preferences_kind.jsonl"))
+    (tmp_path / "data").mkdir()
+    for name in ("corpus.jsonl", "vocabulary.json"):
+        shutil.copy(data / name, tmp_path / "data" / name)
+    write_jsonl(tmp_path / "data" / "preferences_kind.jsonl", rows[:200])
+    part = PartlyTrainedSource.model_validate(
+        source(min_accuracy=0.0).model_dump() | {"kind": "trained_partly", "pairs": 200})
+    few = preference.train_from_scratch(place(tmp_path / "few"), data, part, LIMIT)
+    same = preference.train_from_scratch(place(tmp_path / "same"), tmp_path / "data", source(min_accuracy=0.0), LIMIT)
+    assert few["held_out_pairs"] == same["held_out_pairs"] == 20
+    assert ((tmp_path / "few" / "out" / "model" / "model.safetensors").read_bytes()
+            == (tmp_path / "same" / "out" / "model" / "model.safetensors").read_bytes())
