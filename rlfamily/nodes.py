@@ -10,7 +10,7 @@ from pathlib import Path
 from rlfamily import algorithms
 from rlfamily.algorithms import rpo, sft
 from rlfamily.algorithms.settings import AlgorithmSettings
-from rlfamily.config import LEARNED_FROM, RunConfig, algorithm_settings
+from rlfamily.config import LEARNED_FROM, POLICY, RunConfig, algorithm_settings
 from rlfamily.decoding import plain
 from rlfamily.errors import UserError, nearest
 from rlfamily.fields import written
@@ -30,6 +30,7 @@ from rlfamily.stages.kinds import (
     judge,
     lengths,
     logprobs,
+    outputs,
     pairs,
     preference_model,
     reference,
@@ -141,7 +142,10 @@ class Planner:
 
     @cached_property
     def generate(self) -> Node:
-        """Held-out responses of the cell's policy."""
+        """Held-out responses of the cell's policy, or those that stand in a file."""
+        if self.config.responses != POLICY:
+            return self._node("outputs", outputs.config_of(self.config.responses, self.config.task.eval_prompts),
+                              {"data": self.data}, f"outputs {self.label}")
         config = generate.Config(generation=self._generation(), finetuning=self._frozen())
         return self._node("generate", config, {"data": self.data, "policy": self.policy}, f"responses {self.label}",
                           self.lengths)
@@ -176,7 +180,7 @@ class Planner:
         settings = self.config.task.judge
         if settings is None:
             raise UserError(f"task {self.config.names['task']} has no judge (task.judge is null)")
-        inputs: Sources = {"ours": self.score, "theirs": opponent.score}
+        inputs: Sources = {"ours": self.score, "theirs": opponent.score, "data": self.data}
         if isinstance(settings, CausalLmJudge):
             inputs["judge"] = self._hub(settings.path, settings.revision, f"fetch judge {settings.path}")
         return self._node("judge", judge.Config(judge=settings), inputs, f"judge {self.label}")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlfamily import judges
 from rlfamily.errors import UserError
+from rlfamily.examples import CONTROLLED, read_examples
 from rlfamily.judges.cache import Cache
 from rlfamily.judges.pairwise import Estimate, Judgement, Pair, judge_pairs
 from rlfamily.place import Place
@@ -21,8 +22,9 @@ from rlfamily.stamp import stamp
 if TYPE_CHECKING:
     from rlfamily.judges import OpenChooser
 
-VERSION = "3"
-WRITES = {"judgements.jsonl": "a pair of responses with the verdict of both orders, and of one by chance"}
+VERSION = "4"
+WRITES = {"judgements.jsonl": "a pair of responses with the verdict of both orders, and of one by chance; "
+          "`controlled`: preference, characters theirs has more, and difficulties where they are known"}
 
 
 class Config(Strict):
@@ -33,11 +35,12 @@ class Config(Strict):
 
 @dataclass(frozen=True)
 class Inputs:
-    """The scores of both sides, and the judge's model where it runs here."""
+    """The scores of both sides, the judge's model where it runs here, and the task's files."""
 
     ours: Path
     theirs: Path
     judge: Path | None = None
+    data: Path | None = None
 
 
 def uses(config: Config) -> Iterator[Versioned]:
@@ -64,7 +67,7 @@ def run(place: Place, config: Config, inputs: Inputs) -> dict[str, Any]:
     cache = Cache(place.shared, identity) if judge.kind != "stand_in" else None
     judgements = judge_pairs(pairs, judge, cache, load, announce,
                              lambda done, total: place.progress(done, total, f"{judge.name}: {estimates[0]}"))
-    write_jsonl(place.out / "judgements.jsonl", rows(judgements, judge))
+    write_jsonl(place.out / "judgements.jsonl", compared(rows(judgements, judge), pairs, _known(inputs.data)))
     cost = estimates[0]
     return {"pairs": len(pairs), "judge": judge.name, "calls": cost.calls, "cached": cost.cached,
             "tokens_in": cost.tokens_in, "tokens_out": cost.tokens_out, "dollars": cost.dollars,
@@ -84,6 +87,28 @@ def rows(judgements: list[Judgement], judge: judges.JudgeConfig) -> Iterator[dic
         for one in judgements:
             shown, outcome = one.drawn(draw)
             yield {"item": one.item, "order": "one", "draw": draw, "shown_first": shown, **_verdict(outcome, judge)}
+
+
+def compared(
+    found: Iterable[dict[str, Any]], pairs: Iterable[Pair], known: Mapping[int, Sequence[float]]
+) -> Iterator[dict[str, Any]]:
+    """Rows with what win rates are made of: `preference` for ours from 0 to 1, and lengths in characters.
+
+    `controlled` is what a length-controlled rate reads: the preference (null: it could not be read), the characters
+    that theirs has more, and what is `known` of the prompt's difficulty.
+    """
+    lengths = {pair.item: (len(pair.ours), len(pair.theirs)) for pair in pairs}
+    for row in found:
+        ours, theirs = lengths[row["item"]]
+        preference = row.get("preference", row["win"] + row["tie"] / 2)
+        said = {} if preference is None else {"preference": preference}
+        yield row | {"characters": ours, "controlled": [preference, theirs - ours, *known.get(row["item"], ())]} | said
+
+
+def _known(data: Path | None) -> dict[int, list[float]]:
+    """What the task tells of its prompts' difficulty, by item: see `rlfamily.tasks.support.alpaca`."""
+    examples = [] if data is None else read_examples(data / "test.jsonl")
+    return {item: example.meta[CONTROLLED] for item, example in enumerate(examples) if CONTROLLED in example.meta}
 
 
 def _verdict(outcome: str, judge: judges.JudgeConfig) -> dict[str, Any]:
