@@ -19,6 +19,7 @@ from eval.series import Series, Unusable, best_seed, common, draw, narrowed, rea
 from eval.statistics import Floats
 from eval.values import printed
 from eval.verdicts import FAILED, NOT_APPLICABLE, NOT_RUN, verdict
+from eval.whole import estimator
 from rlfamily.experiment import Experiment
 from rlfamily.quantities import STEPS, Metric, Quantity
 from rlfamily.records import CellEntry, Index
@@ -53,6 +54,7 @@ class Entry:
     runs     (seed, artifact key) of every usable seed: the artifact the number was read from
     hole     why there is no number: "not run", "failed" or "not applicable"; empty when there is one
     warnings  what a reader must not miss, in a word or two before a colon, e.g. reward hacking; repeated in `note`
+    estimator  what the heading must say of how the number was made; "" for an ordinary one
     """
 
     model: str
@@ -71,6 +73,7 @@ class Entry:
     verdict: str
     note: str
     warnings: tuple[str, ...] = ()
+    estimator: str = ""
 
     def warned(self, warnings: tuple[str, ...]) -> Entry:
         """The entry with further warnings, which stand first in its note."""
@@ -155,7 +158,8 @@ def _sampled(series: list[Series], metric: Metric, site: Site, value: float, dra
         note = "; ".join(part for part in (which, note) if part)
     return Entry(site.model, site.row, site.column, metric, site.published, value, draws, low, high,
                  sum(one.rows for one in series), seeds, tuple((one.seed, one.key) for one in series), "",
-                 verdict(site.published, value, low, high, len(seeds), site.scale, site.spread), note)
+                 verdict(site.published, value, low, high, len(seeds), site.scale, site.spread), note,
+                 estimator=estimator(series[0].values, metric))
 
 
 def setting(cells: list[CellEntry], metric: Metric, site: Site) -> Entry:

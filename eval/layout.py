@@ -152,7 +152,14 @@ def _groups(frame: TableFrame, settings: bool) -> tuple[Group, ...]:
         return (Group("", tuple(frame.experiment.columns)),)
     columns = dict.fromkeys(column for column, _ in frame.panels)
     return tuple(Group(column if len(columns) > 1 else "",
-                       tuple(metric.name for other, metric in frame.panels if other == column)) for column in columns)
+                       tuple(_heading(frame, column, metric.name) for other, metric in frame.panels if other == column))
+                 for column in columns)
+
+
+def _heading(frame: TableFrame, column: str, metric: str) -> str:
+    """The metric, with the estimator that made its numbers where it is none that everybody knows."""
+    said = {entry.estimator for entry in frame.entries if (entry.column, entry.metric.name) == (column, metric)} - {""}
+    return f"{metric} ({'; '.join(sorted(said))})" if said else metric
 
 
 def _line(frame: TableFrame, model: str, label: str, marks: dict[str, str]) -> Line:

@@ -5,7 +5,6 @@ Suffixes: D bootstrap draws, S seeds, I items (held-out puzzles, examples or tra
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -14,20 +13,21 @@ from typing import Any
 
 import numpy as np
 
-from eval import statistics
+from eval import statistics, whole
 from eval.artifacts import ROWS_FILE, Archive
 from eval.statistics import Floats, Ints
 from eval.values import BAD, number_of
 from eval.verdicts import FAILED, NOT_APPLICABLE, NOT_RUN
+from eval.whole import WHOLE
 from rlfamily.quantities import READ, STEPS, Metric, Where
 from rlfamily.records import CellEntry
 
 
 @dataclass(frozen=True)
 class Series:
-    """What one seed contributes: values [I] (of `trial_std` [I, T], nan where a trial lacks an item) and times [I]
-    (item positions, or training progress), aligned with `items`. Steps, and judged pairs, weigh as many `weights` as
-    they had rows; `binary`: every row says 0 or 1."""
+    """What one seed contributes: values [I] (of `trial_std` [I, T], nan where a trial lacks an item; of `WHOLE` numbers
+    [I, N]) and times [I] (item positions, or training progress), aligned with `items`. Steps, and judged pairs, weigh
+    as many `weights` as they had rows; `binary`: every row says 0 or 1."""
 
     seed: int
     key: str
@@ -90,19 +90,12 @@ def read_rows(archive: Archive, cell: CellEntry, metric: Metric) -> tuple[str, l
     rows = rows[len(rows) - max(1, round(metric.window * len(rows))):]
     if len(rows) < statistics.LEAST_ITEMS[metric.reduce]:
         raise Unusable(f"has {len(rows)} rows, too few for a {metric.reduce}")
-    wild = sum(not _usable(row[metric.field], metric) for row in rows)
+    wild = sum(not whole.usable(row[metric.field], metric) for row in rows)
     if wild:
-        what = "counts for a BLEU" if metric.reduce in statistics.SUMMED else "finite numbers"
-        raise Unusable(f"has {wild} of {len(rows)} values that are not {what}")
+        raise Unusable(f"has {wild} of {len(rows)} values that are not {whole.what(metric)}")
+    if metric.reduce in WHOLE and len({len(row[metric.field]) for row in rows}) > 1:
+        raise Unusable(f"knows more of some items than of others ({metric.field})")
     return key, rows
-
-
-def _usable(value: Any, metric: Metric) -> bool:
-    """A finite number; or, where sums over rows are reduced, all the counts of a row."""
-    if metric.reduce not in statistics.SUMMED:
-        return math.isfinite(number_of(value))
-    return (isinstance(value, list) and len(value) == statistics.BLEU_COUNTS
-            and all(math.isfinite(number_of(count)) for count in value))
 
 
 def _misspelt(rows: list[dict[str, Any]], metric: Metric) -> str:
@@ -145,8 +138,9 @@ def read_series(archive: Archive, cell: CellEntry, metric: Metric) -> Series:
         by_item.setdefault(_item(row, position), []).append(row)
     items = tuple(sorted(by_item, key=lambda one: (one[0], isinstance(one[1], str), one[1])))
     found = [by_item[item] for item in items]
-    values = metric.times * (_per_trial(found, metric) if metric.reduce == "trial_std" else _per_item(
-        [[row[metric.field] for row in one] for one in found], metric))
+    values = (1.0 if metric.reduce in WHOLE else metric.times) * (
+        _per_trial(found, metric) if metric.reduce == "trial_std" else _per_item(
+            [[row[metric.field] for row in one] for one in found], metric))
     binary = metric.reduce == "mean" and all(row[metric.field] in (0, 1) for row in rows)
     weights = np.array([len(one) for one in found], dtype=float)
     uneven = _weighs(metric) and len(set(weights.tolist())) > 1
@@ -175,8 +169,8 @@ def _per_trial(found: list[list[dict[str, Any]]], metric: Metric) -> Floats:
 
 
 def _per_item(draws: list[list[Any]], metric: Metric) -> Floats:
-    if metric.reduce in statistics.SUMMED:
-        return np.array([np.sum(one, axis=0) for one in draws], dtype=float)
+    if metric.reduce in WHOLE:
+        return whole.per_item(draws, metric)
     trials = {len(one) for one in draws}
     if min(trials) < metric.draws:
         raise Unusable(f"has {min(trials)} draws of an item: {metric.name} needs {metric.draws}")
@@ -235,8 +229,8 @@ def draw(series: list[Series], metric: Metric, place: tuple[object, ...], apart:
             drawn.append(_ratio(counts @ (one.values * one.weights), counts @ one.weights, one))
         elif metric.reduce == "mean":
             drawn.append(counts @ one.values / len(one.items))
-        elif metric.reduce in statistics.SUMMED:
-            drawn.append(metric.times * statistics.bleu(counts @ one.values, statistics.SUMMED[metric.reduce]))
+        elif metric.reduce in WHOLE:
+            drawn.append(whole.draws(one.values, counts, metric))
         elif metric.reduce == "trial_std":
             drawn.append(statistics.spread(statistics.trial_means(counts, one.values)))
         else:
@@ -262,7 +256,7 @@ def best_seed(series: list[Series], metric: Metric) -> int:
 def _values(series: list[Series], metric: Metric) -> Floats:
     """The metric's statistic of each seed."""
     statistic = statistics.REDUCE[metric.reduce]
-    times = metric.times if metric.reduce in statistics.SUMMED else 1.0
+    times = metric.times if metric.reduce in WHOLE else 1.0
     return times * np.array([statistic(one.values, one.times) if one.weights is None or metric.reduce != "mean"
                      else np.average(one.values, weights=one.weights) for one in series])
 

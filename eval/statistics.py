@@ -23,6 +23,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from eval import length_controlled
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Statistic = Callable[[Floats, Floats], Floats]
@@ -117,11 +119,16 @@ def corpus_sacrebleu(values_I10: Floats, times_I: Floats) -> Floats:
     return bleu(values_I10.sum(axis=-2), smooth=True)
 
 
+def lc_win_rate(values_IN: Floats, times_I: Floats) -> Floats:
+    """The length-controlled win rate (`length_controlled`)."""
+    return np.asarray(length_controlled.win_rate(values_IN))
+
+
 REDUCE: dict[str, Statistic] = {
     "mean": mean, "sum": total, "std": std, "slope": slope, "last": last, "trial_std": trial_std,
-    "corpus_bleu": corpus_bleu, "corpus_sacrebleu": corpus_sacrebleu}
+    "corpus_bleu": corpus_bleu, "corpus_sacrebleu": corpus_sacrebleu, "lc_win_rate": lc_win_rate}
 LEAST_ITEMS = {"mean": 1, "sum": 1, "std": 2, "slope": 8, "last": 1, "trial_std": 2, "corpus_bleu": 1,
-               "corpus_sacrebleu": 1}
+               "corpus_sacrebleu": 1, "lc_win_rate": 10}
 SUMMED = {"corpus_bleu": False, "corpus_sacrebleu": True}  # those of sums over items, and whether they are smoothed
 BLEU_COUNTS = 10
 

@@ -195,7 +195,7 @@ def records(frame: TableFrame) -> list[dict[str, str]]:
 
 def _record(frame: TableFrame, entry: Entry) -> dict[str, str]:
     published = entry.published
-    notes = [frame.experiment.rows[entry.row].note, published.note if published else "", entry.note,
+    notes = [frame.experiment.rows[entry.row].note, published.note if published else "", entry.note, entry.estimator,
              "" if entry.metric.shown else "used by claims only"]
     return {
         "table_id": frame.name,

@@ -25,6 +25,9 @@ from rlfamily.rollout.settings import ADAPTER_RANKS, Rollout
 from rlfamily.settings import Location, Strict
 from rlfamily.stages import executors
 
+POLICY, REFERENCES = "policy", "references"
+FILES = (".json", ".jsonl", ".csv")
+
 LEARNED_FROM = {"demonstrations": "imitates demonstrations", "logged": "learns from logged responses"}
 """What of a task's files each source reads."""
 
@@ -41,6 +44,7 @@ class RunConfig(Strict):
     hardware: Hardware
     decoding: AnyDecoding
     rollout: Rollout
+    responses: Location
     seed: int = Field(ge=0)
     results: Location
     executor: str
@@ -91,6 +95,7 @@ def check(composed: DictConfig | dict[str, Any], choices: Mapping[str, str]) -> 
         raise UserError(f"conf/config.yaml or command line: {describe(error, RunConfig)}") from error
     executors.require(config.executor)
     _present(config.model)
+    _readable_responses(config)
     _drawn(names["algorithm"], config.algorithm)
     _learnable(config)
     _readable(config)
@@ -104,6 +109,20 @@ def _present(model: ScratchModel | HubModel) -> None:
     """Refuse a local folder that is not there; a hub id is looked up when it is needed. Raises UserError."""
     if isinstance(model, HubModel) and model.path.startswith(("/", ".", "~")) and not Path(model.path).is_dir():
         raise UserError(f"model.path: there is no folder {model.path}: give a folder that exists, or a hub id")
+
+
+def _readable_responses(config: RunConfig) -> None:
+    """Refuse a file of responses that is not there, and to train what then says nothing. Raises UserError."""
+    said = config.responses
+    if said == POLICY:
+        return
+    if config.trained:
+        raise UserError(f"responses={said} are no policy's: use algorithm=none, or responses={POLICY}")
+    if said != REFERENCES and not said.endswith(FILES):
+        raise UserError(f"responses: '{said}' is none of {POLICY}, {REFERENCES}, or a file that ends in "
+                        f"{', '.join(FILES)}{nearest(said, [POLICY, REFERENCES])}")
+    if said != REFERENCES and not Path(said).is_file():
+        raise UserError(f"responses: there is no file '{said}': give one as alpaca_eval's model_outputs.json is")
 
 
 def _drawn(name: str, settings: Start) -> None:

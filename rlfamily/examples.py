@@ -13,6 +13,9 @@ from rlfamily.errors import UserError
 from rlfamily.records import read_jsonl
 from rlfamily.streams import epoch_order, prompts_seed
 
+CONTROLLED = "controlled"
+"""In a test example's meta: its difficulty, and two numbers of each gamed baseline, for length-controlled win rates."""
+
 FewerPrompts = Literal["refuse", "repeat", "take"]
 """What to do when a training split has fewer prompts than are asked for."""
 

@@ -6,7 +6,7 @@ and the command line, in that order, so what comes later wins.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -32,13 +32,6 @@ class Scale(Closed):
     base: list[str]
 
 
-class Column(Closed):
-    """One task or benchmark. Several benchmarks may share a run: then `where` picks their rows of its scores."""
-
-    overrides: Overrides
-    where: Where = Field(default_factory=dict)
-
-
 class Spot(Closed):
     """Further overrides of a row at one model, one column, or one of both ("" means every one)."""
 
@@ -58,6 +51,17 @@ class Contender(Closed):
         """True when its own overrides train nothing."""
         own = [self.overrides] if isinstance(self.overrides, list) else self.overrides.values()
         return any(UNTRAINED in overrides for overrides in own)
+
+
+class Column(Closed):
+    """One task or benchmark. Several benchmarks may share a run: then `where` picks their rows of its scores.
+
+    `against` is the opponent of every row that has none of its own.
+    """
+
+    overrides: Overrides
+    where: Where = Field(default_factory=dict)
+    against: str | Contender | None = None
 
 
 class Row(Contender):
@@ -83,6 +87,11 @@ class Theory(Closed):
 
     checks: list[str] = Field(min_length=1)
     seed: int = Field(ge=0)
+
+
+def _quoted(text: str) -> str:
+    """A value that Hydra's grammar reads as this text."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def _bare(value: Any) -> Any:
@@ -134,10 +143,31 @@ class Experiment(Closed):
                  *own]
         return [one for part in parts for one in (part.get(scale, []) if isinstance(part, dict) else part)]
 
-    def opponent(self, row: str) -> Contender | None:
-        """Whom a judged row is compared with; None when nobody."""
-        against = self.rows[row].against
+    def opponent(self, row: str, column: str) -> Contender | None:
+        """Whom a judged row is compared with in a column; None when nobody."""
+        against = self.against(row, column)
         return self.rows[against] if isinstance(against, str) else against
+
+    def against(self, row: str, column: str) -> str | Contender | None:
+        """The opponent as it is written: a row's own, or the column's."""
+        return self.rows[row].against or self.columns[column].against
+
+    def with_outputs(self, files: Mapping[str, str]) -> Experiment:
+        """With a row for each file of responses (a path by the row's name), scored and judged as the others are.
+
+        Raises UserError where a row has that name, where nothing is scored, and where only rows have opponents.
+        """
+        for name in files:
+            if name in self.rows:
+                raise UserError(f"outputs.{name}: the table has a row '{name}': give the file another name")
+            if not {"score", "judge"} & {*self.stages}:
+                raise UserError(f"outputs.{name}: this table scores no responses: name one that does")
+            if "judge" in self.stages and not all(column.against for column in self.columns.values()):
+                raise UserError(f"outputs.{name}: each row of this table has an opponent of its own: name a table "
+                                "whose columns have them")
+        rows = {name: Row(overrides=[UNTRAINED, f"responses={_quoted(path)}"], note="responses from a file")
+                for name, path in files.items()}
+        return self.model_copy(update={"rows": self.rows | rows})
 
     def named_metrics(self) -> dict[str, Metric]:
         """Metrics by name."""
@@ -156,8 +186,9 @@ class Experiment(Closed):
             raise ValueError("metrics of stage theory and the key theory belong together")
         if self.theory and self.stages != ["theory"]:
             raise ValueError("metrics of stage theory stand in an experiment of their own")
-        if "judge" in self.stages and any(row.against is None for row in self.rows.values()):
-            raise ValueError("every row of a judged table says against whom")
+        opponents = [self.against(row, column) for row in self.rows for column in self.columns]
+        if "judge" in self.stages and not all(opponents):
+            raise ValueError("every row of a judged table says against whom, or every column")
         return self
 
     def _references(self) -> Iterable[tuple[str, str, Iterable[str]]]:
@@ -169,11 +200,12 @@ class Experiment(Closed):
             yield "metric", one.of, metrics
             yield from (("column", column, self.columns) for column in one.over)
         contenders: list[Contender] = [*self.rows.values()]
-        for row in self.rows.values():
-            if isinstance(row.against, str):
-                yield "row", row.against, self.rows
-            elif row.against:
-                contenders.append(row.against)
+        spoken: list[Row | Column] = [*self.rows.values(), *self.columns.values()]
+        for against in [one.against for one in spoken]:
+            if isinstance(against, str):
+                yield "row", against, self.rows
+            elif against:
+                contenders.append(against)
         for spot in (spot for one in contenders for spot in one.at):
             yield from [("model", spot.model, self.backbones)] if spot.model else []
             yield from [("column", spot.column, self.columns)] if spot.column else []

@@ -10,7 +10,7 @@ from pathlib import Path
 from rlfamily import algorithms, guides
 from rlfamily.algorithms import rpo, sft
 from rlfamily.algorithms.settings import AlgorithmSettings
-from rlfamily.config import LEARNED_FROM, RunConfig, algorithm_settings
+from rlfamily.config import LEARNED_FROM, POLICY, RunConfig, algorithm_settings
 from rlfamily.decoding import plain
 from rlfamily.errors import UserError, nearest
 from rlfamily.fields import written
@@ -31,6 +31,7 @@ from rlfamily.stages.kinds import (
     judge,
     lengths,
     logprobs,
+    outputs,
     pairs,
     preference_model,
     reference,
@@ -148,7 +149,10 @@ class Planner:
 
     @cached_property
     def generate(self) -> Node:
-        """Held-out responses of the cell's policy."""
+        """Held-out responses of the cell's policy, or those that stand in a file."""
+        if self.config.responses != POLICY:
+            return self.node("outputs", outputs.config_of(self.config.responses, self.config.task.eval_prompts),
+                             {"data": self.data}, f"outputs {self.label}")
         decoder = self.config.decoding
         config = generate.Config(generation=self.generation(), finetuning=self.frozen(),
                                  guiding=guides.guiding_of(self, decoder))
@@ -196,7 +200,7 @@ class Planner:
         settings = self.config.task.judge
         if settings is None:
             raise UserError(f"task {self.config.names['task']} has no judge (task.judge is null)")
-        inputs: Sources = {"ours": self.score, "theirs": opponent.score}
+        inputs: Sources = {"ours": self.score, "theirs": opponent.score, "data": self.data}
         if isinstance(settings, CausalLmJudge):
             inputs["judge"] = self.hub(settings.path, settings.revision, f"fetch judge {settings.path}")
         return self.node("judge", judge.Config(judge=settings), inputs, f"judge {self.label}")

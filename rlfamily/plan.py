@@ -65,8 +65,9 @@ class _Table:
         """One place at every seed."""
         overrides, config = self._resolved(model, row, column, self.experiment.rows[row])
         check_draws(self.experiment, config.task.eval_draws)
-        opponent = self.experiment.opponent(row)
+        opponent = self.experiment.opponent(row, column)
         against = self._resolved(model, row, column, opponent) if opponent else None
+        name = self._opponent_name(row, column)
         made, table = [], f"{self.experiment.paper} {self.experiment.place}".strip()
         for seed in seeds:
             seeded = config.model_copy(update={"seed": seed})
@@ -75,7 +76,7 @@ class _Table:
                 self.planned[known] = self._stages(
                     Planner(seeded, self._label(model, row, column, seed), table),
                     Planner(against[1].model_copy(update={"seed": seed}),
-                            self._label(model, self._opponent_name(row), column, seed), table) if against else None)
+                            self._label(model, name, column, seed), table) if against else None)
             made.append(Cell(model, row, column, seed, [*overrides, f"seed={seed}"], seeded, self.planned[known]))
         return made
 
@@ -86,8 +87,8 @@ class _Table:
         nodes = _nodes(planner, self.experiment.stages)
         return nodes | {"judge": planner.judge(opponent)} if opponent and "judge" in self.experiment.stages else nodes
 
-    def _opponent_name(self, row: str) -> str:
-        against = self.experiment.rows[row].against
+    def _opponent_name(self, row: str, column: str) -> str:
+        against = self.experiment.against(row, column)
         return against if isinstance(against, str) else f"{row} (opponent)"
 
     def _label(self, model: str, row: str, column: str, seed: int) -> str:

@@ -50,7 +50,8 @@ class Metric(Quantity):
     times    factor of the rows' values, e.g. 100 for percent
     where    keep only rows with these values, e.g. {mode: greedy}
     reduce   mean | sum | std (over the rows) | slope (least squares, per unit of training progress) | last |
-             trial_std (over the draws, of the mean over the items; a judge's rows count that `where` keeps)
+             trial_std (over the draws, of the mean over the items; a judge's rows count that `where` keeps) |
+             corpus_bleu, corpus_sacrebleu (of counts) | lc_win_rate (of a judge's field `controlled`)
     window   only the final fraction of the rows
     per_item what several draws of one item count: mean, or any (the greatest: 1 when any draw has it; of Pass@k the
              unbiased chance that one of k draws has it)
@@ -62,7 +63,7 @@ class Metric(Quantity):
     times: float = 1.0
     where: Where = {}
     reduce: Literal["mean", "sum", "std", "slope", "last", "trial_std", "corpus_bleu",
-                    "corpus_sacrebleu"] = "mean"
+                    "corpus_sacrebleu", "lc_win_rate"] = "mean"
     window: float = Field(default=1.0, gt=0, le=1)
     per_item: Literal["mean", "any"] = "mean"
     over_seeds: Literal["mean", "best"] = "mean"

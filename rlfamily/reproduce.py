@@ -21,13 +21,14 @@ from rlfamily.stages import executors
 from rlfamily.variants import changed, name_of
 
 USAGE = """usage: python -m rlfamily.reproduce TABLE [TABLE ...] [scale=tiny] [seeds=0,1,2] [rows=all]
-                                      [executor=local] [--plan] [key=value ...]
+                                      [executor=local] [--plan] [outputs.NAME=FILE] [key=value ...]
 
   TABLE       a file of experiments/ without its ending, a paper (topr: all of its tables), or all
   scale       tiny (default: two CPU cores, stand-in models and data) or paper
   seeds       replaces the experiment's own seeds
   rows        all: the optional rows as well (variants, negative controls); "A,B": run these rows only. A table keeps
               an optional row once it was asked for
+  outputs.NAME=FILE  a further row NAME whose responses stand in a file, as alpaca_eval's model_outputs.json has them
   executor    where stages run: local
   --plan      print the cells, what exists, what is missing and a cost forecast; start nothing
   key=value   overrides for every row, as on the train command line, e.g. hardware.slots=1 results=/tmp/r
@@ -36,6 +37,7 @@ tables: """
 
 
 OWN = ("scale", "seeds", "rows", "executor")
+OUTPUTS = "outputs."
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Request:
     rows: str
     executor: str
     overrides: list[str]
+    outputs: dict[str, str]
     plan: bool
 
 
@@ -57,6 +60,8 @@ def parse(arguments: list[str]) -> Request:
     unknown = [flag for flag in flags if flag != "--plan"]
     if unknown:
         raise UserError(f"command line: unknown flag '{unknown[0]}'{nearest(unknown[0], ['--plan', '--help'])}")
+    outputs = _outputs(arguments)
+    arguments = [argument for argument in arguments if not argument.startswith(OUTPUTS)]
     pairs = [argument for argument in arguments if "=" in argument and argument not in flags]
     own = dict(pair.split("=", 1) for pair in pairs if pair.split("=", 1)[0] in OWN)
     tables = _tables([argument for argument in arguments if argument not in pairs and argument not in flags])
@@ -64,8 +69,16 @@ def parse(arguments: list[str]) -> Request:
         raise UserError(f"command line: which table? Give one of {', '.join(experiments.names())}, or all")
     return Request(
         tables=tables, scale=own.get("scale", "tiny"), seeds=_seeds(own.get("seeds")),
-        rows=own.get("rows", ""), executor=own.get("executor", "local"),
+        rows=own.get("rows", ""), executor=own.get("executor", "local"), outputs=outputs,
         overrides=[pair for pair in pairs if pair.split("=", 1)[0] not in own], plan="--plan" in flags)
+
+
+def _outputs(arguments: list[str]) -> dict[str, str]:
+    """Files of responses by the name of their row."""
+    pairs = [argument.removeprefix(OUTPUTS).partition("=") for argument in arguments if argument.startswith(OUTPUTS)]
+    if wrong := [name for name, _, path in pairs if not (name and path)]:
+        raise UserError(f"{OUTPUTS}{wrong[0]}: a row's name and a file: write {OUTPUTS}mine=model_outputs.json")
+    return {name: path for name, _, path in pairs}
 
 
 def _tables(asked: list[str]) -> list[str]:
@@ -118,7 +131,7 @@ def _seeds(text: str | None) -> list[int] | None:
 def main(request: Request) -> int:
     """Plan or run; returns the exit code."""
     executors.require(request.executor)
-    specs = {name: experiments.load(name) for name in request.tables}
+    specs = {name: experiments.load(name).with_outputs(request.outputs) for name in request.tables}
     _require_known(specs)
     cells, asked = _cells(request, specs)
     nodes = [node for group in asked.values() for cell in group for node in cell.stages.values()]
@@ -178,7 +191,8 @@ def _execute(nodes: list[Any], results: str, hardware: Any, executor: str) -> tu
 
 def _changes(request: Request, spec: experiments.Experiment) -> list[str]:
     own = spec.scales[request.scale].seeds if request.scale in spec.scales else []
-    return changed(request.overrides, request.seeds, own)
+    files = [f"{OUTPUTS}{name}={path}" for name, path in request.outputs.items()]
+    return [*changed(request.overrides, request.seeds, own), *files]
 
 
 def _named(request: Request, table: str, spec: experiments.Experiment) -> str:

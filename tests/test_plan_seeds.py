@@ -24,14 +24,14 @@ def judged():
 def test_a_policy_meets_the_opponent_of_its_own_seed(judged):
     """Both sides of a judgement are runs of one seed, and no seed's opponent is another's, where it is trained."""
     spec, planned = judged
-    opponents: dict[str, dict[int, str]] = {}
+    column, opponents = next(iter(spec.columns)), {}
     for cell in planned:
         sides = cell.stages["judge"].inputs
         for role in ("ours", "theirs"):
             seeds = {node.config.seed for node in topological([sides[role]]) if node.kind == "train"}
             assert seeds <= {cell.seed}, (cell.row, role)
         opponents.setdefault(cell.row, {})[cell.seed] = sides["theirs"].key
-    trained = {row: found for row, found in opponents.items() if not spec.opponent(row).untrained}
+    trained = {row: found for row, found in opponents.items() if not spec.opponent(row, column).untrained}
     assert trained
     assert all(len(set(found.values())) == 2 for found in trained.values())
 

@@ -81,5 +81,6 @@ def _scored(
     for place, (row, example, part) in enumerate(zip(rows, asked, parts, strict=True)):
         benchmark = {"benchmark": example.meta["benchmark"]} if "benchmark" in example.meta else {}
         texts = {name: values[place] for name, values in measured.items()}
-        yield {**part.parts, **benchmark, **texts, "reward": part.reward, "length": len(row["ids"]),
+        length = {"length": len(row["ids"])} if "ids" in row else {}  # in tokens: a response from a file has none
+        yield {**part.parts, **benchmark, **texts, **length, "reward": part.reward,
                **{name: row[name] for name in ("mode", "item", "draw", "prompt", "response", "truncated")}}

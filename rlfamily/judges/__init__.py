@@ -58,24 +58,37 @@ class JudgeSettings(Strict):
         return {} if self.prompt == "ours" else {"prompt": self.prompt}
 
 
-class OpenAiJudge(JudgeSettings):
-    """A chat model behind an OpenAI-compatible endpoint; its key is OPENAI_API_KEY of the environment.
+class Remote(Strict):
+    """An OpenAI-compatible endpoint; its key is OPENAI_API_KEY of the environment.
 
-    `base_url` null is the library's own default. `temperature` and `max_output_tokens` null leave the setting out of
-    the request. A failing call is repeated `retries` times with growing waits; `parallel` calls are out at once.
-    Prices are dollars per million tokens, 0 when not known; they serve the estimate only.
+    `base_url` null is the library's own default. A failing call is repeated `retries` times with growing waits;
+    `parallel` calls are out at once. Prices are dollars per million tokens, 0 when not known; they serve the estimate
+    only.
     """
 
-    kind: Literal["openai"]
-    model: str
     base_url: Url | None
-    temperature: float | None = Field(ge=0)
-    max_output_tokens: int | None = Field(gt=0)
     retries: int = Field(ge=0)
     timeout_seconds: float = Field(gt=0)
     parallel: int = Field(gt=0)
     price_input: float = Field(ge=0)
     price_output: float = Field(ge=0)
+
+    def dollars(self, tokens_in: int, tokens_out: int) -> float | None:
+        """What so many tokens cost; None when no price is known."""
+        known = self.price_input or self.price_output
+        return (tokens_in * self.price_input + tokens_out * self.price_output) / 1e6 if known else None
+
+
+class OpenAiJudge(JudgeSettings, Remote):
+    """A chat model behind an endpoint.
+
+    `temperature` and `max_output_tokens` null leave the setting out of the request.
+    """
+
+    kind: Literal["openai"]
+    model: str
+    temperature: float | None = Field(ge=0)
+    max_output_tokens: int | None = Field(gt=0)
 
     @property
     def name(self) -> str:
@@ -137,7 +150,34 @@ class StandInJudge(JudgeSettings):
         return self.model_dump(include={"kind", "seed", "noise", "length_bias", "tie_band"})
 
 
-JudgeConfig = Annotated[OpenAiJudge | CausalLmJudge | StandInJudge, Field(discriminator="kind")]
+class AlpacaEvalJudge(Remote):
+    """An annotator of the package alpaca_eval: its prompt and its parser, asked once a pair in an order by chance.
+
+    `annotator` is a folder of the package's evaluators_configs, or a configs.yaml of one's own; `model` (null: the
+    annotator's own) is who is asked. `annotations` (a file as the package writes them, or null) are not asked for
+    again. More unreadable replies than `max_unreadable` refuse the judge.
+    """
+
+    kind: Literal["alpaca_eval"]
+    annotator: Location
+    model: str | None
+    annotations: Location | None
+    max_unreadable: float = Field(ge=0, le=1)
+
+    @property
+    def name(self) -> str:
+        """The annotator, with its model and endpoint where they are not its own."""
+        path = Path(self.annotator)
+        own = path.parent.name or path.stem if path.suffix in (".yaml", ".yml") else path.name
+        asked = f" asking {self.model}" if self.model else ""
+        return f"{own}{asked}{f' at {self.base_url}' if self.base_url else ''}"
+
+    def identity(self) -> dict[str, Any]:
+        """What a reply depends on besides the request."""
+        return self.model_dump(include={"kind", "base_url"})
+
+
+JudgeConfig = Annotated[OpenAiJudge | CausalLmJudge | StandInJudge | AlpacaEvalJudge, Field(discriminator="kind")]
 
 
 @dataclass(frozen=True)
@@ -169,10 +209,13 @@ class JudgeModule(Protocol):
 
     def load(
         self, config: Any, model: Path | None, device: torch.device | None, vllm: OpenChooser | None = None
-    ) -> Judge:
-        """Make the judge; the rest is for judges that run here. Raises UserError when it cannot be had."""
+    ) -> Any:
+        """Make the judge, a `Judge` but for alpaca_eval's annotators; the rest is for judges that run here.
+
+        Raises UserError when it cannot be had.
+        """
         ...
 
 
-JUDGES = Plugins[JudgeModule]("judges", "task.judge.kind", "judge", ("pairwise", "prompts", "cache"))
+JUDGES = Plugins[JudgeModule]("judges", "task.judge.kind", "judge", ("pairwise", "prompts", "cache", "endpoint"))
 names, get = JUDGES.names, JUDGES.get

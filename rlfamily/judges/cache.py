@@ -39,6 +39,30 @@ class Cache:
         write_atomic(self._path(question), json.dumps(content, indent=1, sort_keys=True))
 
     def _path(self, question: Question) -> Path:
-        content = json.dumps([self.identity, question.text, question.gold], sort_keys=True)
-        key = blake3(content.encode()).hexdigest()
-        return self.root / FOLDER / key[:2] / f"{key}.json"
+        return _place(self.root, [self.identity, question.text, question.gold])
+
+
+@dataclass(frozen=True)
+class Replies:
+    """Whole replies of one judge, by the request: for judges whose replies are read by others."""
+
+    root: Path
+    identity: dict[str, Any]
+
+    def get(self, request: dict[str, Any]) -> dict[str, Any] | None:
+        """The reply given before; None when there is none, or its file is damaged."""
+        try:
+            reply = json.loads(_place(self.root, [self.identity, request]).read_text("utf-8"))["reply"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return reply if isinstance(reply, dict) else None
+
+    def put(self, request: dict[str, Any], reply: dict[str, Any]) -> None:
+        """Keep a reply, with all that it depends on, for people to read."""
+        content = {"judge": self.identity, "request": request, "reply": reply}
+        write_atomic(_place(self.root, [self.identity, request]), json.dumps(content, indent=1, sort_keys=True))
+
+
+def _place(root: Path, content: list[Any]) -> Path:
+    key = blake3(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return root / FOLDER / key[:2] / f"{key}.json"

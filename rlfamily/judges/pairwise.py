@@ -81,11 +81,8 @@ def questions(pair: Pair, form: prompts.Form) -> tuple[Question, Question]:
 def estimate(missing: Sequence[Question], cached: int, config: JudgeSettings) -> Estimate:
     """Calls, tokens and dollars of asking what is missing. Judges that run here cost nothing."""
     tokens_in = sum(len(question.text) for question in missing) // CHARACTERS_PER_TOKEN
-    tokens_out, dollars = ANSWER_TOKENS * len(missing), None if missing else 0.0
-    if not isinstance(config, OpenAiJudge):
-        dollars = 0.0
-    elif config.price_input or config.price_output:
-        dollars = (tokens_in * config.price_input + tokens_out * config.price_output) / 1e6
+    tokens_out = ANSWER_TOKENS * len(missing)
+    dollars = config.dollars(tokens_in, tokens_out) if isinstance(config, OpenAiJudge) and missing else 0.0
     return Estimate(len(missing), cached, tokens_in, tokens_out, dollars)
 
 

@@ -98,8 +98,13 @@ def render(chosen: Form, question: str, first: str, second: str) -> str:
     return re.sub("|".join(map(re.escape, PLACES)), lambda found: quoted(content[found[0]], chosen.quote), chosen.text)
 
 
+def without_special(text: str) -> str:
+    """The text with blanks where it has what a chat template would take for the end of a turn."""
+    return _SPECIAL.sub(" ", text)
+
+
 def quoted(text: str, quote: re.Pattern[str]) -> str:
     """The text without special tokens, lines that match `quote` quoted; an empty text is said to be empty."""
-    lines = _SPECIAL.sub(" ", text).splitlines()
+    lines = without_special(text).splitlines()
     lines = lines if any(map(str.strip, lines)) else ["(empty)"]
     return "\n".join(f"> {line}" if quote.match(line) else line for line in lines)

@@ -20,7 +20,7 @@ from rlfamily.errors import UserError, nearest
 from rlfamily.examples import Example, Logged
 from rlfamily.settings import Strict
 from rlfamily.tasks import TaskConfig
-from rlfamily.tasks.support import hub, instructions, logged, rated, same, standin
+from rlfamily.tasks.support import alpaca, hub, instructions, logged, rated, same, standin
 
 VERSION = "1"
 HAS: frozenset[str] = frozenset({"logged", "demonstrations"})
@@ -38,7 +38,8 @@ class Hub(Strict):
     """The public data: a row has an instruction and `completions`, each with its `response` and its `reward`.
 
     `test` prompts are drawn with `seed` among those with a response of reward `reference_reward`; the first such
-    response is the reference. `validation` prompts are drawn from the rest, and all others are trained on.
+    response is the reference; or, with `held_out`, they and their references stand in a file. `validation` prompts
+    are drawn from the rest, and all others are trained on.
     """
 
     kind: Literal["hub"]
@@ -51,6 +52,7 @@ class Hub(Strict):
     reference_reward: float
     validation: int = Field(gt=0)
     test: int = Field(gt=0)
+    held_out: alpaca.HeldOut | None
 
 
 class Data(tasks.Data):
@@ -107,15 +109,19 @@ def _build_hub(source: Hub, out: Path) -> dict[str, Any]:
         held_out.update(same.normal(one.prompt) for one in chosen)
         return [replace(one, id=f"{split}-{one.id}") for one in chosen]
 
-    best = [one for one in order if source.reference_reward in one.rewards]
-    test = taken(best, "test", source.test)
-    names = {one.id.removeprefix("test-") for one in test}
+    if source.held_out is not None:
+        test = alpaca.examples(source.held_out, source.test)
+        held_out.update(same.normal(one.prompt) for one in test)
+    else:
+        best = [one for one in order if source.reference_reward in one.rewards]
+        test = [_example(one, {"reference": one.responses[one.rewards.index(source.reference_reward)]})
+                for one in taken(best, "test", source.test)]
+    names = {one.id.removeprefix("test-") for one in test} if source.held_out is None else set()
     rest = [one for one in order if one.id not in names]
     validation = taken(rest, "validation", source.validation)
     names |= {one.id.removeprefix("validation-") for one in validation}
     train = taken([one for one in rest if one.id not in names], "train", None)
-    splits = {"test": [_example(one, {"reference": one.responses[one.rewards.index(source.reference_reward)]})
-                       for one in test],
+    splits = {"test": test,
               "validation": [_example(one, {}) for one in validation], "train": [_example(one, {}) for one in train]}
     hub.write_splits(out, splits, {"test": source.test, "validation": source.validation, "train": 1},
                      source.dataset.path)

@@ -181,7 +181,8 @@ def test_an_index_written_before_algorithm_none_is_read_as_before(tmp_path, name
     write_index(tmp_path, name, spec | {"rows": {row: older(one) for row, one in spec["rows"].items()}}, [], "tiny")
     found = Archive(tmp_path).index(name)[1]
     assert found == Experiment.model_validate(spec)
-    untrained = [one for row, spec in found.rows.items() for one in (spec, found.opponent(row)) if one and one.untrained]
+    column = next(iter(found.columns))
+    untrained = [one for row, spec in found.rows.items() for one in (spec, found.opponent(row, column)) if one and one.untrained]
     assert len(untrained) == 1
 
 

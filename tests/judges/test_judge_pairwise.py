@@ -199,7 +199,7 @@ def test_the_stand_in_needs_a_gold_reward() -> None:
 
 
 def test_every_judge_has_settings_and_a_name() -> None:
-    assert names() == ["causal_lm", "openai", "stand_in"]
+    assert names() == ["alpaca_eval", "causal_lm", "openai", "stand_in"]
     assert "stand-in" in settings(STAND_IN).name
     assert settings(REMOTE, model="judge-1").name == "judge-1"
     assert settings(REMOTE, base_url="https://huggingface.co/v1").name == "m at https://huggingface.co/v1"

@@ -183,3 +183,64 @@ def test_a_missing_field_names_the_nearest(hub_data: Any, tmp_path: Path) -> Non
     data = hub_data(public())
     with pytest.raises(UserError, match=r"no field 'overal_score' in row 0 \(did you mean 'overall_score'\?\)"):
         ultrafeedback.build(with_source(data, {**data.source.model_dump(), "reward": "overal_score"}), tmp_path)
+
+
+# ---------------------------------------------------------------------------- held-out prompts from a file
+
+
+def alpaca(folder: Path, count: int = 4, gamed: bool = True) -> dict[str, str]:
+    """Reference outputs and difficulties as alpaca_eval has them, the one block of a baseline after the other."""
+    (folder / "baseline.json").write_text(json.dumps([
+        {"instruction": f"instruction {place}", "output": f"best {place}", "generator": "gpt4_1106_preview", "dataset": "d"}
+        for place in range(count)]))
+    lines = [f"{place},{name},{0.5 * place},{sign * 0.1 * place},{0.25},False"
+             for name, sign in (("concise", -1), ("verbose", 1)) for place in range(count)]
+    (folder / "gamed.csv").write_text("\n".join([
+        "index,model,instruction_difficulty,std_delta_len,preference,not_gamed_baseline", *lines]))
+    (folder / "plain.csv").write_text("\n".join([",instruction_difficulty", *(f"{place},{0.5 * place}" for place in range(count))]))
+    return {"outputs": str(folder / "baseline.json"), "difficulties": str(folder / ("gamed.csv" if gamed else "plain.csv"))}
+
+
+@pytest.mark.parametrize("gamed", [True, False])
+def test_held_out_prompts_stand_in_a_file(hub_data: Any, tmp_path: Path, gamed: bool) -> None:
+    rows = public()
+    rows[3]["instruction"] = "Instruction 1"
+    out = tmp_path / "out"
+    out.mkdir()
+    summary = ultrafeedback.build(hub_data(rows, test=3, held_out=alpaca(tmp_path, gamed=gamed)), out)
+    test = read_examples(out / "test.jsonl")
+    assert [(one.prompt, one.meta["reference"], one.meta["generator"]) for one in test] == [
+        (f"instruction {place}", f"best {place}", "gpt4_1106_preview") for place in range(3)]
+    known = [one.meta["controlled"] for one in test]
+    assert known == ([pytest.approx([0.5 * place, -0.1 * place, 0.25, 0.1 * place, 0.25]) for place in range(3)] if gamed
+                     else [[0.5 * place] for place in range(3)])
+    learned = {one.prompt.lower() for one in read_examples(out / "train.jsonl")}
+    assert learned and "instruction 1" not in learned, "what is held out is not learned from"
+    assert summary["test"] == 3
+
+
+def test_difficulties_may_be_unknown(hub_data: Any, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    ultrafeedback.build(hub_data(public(), test=4, held_out=alpaca(tmp_path) | {"difficulties": None}), out)
+    assert all("controlled" not in one.meta for one in read_examples(out / "test.jsonl"))
+
+
+@pytest.mark.parametrize(("changes", "line"), [
+    ({"outputs": "nowhere.json"}, "task.source.held_out.outputs: there is no file 'nowhere.json': give one with instruction"),
+    ({"difficulties": "nowhere.csv"}, "task.source.held_out.difficulties: there is no file 'nowhere.csv': give df_gamed.csv"),
+    ({"test": 5}, "task.source.test: 5 prompts asked, but"),
+    ({"csv": "index,difficulty\n0,1"}, "has no column 'instruction_difficulty'"),
+    ({"csv": "index,instruction_difficulty\n0,1\n1,1"}, "has 0 rows of instruction 2, not one"),
+    ({"csv": "index,instruction_difficulty,std_delta_len,preference\n0,1,1,1"}, "has 1 rows of instruction 0, not one of each of 2"),
+    ({"csv": "index,instruction_difficulty\n0,x"}, "holds 'x' where a number is due"),
+])
+def test_files_that_will_not_do_are_one_line(hub_data: Any, tmp_path: Path, changes: dict[str, Any], line: str) -> None:
+    given = alpaca(tmp_path) | {name: changes[name] for name in ("outputs", "difficulties") if name in changes}
+    if "csv" in changes:
+        Path(given["difficulties"]).write_text(changes["csv"])
+    out = tmp_path / "out"
+    out.mkdir()
+    with pytest.raises(UserError) as error:
+        ultrafeedback.build(hub_data(public(), test=changes.get("test", 4), held_out=given), out)
+    assert line in str(error.value) and "\n" not in str(error.value)
