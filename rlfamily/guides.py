@@ -83,11 +83,11 @@ def _fit(
     planner: Planner, source: ValueSource, training: ValueTraining, label: str, start: Node, drawn: dict[str, Node],
     teachers: dict[str, Node], betas: list[float],
 ) -> Node:
-    task, model = planner.config.task, planner.config.model
+    finetuning = planner.frozen().model_copy(update={"lr_multiplier": source.lr_multiplier})
     config = value.Config(
-        training=training, rows=source.prompts * source.samples, max_tokens=task.max_tokens_evaluation,
-        dtype=model.dtype, lr_multiplier=source.lr_multiplier, rewards=source.rewards,
-        drop_unanimous=source.drop_unanimous, betas=betas, seed=planner.config.seed)
+        training=training, rows=source.prompts * source.samples, max_tokens=planner.config.task.max_tokens_evaluation,
+        finetuning=finetuning, rewards=source.rewards, drop_unanimous=source.drop_unanimous, betas=betas,
+        seed=planner.config.seed)
     inputs: Sources = {"start": start, "policy": planner.policy, "outcomes": drawn}
     if teachers:
         inputs["teachers"] = teachers

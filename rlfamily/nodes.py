@@ -98,7 +98,7 @@ class Planner:
             "optimizer": recipe.optimizer, "kl_ref_every": 0})
         # How it is finetuned or drawn from later cannot change the base model.
         sampled = self.generation().model_copy(update={
-            "draws": 1, "engine": "torch", "decoding": plain.Config(kind="plain")})
+            "draws": 1, "greedy": True, "engine": "torch", "decoding": plain.Config(kind="plain")})
         gate = base.Gate(task=task.kind, part=corpus.gate.part, least=corpus.gate.least, generation=sampled)
         config = base.Config(model=model.model_copy(update={"finetune": "full", "lr_multiplier": 1.0}),
                              settings=settings, max_tokens=task.max_tokens_demonstration, gate=gate)
@@ -178,7 +178,7 @@ class Planner:
                             "its reward reads no model: choose another task")
         sources = {name: self.reward_sources[name] for name in reward.models}
         return self.node("accuracy", accuracy.Config(task=task.kind, reward=reward.unsourced()),
-                          {"data": self.data, "rewards": sources}, f"accuracy {self.label}")
+                         {"data": self.data, "rewards": sources}, f"accuracy {self.label}")
 
     @cached_property
     def logprobs(self) -> Node:
@@ -197,8 +197,7 @@ class Planner:
 
     def judge(self, opponent: Planner) -> Node:
         """The cell's greedy responses against the opponent's, judged in both orders."""
-        settings = self.config.task.judge
-        if settings is None:
+        if (settings := self.config.task.judge) is None:
             raise UserError(f"task {self.config.names['task']} has no judge (task.judge is null)")
         inputs: Sources = {"ours": self.score, "theirs": opponent.score, "data": self.data}
         if isinstance(settings, CausalLmJudge):
@@ -240,8 +239,7 @@ class Planner:
 
     @cached_property
     def _reward_model(self) -> Node:
-        settings = self.config.task.reward_model
-        if settings is None:
+        if (settings := self.config.task.reward_model) is None:
             raise UserError(f"algorithm.reward=reward_model: task {self.config.names['task']} does not say how to fit "
                             "one (task.reward_model is null): use algorithm.reward=task")
         config = reward_model.Config(
@@ -251,9 +249,7 @@ class Planner:
                            "pairs": self._pairs(settings.prompts, settings.distribution)}
         return self.node("reward_model", config, inputs, f"reward model · seed {self.config.seed}")
 
-    def _train(
-        self, name: str, settings: AlgorithmSettings, inputs: Sources, label: str
-    ) -> Node:
+    def _train(self, name: str, settings: AlgorithmSettings, inputs: Sources, label: str) -> Node:
         task, source = self.config.task, algorithms.get(name).SOURCE
         whole = Limits(max_tokens=task.max_tokens_demonstration, max_new_tokens=None, min_new_tokens=0)
         limits = whole if source in LEARNED_FROM else task.rollout
@@ -267,9 +263,10 @@ class Planner:
     def generation(self) -> Generation:
         """How held-out responses are made."""
         task = self.config.task
-        return Generation(prompts=task.eval_prompts, draws=task.eval_draws, limits=task.evaluation,
-                          distribution=task.distribution, decoding=self.config.decoding.unsourced(),
-                          engine=self.config.rollout.engine)
+        return Generation(
+            prompts=task.eval_prompts, draws=task.eval_draws, greedy=task.eval_greedy, limits=task.evaluation,
+            distribution=task.distribution, decoding=self.config.decoding.unsourced(),
+            engine=self.config.rollout.engine)
 
     @cached_property
     def _finetuning(self) -> Finetuning:

@@ -21,11 +21,12 @@ MODES = ("greedy", "sample")
 
 
 class Config(DecodingConfig):
-    """`weight` is w; `temperature` of sampling by the scores."""
+    """`weight` is w; `drawn` tokens are, by their scores at `temperature`, in place of taking the highest."""
 
     kind: Literal["args"]
     weight: float = Field(ge=0)
     top_k: int = Field(gt=0)
+    drawn: bool
     temperature: float = Field(gt=0)
 
     @property
@@ -44,4 +45,4 @@ def decode(config: Config, bench: Bench) -> list[Choice]:
     def law(logps: Sequence[float], rewards: Sequence[float]) -> list[float]:
         return [logp + config.weight * reward for logp, reward in zip(logps, rewards, strict=True)]
 
-    return decode_tokens(bench, "rewards", config.top_k, law, config.temperature)
+    return decode_tokens(bench, "rewards", config.top_k, law, config.temperature if config.drawn else None)

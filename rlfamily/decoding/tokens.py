@@ -12,8 +12,8 @@ Law = Callable[[Sequence[float], Sequence[float]], list[float]]
 """(log-probs of the options, the guide's scores of them) to the logits that one of them is drawn from."""
 
 
-def decode_tokens(bench: Bench, guide: Guide, top_k: int, law: Law, temperature: float) -> list[Choice]:
-    """A response to each request: the token of the highest logit in greedy mode, else drawn at `temperature`.
+def decode_tokens(bench: Bench, guide: Guide, top_k: int, law: Law, temperature: float | None) -> list[Choice]:
+    """A response to each request: drawn at `temperature`; in greedy mode, and with None, of the highest logits.
 
     Drawn tokens are cut by the bench's `top_p`.
     """
@@ -22,7 +22,8 @@ def decode_tokens(bench: Bench, guide: Guide, top_k: int, law: Law, temperature:
         tokens, logps = beams.options(top_k)
         scores, chances = beams.weigh(tokens), beams.chances()
         laws = [law(*told) for told in zip(logps, scores, strict=True)]
-        beams.append([best(logits) if bench.greedy else _drawn(logits, temperature, bench.top_p, chance)
+        beams.append([best(logits) if bench.greedy or temperature is None
+                      else _drawn(logits, temperature, bench.top_p, chance)
                       for logits, chance in zip(laws, chances, strict=True)])
     return [Choice(one) for one in beams.completions()]
 

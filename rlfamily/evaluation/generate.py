@@ -23,7 +23,7 @@ def write_responses(
     place: Place, data: Path, policy: Path, finetuning: Finetuning, settings: Generation, version: str,
     guiding: Guiding | None = None, folders: GuideFolders | None = None,
 ) -> dict[str, Any]:
-    """One greedy and `draws` sampled responses to each held-out prompt, into responses.jsonl, a line a response.
+    """One greedy, where asked for, and `draws` sampled responses to each held-out prompt, into responses.jsonl.
 
     A decoder that has no greedy mode gives none. What the pool of samples has already is not drawn again. Streams
     depend on the prompt and the draw alone, so that all cells meet the same chance (paired comparison).
@@ -32,7 +32,7 @@ def write_responses(
     prompts = Prompts(data.name, "test", held_out(data, settings.prompts), lambda example: held_out_seed(example.id))
     sampler = Sampler(place, policy / "model", finetuning, settings, version, guiding, folders or GuideFolders())
     pool, modes = sampler.pool(prompts), decoding.get(settings.decoding.kind).MODES
-    rows = [row for mode, draws in zip(MODES, (1, settings.draws), strict=True) if mode in modes
+    rows = [row for mode, draws in zip(MODES, (int(settings.greedy), settings.draws), strict=True) if mode in modes
             for row in sampler.rows(prompts, mode, draws, pool)]
     write_jsonl(place.out / "responses.jsonl", rows)
     totals = {name: sum(row[name] for row in rows) for name in rows[0] if name.startswith("cost_")}

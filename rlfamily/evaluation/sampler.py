@@ -82,7 +82,7 @@ class Sampler:
         settings = self.settings.model_copy(update={"decoding": chosen})
         content: dict[str, Any] = {
             "policy": self.model.parent.name, "data": prompts.data, "version": self.version,
-            "dtype": self.finetuning.dtype, **settings.model_dump(mode="json", exclude={"prompts", "draws"})}
+            "dtype": self.finetuning.dtype, **settings.model_dump(mode="json", exclude={"prompts", "draws", "greedy"})}
         if prompts.split != "test":
             content["split"] = prompts.split
         if decoding.get(chosen.kind).asks(chosen):

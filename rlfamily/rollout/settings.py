@@ -32,10 +32,11 @@ class Guiding(Strict):
 
 
 class Generation(Strict):
-    """How held-out responses are made: one greedy and `draws` sampled ones to each of the first `prompts` prompts."""
+    """How held-out responses are made: `draws` sampled ones to each of the first `prompts`, and a greedy one."""
 
     prompts: int = Field(gt=0)
     draws: int = Field(gt=0)
+    greedy: bool
     limits: Limits
     distribution: Distribution
     decoding: AnyDecoding

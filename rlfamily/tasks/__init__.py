@@ -83,6 +83,7 @@ class TaskConfig(Strict):
     fewer_prompts: FewerPrompts
     eval_prompts: int = Field(gt=0)
     eval_draws: int = Field(gt=0)
+    eval_greedy: bool
     eval_temperature: float = Field(gt=0)
     eval_top_k: int = Field(ge=0)
     eval_top_p: float = Field(gt=0, le=1)

@@ -21,7 +21,7 @@ from rlfamily.models import Finetuning, sharding, value
 from rlfamily.models.batching import Rows, mask_of
 from rlfamily.models.policy import load_tokenizer
 from rlfamily.models.reward_model import fitted, response_ids
-from rlfamily.models.tokens import encode_example
+from rlfamily.models.tokens import encode_example, same_tokens
 from rlfamily.models.value import ValueFunction
 from rlfamily.place import Place
 from rlfamily.records import read_jsonl
@@ -84,7 +84,7 @@ def _read(
     own: PreTrainedTokenizerBase, inputs: Inputs, settings: ValueFit
 ) -> tuple[list[Rewarded], dict[str, Any]]:
     """The prompts with their responses, in the tokenizer's `own` tokens, and what became of all there are."""
-    tokenizer = None if _alike(load_tokenizer(inputs.policy), own) else own
+    tokenizer = None if same_tokens(load_tokenizer(inputs.policy), own) else own
     groups: list[Rewarded] = []
     cut = unanimous = 0
     for name in _ordered(inputs.outcomes):
@@ -159,7 +159,7 @@ def _teach(
     for count, (name, beta) in enumerate(zip(_ordered(teachers), betas, strict=True)):
         place.progress(count, len(teachers), f"teacher {name}")
         teacher = value.load(teachers[name] / "model", learner.dtype, learner.device, trainable=False)
-        if not _alike(teacher.tokenizer, learner.tokenizer):
+        if not same_tokens(teacher.tokenizer, learner.tokenizer):
             raise UserError(f"value function: teacher '{name}' has other tokens than the one that imitates it: start "
                             "from one of the teachers")
         states = teacher.score_states(outcomes.rows, place.hardware.micro_tokens)
@@ -191,11 +191,6 @@ def _correlation(found: Sequence[float], rewards: Sequence[float]) -> float | No
         return correlation(found, rewards)
     except StatisticsError:
         return None
-
-
-def _alike(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:
-    """Whether an id means the same to both."""
-    return bool(one.get_vocab() == other.get_vocab())
 
 
 def _ordered(folders: Mapping[str, Path]) -> list[str]:

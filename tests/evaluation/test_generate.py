@@ -51,7 +51,7 @@ def twice(monkeypatch: pytest.MonkeyPatch) -> str:
 
 def settings(world: World, chosen: Any) -> Generation:
     task = world.config.task
-    return Generation(prompts=5, draws=2, limits=task.evaluation, distribution=task.distribution, decoding=chosen,
+    return Generation(prompts=5, draws=2, greedy=True, limits=task.evaluation, distribution=task.distribution, decoding=chosen,
                       engine="torch")
 
 

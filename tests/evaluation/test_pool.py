@@ -25,7 +25,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 def settings(world: World, draws: int, **changes: Any) -> Generation:
     task = world.config.task
-    made = Generation(prompts=6, draws=draws, limits=task.evaluation, distribution=task.distribution,
+    made = Generation(prompts=6, draws=draws, greedy=True, limits=task.evaluation, distribution=task.distribution,
                       decoding=world.config.decoding, engine="torch")
     return made.model_copy(update=changes)
 

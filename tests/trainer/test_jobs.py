@@ -43,7 +43,7 @@ def rows_of(path):
 def generation(world, **changes):
     """How the small world's held-out responses are made."""
     task = world.config.task
-    made = {"prompts": task.eval_prompts, "draws": task.eval_draws, "limits": task.evaluation, "engine": "torch",
+    made = {"prompts": task.eval_prompts, "draws": task.eval_draws, "greedy": True, "limits": task.evaluation, "engine": "torch",
             "distribution": task.distribution, "decoding": world.config.decoding}
     return Generation(**made | changes)
 

@@ -112,7 +112,7 @@ def test_held_out_scores_of_both_engines(world, tmp_path):
     found = {}
     for engine in ("torch", "vllm"):
         here, task = place(tmp_path / engine), world.config.task
-        settings = Generation(prompts=task.eval_prompts, draws=task.eval_draws, limits=task.evaluation, engine=engine,
+        settings = Generation(prompts=task.eval_prompts, draws=task.eval_draws, greedy=True, limits=task.evaluation, engine=engine,
                               distribution=task.distribution, decoding=world.config.decoding)
         write_responses(here, world.data, world.base.parent, finetuning_of(world), settings, "1")
         write_scores(here, world.data, here.out, {}, "countdown", task.reward, {})

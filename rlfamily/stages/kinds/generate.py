@@ -51,7 +51,8 @@ def uses(config: Config) -> Iterator[Versioned]:
 
 def cost(config: Config, hardware: StageHardware) -> Work:
     """Every response at its full length."""
-    settings, limits, group = config.generation, config.generation.limits, 1 + config.generation.draws
+    settings, limits = config.generation, config.generation.limits
+    group = settings.greedy + settings.draws
     rows = settings.prompts * group
     return Work(limits.max_tokens, rows, limits.max_new_tokens, group, drawn=rows, engine=settings.engine)
 

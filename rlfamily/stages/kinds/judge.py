@@ -1,4 +1,4 @@
-"""Judge stage: our greedy responses against another row's, on the same held-out prompts."""
+"""Judge stage: our responses against another row's, on the same held-out prompts."""
 
 from __future__ import annotations
 
@@ -159,18 +159,21 @@ def _verdict(outcome: str, judge: judges.JudgeSettings | judges.AlpacaEvalJudge)
 
 
 def paired(ours: Path, theirs: Path) -> list[Pair]:
-    """The greedy responses of two score files, prompt by prompt. Raises UserError when the prompts differ."""
-    left, right = _greedy(ours), _greedy(theirs)
+    """A response to each prompt of two score files. Raises UserError when the prompts differ."""
+    left, right = _judged(ours), _judged(theirs)
     same = left.keys() == right.keys() and all(left[item]["prompt"] == right[item]["prompt"] for item in left)
     if not left or not same:
-        raise UserError(f"judge: the two rows answered different prompts ({len(left)} and {len(right)} greedy "
+        raise UserError(f"judge: the two rows answered different prompts ({len(left)} and {len(right)} "
                         "responses): compare rows of one task at the same task.eval_prompts")
     return [Pair(item, row["prompt"], row["response"], right[item]["response"], _gold(row, right[item]))
             for item, row in sorted(left.items())]
 
 
-def _greedy(path: Path) -> dict[int, dict[str, Any]]:
-    return {row["item"]: row for row in read_jsonl(path) if row["mode"] == "greedy"}
+def _judged(path: Path) -> dict[int, dict[str, Any]]:
+    """The greedy responses, or, where none were made, the first drawn ones, by their prompt."""
+    rows = [row for row in read_jsonl(path) if row["draw"] == 0]
+    mode = min((row["mode"] for row in rows), default="")  # greedy before sample
+    return {row["item"]: row for row in rows if row["mode"] == mode}
 
 
 def _gold(ours: dict[str, Any], theirs: dict[str, Any]) -> tuple[float, float] | None:
