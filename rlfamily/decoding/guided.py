@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from rlfamily.decoding import DecodingConfig
-from rlfamily.rewards import HubSource, TrainedSource
+from rlfamily.rewards import ModelSource
 from rlfamily.settings import Strict
 from rlfamily.values import ValueTraining
 
@@ -29,7 +29,7 @@ class FromModel(Strict):
     """A model of its own: a reward model that is trained here, or a published one."""
 
     kind: Literal["model"]
-    model: Annotated[TrainedSource | HubSource, Field(discriminator="kind")]
+    model: ModelSource
 
 
 Start = Annotated[FromPolicy | FromReward | FromModel, Field(discriminator="kind")]
