@@ -25,6 +25,7 @@ BETAS = (0.5, 1.0, 2.0)
 SCHEDULES = {"constant": (1.0, 1.0, 1.0), "growing": (1.0, 2.0, 2.5)}  # IRO H.1.4 and Table 2
 THRESHOLDS = {"median": 0.5, "high": 0.9}  # of CARDS: quantiles of the rewards of base samples
 RETRIES = (1, 20)  # 20 in CARDS's public code
+WORLDS = 10  # over which searches are compared
 ATOMS = 11  # of Q#'s distributional head
 WORDS, STEPS, DRAWS = 4, 4, 2  # a tree for Proposition 1: N = U^H = 16 of 256 responses
 
@@ -211,16 +212,20 @@ def guided_reductions(seed: int) -> Iterator[Row]:
 
 
 def guided_search(seed: int) -> Iterator[Row]:
-    """Mean reward of best-of-4 and of searches with K=B=2, L=1: a right value, and one of the wrong sign (I7)."""
-    nodes, base, rewards_M = _ending(seed)
-    value_X, worth_X = guided.plain_values(nodes, base, rewards_M), guided.best_values(nodes, rewards_M)
-    last = guided.top(worth_X, 1)
+    """Mean reward of search less that of best-of-4 over worlds, K=B=2, L=1: a right value and its negative (I7)."""
+    gains = [_gains(*_ending(seed + world)) for world in range(WORLDS)]
+    for way, of in gains[0]:
+        gain_W = torch.tensor([gain[way, of] for gain in gains])
+        yield {"way": way, "of": of, "beta": 1.0, "expected": None, "value": float(gain_W.mean()),
+               "se": float(gain_W.std() / WORLDS**0.5)}
+
+
+def _gains(nodes: Tree, base: Tensor, rewards_M: Tensor) -> dict[tuple[str, str], float]:
+    value_X, last = guided.plain_values(nodes, base, rewards_M), guided.top(guided.best_values(nodes, rewards_M), 1)
     four_M = guided.best_of_n(law(nodes, base), rewards_M, 4)
-    yield {"way": "best of 4", "of": "none", "beta": 1.0, "expected": None, "value": float(four_M @ rewards_M)}
-    for of, score_X in (("right", value_X), ("wrong", -value_X)):
-        for way, keep in (("top", guided.top(score_X, 2)), ("diverse", guided.diverse(score_X, 2))):
-            found_M = guided.search(nodes, base, (2, 2, 1), keep, last)
-            yield {"way": way, "of": of, "beta": 1.0, "expected": None, "value": float(found_M @ rewards_M)}
+    return {(way, of): float((guided.search(nodes, base, (2, 2, 1), keep(score_X, 2), last) - four_M) @ rewards_M)
+            for of, score_X in (("right", value_X), ("wrong", -value_X))
+            for way, keep in (("top", guided.top), ("diverse", guided.diverse))}
 
 
 def guided_success(seed: int) -> Iterator[Row]:

@@ -18,7 +18,7 @@ from rlfamily.theory.guided import Tree
 from rlfamily.theory.tilting import soft_values
 from rlfamily.theory.world import build, drawn
 
-SEEDS = [0, 1, 2, 3]
+SEEDS = [0, 1, 2]
 EXACT = 1e-10
 DRAWN = 20_000
 
@@ -64,8 +64,8 @@ def test_I10_drawing_approximates_and_choosing_the_best_does_not(seed: int) -> N
 
 
 def test_I7_as_numbers() -> None:
-    four, top, diverse, wrong, wrong_diverse = values("guided_search")
-    assert top > diverse > four and wrong_diverse > wrong
+    top, diverse, wrong, wrong_diverse = values("guided_search")
+    assert min(top, diverse) > 0.05 > 0 > wrong_diverse > wrong + 0.2
 
 
 def test_B1_C1_PR1_PR2_as_numbers() -> None:
