@@ -140,7 +140,7 @@ def read_series(archive: Archive, cell: CellEntry, metric: Metric) -> Series:
     found = [by_item[item] for item in items]
     values = (1.0 if metric.reduce in WHOLE else metric.times) * (
         _per_trial(found, metric) if metric.reduce == "trial_std" else _per_item(
-            [[row[metric.field] for row in one] for one in found], metric))
+            [[row[metric.field] for row in _ranked(one, metric)] for one in found], metric))
     binary = metric.reduce == "mean" and all(row[metric.field] in (0, 1) for row in rows)
     weights = np.array([len(one) for one in found], dtype=float)
     uneven = _weighs(metric) and len(set(weights.tolist())) > 1
@@ -168,12 +168,24 @@ def _per_trial(found: list[list[dict[str, Any]]], metric: Metric) -> Floats:
     return np.array([[one.get(trial, np.nan) for trial in trials] for one in rows], dtype=float)
 
 
+def _ranked(rows: list[dict[str, Any]], metric: Metric) -> list[dict[str, Any]]:
+    """The draws of an item, the worst first where a metric ranks them. Raises Unusable without ranks."""
+    if metric.per_item != "best":
+        return rows
+    if any(not isinstance(row.get(metric.ranked_by), int | float) for row in rows):
+        raise Unusable(f"has draws without a number in {metric.ranked_by}, by which {metric.name} ranks")
+    # of equal ones the first drawn is taken: it stands last
+    return sorted(reversed(rows), key=lambda row: float(row[metric.ranked_by]))
+
+
 def _per_item(draws: list[list[Any]], metric: Metric) -> Floats:
     if metric.reduce in WHOLE:
         return whole.per_item(draws, metric)
     trials = {len(one) for one in draws}
     if min(trials) < metric.draws:
         raise Unusable(f"has {min(trials)} draws of an item: {metric.name} needs {metric.draws}")
+    if metric.per_item == "best":
+        return np.array([statistics.best_of(metric.draws, one) for one in draws])
     if metric.per_item == "any" and metric.draws and all(value in (0, 1) for one in draws for value in one):
         return np.array([statistics.pass_at(metric.draws, sum(one), len(one)) for one in draws])
     if metric.per_item == "any" and metric.draws and max(map(len, draws)) > metric.draws:

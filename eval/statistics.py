@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -199,6 +199,15 @@ def widened(rng: np.random.Generator, draws_D: Floats, items: int, one: float) -
 def pass_at(k: int, right: float, draws: int) -> float:
     """Chance that k of `draws` responses, taken without replacement, hold one of the `right` ones (unbiased)."""
     return 1.0 - math.comb(draws - round(right), k) / math.comb(draws, k)
+
+
+def best_of(k: int, ranked: Sequence[float]) -> float:
+    """Mean of what ranks first among k of the draws, taken without replacement (unbiased).
+
+    `ranked` are the draws' values, the worst first: the i-th of n is first in C(i-1, k-1) of C(n, k) choices.
+    """
+    ways = [math.comb(place, k - 1) for place in range(len(ranked))]
+    return sum(way * value for way, value in zip(ways, ranked, strict=True)) / math.comb(len(ranked), k)
 
 
 def interval(draws_D: Floats, level: float = LEVEL) -> tuple[float, float]:

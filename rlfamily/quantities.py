@@ -54,7 +54,8 @@ class Metric(Quantity):
              corpus_bleu, corpus_sacrebleu (of counts) | lc_win_rate (of a judge's field `controlled`)
     window   only the final fraction of the rows
     per_item what several draws of one item count: mean, or any (the greatest: 1 when any draw has it; of Pass@k the
-             unbiased chance that one of k draws has it)
+             unbiased chance that one of k draws has it), or best (of Best@k the unbiased mean of what the draw has
+             that ranks first by `ranked_by` among k of them: best-of-1 to best-of-N from N draws)
     over_seeds  mean, or best (the paper's best of its seeds); `seed_of`: that of the metric whose best seed this is
     """
 
@@ -65,7 +66,8 @@ class Metric(Quantity):
     reduce: Literal["mean", "sum", "std", "slope", "last", "trial_std", "corpus_bleu",
                     "corpus_sacrebleu", "lc_win_rate"] = "mean"
     window: float = Field(default=1.0, gt=0, le=1)
-    per_item: Literal["mean", "any"] = "mean"
+    per_item: Literal["mean", "any", "best"] = "mean"
+    ranked_by: str = ""
     over_seeds: Literal["mean", "best"] = "mean"
     seed_of: str = ""
 
@@ -74,6 +76,13 @@ class Metric(Quantity):
         """How many responses to an item a score needs: the k of a name such as Pass@k or Avg@k; 0 when it has none."""
         match = re.search(r"@(\d+)", self.name) if self.stage == "score" else None
         return int(match[1]) if match else 0
+
+    @model_validator(mode="after")
+    def _check_ranked(self) -> Metric:
+        if (self.per_item == "best") != bool(self.ranked_by) or (self.per_item == "best" and not self.draws):
+            raise ValueError(f"metric '{self.name}': per_item: best needs ranked_by (a field of the same rows) and a "
+                             "score's name with the number of draws, such as Best@4; nothing else has ranked_by")
+        return self
 
     @model_validator(mode="after")
     def _check_best(self) -> Metric:

@@ -81,6 +81,28 @@ def test_pass_at_k_counts_the_choices_that_hold_a_right_one(k, right, draws):
     assert statistics.pass_at(k, right, draws) == pytest.approx(np.mean([max(one) for one in chosen]))
 
 
+@pytest.mark.parametrize("k", [1, 2, 3, 5])
+def test_best_of_k_is_the_mean_over_all_choices(k):
+    values, ranks = [3.0, -1.0, 0.5, 7.0, 2.0], [1, 4, 2, 5, 3]
+    chosen = [max(choice, key=lambda place: ranks[place]) for choice in combinations(range(5), k)]
+    ranked = [value for _, value in sorted(zip(ranks, values, strict=True))]
+    assert statistics.best_of(k, ranked) == pytest.approx(np.mean([values[place] for place in chosen]))
+
+
+def test_best_at_k_reads_one_field_and_ranks_by_another(tmp_path):
+    metric = VALID.model_copy(update={"name": "Best@2", "field": "gold", "per_item": "best", "ranked_by": "reward",
+                                      "where": {"mode": "sample"}, "times": 1.0, "reduce": "mean"})
+    rows = [{"mode": "sample", "item": 0, "draw": draw, "gold": gold, "reward": reward}
+            for draw, (gold, reward) in enumerate([(1.0, 5.0), (2.0, 3.0), (9.0, 5.0)])]
+    one = read_series(Archive(tmp_path), cell(tmp_path, rows), metric)
+    assert one.values.tolist() == [pytest.approx((1 + 1 + 9) / 3)]  # of equal rewards the first drawn
+    with pytest.raises(Unusable, match="without a number in rewards, by which Best@2 ranks"):
+        read_series(Archive(tmp_path), cell(tmp_path, rows), metric.model_copy(update={"ranked_by": "rewards"}))
+    with pytest.raises(ValueError, match="per_item: best needs ranked_by"):
+        type(metric).model_validate({"name": "Best", "stage": "score", "field": "gold", "per_item": "best",
+                                     "ranked_by": "reward"})
+
+
 def test_pass_at_3_of_eight_draws(tmp_path):
     metric = next(one for one in load("gnivo_tab1").metrics if one.name == "Pass@3")
     rows = [{"mode": "sample", "item": item, "draw": draw, "valid": int(draw < right)}
