@@ -141,7 +141,8 @@ def read_series(archive: Archive, cell: CellEntry, metric: Metric) -> Series:
     values = (1.0 if metric.reduce in WHOLE else metric.times) * (
         _per_trial(found, metric) if metric.reduce == "trial_std" else _per_item(
             [[row[metric.field] for row in _ranked(one, metric)] for one in found], metric))
-    binary = metric.reduce == "mean" and all(row[metric.field] in (0, 1) for row in rows)
+    binary = metric.reduce in ("mean", "lc_win_rate") and all(
+        whole.outcome(row[metric.field]) in (0, 1) for row in rows)
     weights = np.array([len(one) for one in found], dtype=float)
     uneven = _weighs(metric) and len(set(weights.tolist())) > 1
     return Series(cell.seed, key, items, values, np.arange(len(items), dtype=float), len(rows),

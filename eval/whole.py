@@ -35,6 +35,11 @@ def what(metric: Metric) -> str:
     return "a preference with lengths" if metric.reduce in WHOLE else "finite numbers"
 
 
+def outcome(value: Any) -> Any:
+    """What an item's row says of who won: a field that holds a list begins with it."""
+    return value[0] if isinstance(value, list) else value
+
+
 def per_item(lists: list[list[Any]], metric: Metric) -> Floats:
     """values_IN: counts summed over an item's rows, preferences and lengths averaged."""
     reduce = np.sum if metric.reduce in SUMMED else np.mean

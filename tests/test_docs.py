@@ -72,11 +72,15 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Shell:
 
 
 def _stood_in(shell: Shell, word: str) -> str:
-    """A folder of the reader's own machine: here an empty one."""
+    """A folder, or a file, of the reader's own machine: here an empty one."""
     key, _, path = word.partition("=")
     if not path.startswith(("/models/", "/data/")):
         return word
     folder = shell.results.parent / path.strip("/")
+    if folder.suffix in (".json", ".csv"):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.touch()
+        return f"{key}={folder}"
     folder.mkdir(parents=True, exist_ok=True)
     return f"{key}={folder}"
 

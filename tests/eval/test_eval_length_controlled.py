@@ -181,6 +181,14 @@ def test_a_table_shows_the_rate_and_says_which_it_is(tmp_path, size: int) -> Non
     assert ("minimal" in entry.estimator) == (size == MINIMAL)
 
 
+def test_a_rate_of_nothing_is_no_surer_than_a_plain_one(tmp_path) -> None:
+    values = judged(5)[:60, :2]
+    values[:, 0] = 0.0
+    site = Site("Small", "Ours", "Chat", None, "tiny", 1.0)
+    entry = measured(Archive(tmp_path), [cell(tmp_path, values)], LC, site)
+    assert entry.value == entry.low == 0 and 2 < entry.high < 10
+
+
 def test_a_heading_says_that_difficulties_are_not_known(tmp_path) -> None:
     spec = SPEC | {"metrics": [LC.model_dump()], "derived": [], "published": "", "rows": {
         "Ours": {"overrides": [], "against": {"overrides": ["algorithm=none"]}}}}

@@ -55,12 +55,18 @@ def run(place: Place, config: Config, inputs: Inputs) -> dict[str, Any]:
 
 
 def _mirror(place: Place, config: Config, inputs: Inputs) -> None:
-    """The scores' means, beside the curves of the run whose policy gave the responses; nothing was run for a base."""
+    """The scores' means, beside the curves of the run whose policy gave the responses.
+
+    Nothing was run for a base, and responses from a file are no policy's.
+    """
     from rlfamily.evaluation.score import means
     from rlfamily.trainer.tracking import Mirrored, mirror_scores
 
     layout = Layout(place.shared)
-    policy = str(layout.manifest(inputs.responses.name).inputs["policy"])
+    sources = layout.manifest(inputs.responses.name).inputs
+    if "policy" not in sources:
+        return
+    policy = str(sources["policy"])
     run = layout.manifest(policy)
     if run.kind == "train":
         mirror_scores(place.hardware.wandb, Mirrored(Path(place.hardware.wandb_folder), policy, run.label, {}, {}),
