@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from rlfamily import values
-from rlfamily.hardware import StageHardware
 from rlfamily.models import Finetuning
 from rlfamily.place import Place
-from rlfamily.stages.kind import Versioned, Work
+from rlfamily.stages.kind import Versioned
 from rlfamily.values import ValueFit
 
 VERSION = "1"
@@ -43,14 +42,6 @@ class Inputs:
 def uses(config: Config) -> Iterator[Versioned]:
     """The loss."""
     yield values.get(config.training.loss.kind)
-
-
-def cost(config: Config, hardware: StageHardware) -> Work:
-    """Every row at its full length; a batch of several passes goes forward once more."""
-    batch = config.training.batch_rows
-    again = batch * config.max_tokens > hardware.micro_tokens or hardware.processes > 1
-    return Work(config.max_tokens, batch, trained=config.rows * config.training.epochs, passes=3 + again,
-                processes=hardware.processes)
 
 
 def run(place: Place, config: Config, inputs: Inputs) -> dict[str, Any]:
