@@ -176,7 +176,8 @@ def _ranked(rows: list[dict[str, Any]], metric: Metric) -> list[dict[str, Any]]:
     if any(not isinstance(row.get(metric.ranked_by), int | float) for row in rows):
         raise Unusable(f"has draws without a number in {metric.ranked_by}, by which {metric.name} ranks")
     # of equal ones the first drawn is taken: it stands last
-    return sorted(rows[::-1], key=lambda row: float(row[metric.ranked_by]))
+    last_first = rows[::-1]
+    return sorted(last_first, key=lambda row: float(row[metric.ranked_by]))
 
 
 def _per_item(draws: list[list[Any]], metric: Metric) -> Floats:
