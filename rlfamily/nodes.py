@@ -148,11 +148,19 @@ class Planner:
     @cached_property
     def generate(self) -> Node:
         """Held-out responses of the cell's policy."""
+        return self._decoded("generate", self.generation(), f"responses {self.label}")
+
+    def trace(self, prompts: int) -> Node:
+        """How the first response to each of the first `prompts` prompts came about."""
+        return self._decoded("trace", self.generation().model_copy(update={"prompts": prompts, "draws": 1}),
+                             f"trace {self.label}")
+
+    def _decoded(self, kind: str, generation: Generation, label: str) -> Node:
         decoder = self.config.decoding
-        config = generate.Config(generation=self.generation(), finetuning=self.frozen(),
+        config = generate.Config(generation=generation, finetuning=self.frozen(),
                                  guiding=guides.guiding_of(self, decoder))
         inputs: Sources = {"data": self.data, "policy": self.policy, **guides.inputs_of(self, decoder)}
-        return self.node("generate", config, inputs, f"responses {self.label}", self.lengths)
+        return self.node(kind, config, inputs, label, self.lengths)
 
     @cached_property
     def score(self) -> Node:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 READ = ("score", "judge", "theory", "targets")  # the stages whose rows a column's or a row's `where` may narrow
 STEPS = ("train", "timings")  # a value a training step: neighbours depend on each other
-CELL_STAGES = ("train", "score", "logprobs", "targets", "judge")
+CELL_STAGES = ("train", "generate", "score", "logprobs", "targets", "judge")
 
 Where = dict[str, str | int | float]
 
@@ -43,9 +43,10 @@ class Metric(Quantity):
     """A number read from an artifact of the cell.
 
     stage    config (a resolved setting), train (metrics.jsonl, a value a step), timings (timings.jsonl of the same
-             stage, a value a step), score (scores.jsonl, a value a response), logprobs (logprobs.jsonl, a value an
-             example), targets (targets.jsonl, a value a logged response), judge (judgements.jsonl, a value a pair),
-             theory (theory.jsonl, a value a check)
+             stage, a value a step), generate (responses.jsonl, what each response cost, whatever column shares them),
+             score (scores.jsonl, a value a response), logprobs (logprobs.jsonl, a value an example), targets
+             (targets.jsonl, a value a logged response), judge (judgements.jsonl, a value a pair), theory
+             (theory.jsonl, a value a check)
     field    dotted key (config) or field of the jsonl rows
     times    factor of the rows' values, e.g. 100 for percent
     where    keep only rows with these values, e.g. {mode: greedy}
@@ -57,7 +58,7 @@ class Metric(Quantity):
     over_seeds  mean, or best (the paper's best of its seeds); `seed_of`: that of the metric whose best seed this is
     """
 
-    stage: Literal["config", "train", "timings", "score", "logprobs", "targets", "judge", "theory"]
+    stage: Literal["config", "train", "timings", "generate", "score", "logprobs", "targets", "judge", "theory"]
     field: str
     times: float = 1.0
     where: Where = {}

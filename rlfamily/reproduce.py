@@ -21,7 +21,7 @@ from rlfamily.stages import executors
 from rlfamily.variants import changed, name_of
 
 USAGE = """usage: python -m rlfamily.reproduce TABLE [TABLE ...] [scale=tiny] [seeds=0,1,2] [rows=all]
-                                      [executor=local] [--plan] [key=value ...]
+                                      [executor=local] [budget=tokens] [--plan] [key=value ...]
 
   TABLE       a file of experiments/ without its ending, a paper (topr: all of its tables), or all
   scale       tiny (default: two CPU cores, stand-in models and data) or paper
@@ -29,13 +29,15 @@ USAGE = """usage: python -m rlfamily.reproduce TABLE [TABLE ...] [scale=tiny] [s
   rows        all: the optional rows as well (variants, negative controls); "A,B": run these rows only. A table keeps
               an optional row once it was asked for
   executor    where stages run: local
+  budget      tokens or queries: methods with a free size run at the largest that costs no more than one row, which
+              the table's yaml names
   --plan      print the cells, what exists, what is missing and a cost forecast; start nothing
   key=value   overrides for every row, as on the train command line, e.g. hardware.slots=1 results=/tmp/r
 
 tables: """
 
 
-OWN = ("scale", "seeds", "rows", "executor")
+OWN = ("scale", "seeds", "rows", "executor", "budget")
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Request:
     seeds: list[int] | None
     rows: str
     executor: str
+    budget: str
     overrides: list[str]
     plan: bool
 
@@ -64,7 +67,7 @@ def parse(arguments: list[str]) -> Request:
         raise UserError(f"command line: which table? Give one of {', '.join(experiments.names())}, or all")
     return Request(
         tables=tables, scale=own.get("scale", "tiny"), seeds=_seeds(own.get("seeds")),
-        rows=own.get("rows", ""), executor=own.get("executor", "local"),
+        rows=own.get("rows", ""), executor=own.get("executor", "local"), budget=own.get("budget", ""),
         overrides=[pair for pair in pairs if pair.split("=", 1)[0] not in own], plan="--plan" in flags)
 
 
@@ -120,6 +123,10 @@ def main(request: Request) -> int:
     executors.require(request.executor)
     specs = {name: experiments.load(name) for name in request.tables}
     _require_known(specs)
+    if request.budget:
+        code, specs = _within_budget(request, specs)
+        if not specs:
+            return code
     cells, asked = _cells(request, specs)
     nodes = [node for group in asked.values() for cell in group for node in cell.stages.values()]
     config = next(cell.config for group in cells.values() for cell in group)
@@ -136,6 +143,27 @@ def main(request: Request) -> int:
         if code == OK and any(cell.status != "done" for cell in index.cells if cell.row in wanted):
             code = INCOMPLETE
     return _show([*named.values()], layout) or code
+
+
+def _within_budget(
+    request: Request, specs: dict[str, experiments.Experiment]
+) -> tuple[int, dict[str, experiments.Experiment]]:
+    """The tables with every free size chosen, for which all sizes draw responses; none when it ends here."""
+    from rlfamily import budgets, plan
+
+    budgets.require(request.budget, specs)
+    tried = {name: plan.cells(budgets.trials(spec), request.scale, request.overrides, request.seeds)
+             for name, spec in specs.items()}
+    nodes = [node for group in tried.values() for cell in group for node in cell.stages.values()]
+    config = next(cell.config for group in tried.values() for cell in group)
+    if request.plan:
+        return _print_plan(tried, nodes, config.results), {}
+    require_writable(config.results)
+    code, _ = _execute(nodes, config.results, _hardware(tried, config.hardware), request.executor)
+    if code != OK:
+        return code, {}
+    layout = Layout(config.results)
+    return code, {name: budgets.fitted(spec, request.budget, tried[name], layout) for name, spec in specs.items()}
 
 
 def _require_known(specs: dict[str, experiments.Experiment]) -> None:
@@ -178,7 +206,7 @@ def _execute(nodes: list[Any], results: str, hardware: Any, executor: str) -> tu
 
 def _changes(request: Request, spec: experiments.Experiment) -> list[str]:
     own = spec.scales[request.scale].seeds if request.scale in spec.scales else []
-    return changed(request.overrides, request.seeds, own)
+    return changed(request.overrides, request.seeds, own) + ([f"budget={request.budget}"] if request.budget else [])
 
 
 def _named(request: Request, table: str, spec: experiments.Experiment) -> str:
