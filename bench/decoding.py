@@ -50,8 +50,8 @@ def cases(quick: bool) -> list[Case]:
     """Both guides at the small size; of the larger one, where a call takes many seconds, the value function."""
     if quick:
         return [_case("tiny", TINY, 9, 2, ("values", "pair"), 1, new_tokens=10, chunk=4)]
-    return [_case("0.8M", SMALL, 96, 8, ("values", "pair"), 5), _case("0.8M", SMALL, 384, 4, ("values",), 3),
-            _case("12.7M", MEDIUM, 96, 2, ("values",), 3)]
+    return [_case("0.8M", SMALL, 96, 4, ("values", "pair"), 3), _case("0.8M", SMALL, 384, 2, ("values",), 3),
+            _case("12.7M", MEDIUM, 96, 1, ("values",), 3)]
 
 
 def _case(

@@ -145,8 +145,9 @@ def loop(found: Plain, given: Wanted, guide: Guide) -> list[list[int]]:
     ids_NL = torch.tensor(given.prompts).repeat_interleave(WIDTH, 0)
     noise = LogitsProcessorList([Noise(given.noise.flatten(0, 1), prompt, found.policy.config.eos_token_id)])
     for start in range(0, given.new_tokens, given.chunk):
-        ids_NL = found.policy.generate(ids_NL, attention_mask=torch.ones_like(ids_NL), do_sample=False,
-                                       max_new_tokens=given.chunk, logits_processor=noise)
+        ids_NL = found.policy.generate(
+            ids_NL, attention_mask=torch.ones_like(ids_NL), do_sample=False, logits_processor=noise,
+            max_new_tokens=min(given.chunk, given.new_tokens - start))
         scores_BU = _scores(found, ids_NL, prompt, guide).view(-1, WIDTH)
         parents_BK = scores_BU.sort(dim=1, descending=True, stable=True).indices[:, :BEAMS]
         if start + given.chunk < given.new_tokens:
