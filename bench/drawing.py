@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from rlfamily.models.loaded import Loaded
 from rlfamily.models.policy import Policy
 from rlfamily.models.scratch import train_tokenizer
 from rlfamily.rollout import Completion, SamplingParams, torch_engine, torch_growth
@@ -84,8 +85,8 @@ def random_policy(shape: Shape, positions: int, dtype: str = "fp32", device: tor
     return Policy(model.eval(), tokenizer, dtype, device)
 
 
-def plain_model(policy: Policy) -> Any:
-    """A copy of the policy's model as transformers made it, with the attention that it chose itself."""
+def plain_model(policy: Loaded) -> Any:
+    """A copy of the model as transformers made it, with the attention that it chose itself."""
     model: Any = copy.deepcopy(policy.model)
     model.set_attn_implementation("sdpa")
     return model

@@ -14,7 +14,7 @@ PAGE = Path(__file__).parents[1] / "docs/benchmarks.md"
 TECHNIQUES = Path(__file__).parent / "techniques.md"
 """What was kept and what was dropped, in words; it becomes the end of the page as it is."""
 
-PARTS = ("race", "techniques", "generation", "cells", "startup", "gpu")
+PARTS = ("race", "techniques", "generation", "decoding", "cells", "startup", "gpu")
 """The order of the page; parts that are not named here follow by name."""
 
 HEAD = """\

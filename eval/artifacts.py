@@ -19,9 +19,10 @@ from rlfamily.experiment import EXPERIMENTS, UNTRAINED, Experiment
 from rlfamily.records import Index, Layout, Manifest, hash_file
 from rlfamily.variants import table_of
 
-ROWS_FILE = {"train": "metrics.jsonl", "timings": "timings.jsonl", "score": "scores.jsonl",
-             "logprobs": "logprobs.jsonl", "targets": "targets.jsonl", "accuracy": "accuracy.jsonl",
-             "judge": "judgements.jsonl", "theory": "theory.jsonl"}
+ROWS_FILE = {"train": "metrics.jsonl", "timings": "timings.jsonl", "generate": "responses.jsonl",
+             "score": "scores.jsonl", "logprobs": "logprobs.jsonl", "targets": "targets.jsonl",
+             "accuracy": "accuracy.jsonl", "judge": "judgements.jsonl", "theory": "theory.jsonl",
+             "trace": "trace.jsonl"}
 
 
 Item = TypeVar("Item", bound=BaseModel)

@@ -12,6 +12,7 @@ from typing import Any
 from eval import agreement
 from eval.artifacts import ROWS_FILE, Archive
 from eval.html import render
+from eval.searches import Candidate, searches
 from eval.tables import TableFrame
 
 PER_PAGE = 40  # prompts
@@ -20,13 +21,14 @@ NOT_PARTS = {"mode", "item", "draw", "benchmark", "prompt", "response", "reward"
 
 @dataclass(frozen=True)
 class Answer:
-    """One method's greedy response: its reward and the parts of it, and what judges said ("RLOO: loss")."""
+    """One method's response: its reward and the parts of it, what judges said ("RLOO: loss"), how it came about."""
 
     row: str
     response: str
     reward: Any
     parts: dict[str, float]
     verdicts: tuple[str, ...]
+    search: tuple[Candidate, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,8 @@ def _stretches(
     archive: Archive, frame: TableFrame, judged: dict[agreement.Sides, list[str]], place: tuple[str, str], name: str
 ) -> list[Page]:
     model, column = place
-    keys = _score_keys(archive, frame, model, column)
+    keys = _keys(archive, frame, model, column, "score")
+    traces = {row: searches(archive, key) for row, key in _keys(archive, frame, model, column, "trace").items()}
     answers = {row: _answers(archive, frame, column, key) for row, key in keys.items()}
     items = sorted({item for found in answers.values() for item in found})
     verdicts = _verdicts(archive, judged, keys)
@@ -66,17 +69,18 @@ def _stretches(
         for item in stretch:
             there = {row: found[item] for row, found in answers.items() if item in found}
             prompts.append((item, next(iter(there.values())).get("prompt", "(no prompt)"), tuple(
-                _answer(row, one, tuple(verdicts.get((row, item), ()))) for row, one in there.items())))
+                _answer(row, one, tuple(verdicts.get((row, item), ())), traces.get(row, {}).get(item, ()))
+                for row, one in there.items())))
         pages.append(Page(model, column, f"{name}-{start // PER_PAGE}.html",
                           f"{start + 1} to {start + len(stretch)}", tuple(prompts)))
     return pages
 
 
-def _score_keys(archive: Archive, frame: TableFrame, model: str, column: str) -> dict[str, str]:
-    """Row -> scores of its first seed that has some."""
+def _keys(archive: Archive, frame: TableFrame, model: str, column: str, role: str) -> dict[str, str]:
+    """Row -> what a stage gave its first seed that has it."""
     keys: dict[str, str] = {}
     for cell in archive.index(frame.name)[0].cells:
-        key = cell.stages.get("score", "")
+        key = cell.stages.get(role, "")
         if (cell.model, cell.column) == (model, column) and key and archive.manifest(key):
             keys.setdefault(cell.row, key)
     return {row: keys[row] for row in frame.rows if row in keys}
@@ -88,10 +92,12 @@ def _answers(archive: Archive, frame: TableFrame, column: str, key: str) -> dict
             and all(row.get(name) == value for name, value in where.items())}
 
 
-def _answer(row: str, one: dict[str, Any], verdicts: tuple[str, ...]) -> Answer:
+def _answer(
+    row: str, one: dict[str, Any], verdicts: tuple[str, ...], search: tuple[Candidate, ...] = ()
+) -> Answer:
     parts = {name: value for name, value in one.items()
              if name not in NOT_PARTS and isinstance(value, int | float)}
-    return Answer(row, one.get("response", "(no response)"), one.get("reward"), parts, verdicts)
+    return Answer(row, one.get("response", "(no response)"), one.get("reward"), parts, verdicts, search)
 
 
 def _verdicts(

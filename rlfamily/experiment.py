@@ -94,6 +94,13 @@ def _quoted(text: str) -> str:
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
+class Budget(Closed):
+    """What tables at an equal budget compare: every size of `sizes`, smallest first, must cost no more than `row`."""
+
+    row: str
+    sizes: dict[str, Annotated[list[list[str]], Field(min_length=1)]] = Field(min_length=1)
+
+
 def _bare(value: Any) -> Any:
     return {"overrides": value} if isinstance(value, list) else value
 
@@ -101,7 +108,8 @@ def _bare(value: Any) -> Any:
 class Experiment(Closed):
     """A paper table or figure. A row or a column may be a bare override list when nothing else needs saying.
 
-    `model` names the only model; `models` names several, each with its overrides.
+    `model` names the only model; `models` names several, each with its overrides. `trace`: of how many prompts pages of
+    samples show how the first sampled response came about.
     """
 
     title: str
@@ -118,6 +126,8 @@ class Experiment(Closed):
     metrics: list[Metric] = Field(min_length=1)
     derived: list[Derived] = Field(default_factory=list)
     theory: Theory | None = None
+    budget: Budget | None = None
+    trace: int = Field(default=0, ge=0)
 
     @property
     def stages(self) -> list[str]:
@@ -199,6 +209,8 @@ class Experiment(Closed):
         for one in self.derived:
             yield "metric", one.of, metrics
             yield from (("column", column, self.columns) for column in one.over)
+        if self.budget:
+            yield from (("row", row, self.rows) for row in (self.budget.row, *self.budget.sizes))
         contenders: list[Contender] = [*self.rows.values()]
         spoken: list[Row | Column] = [*self.rows.values(), *self.columns.values()]
         for against in [one.against for one in spoken]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from rlfamily import algorithms
 from rlfamily.config import RunConfig, algorithm_settings
+from rlfamily.decoding import Cost
 from rlfamily.errors import UserError, nearest
 from rlfamily.experiment import Experiment
 from rlfamily.quantities import READ, Metric, Where
@@ -21,6 +22,7 @@ from rlfamily.rewards import preference
 
 PACKAGE = Path(__file__).parent
 WRITERS = {
+    "generate": ("evaluation/sampler.py",),
     "score": ("evaluation/score.py", "tasks/*.py", "tasks/support/*.py", "rewards/*.py"),
     "train": ("trainer/metrics.py", "trainer/loop.py", "core/*.py", "algorithms/*.py"),
     "timings": ("trainer/loop.py", "rollout/clock.py"),
@@ -76,6 +78,8 @@ def _values(experiment: Experiment, configs: Iterable[RunConfig]) -> dict[str, I
 
 def _known(stage: str, configs: Iterable[RunConfig]) -> set[str]:
     found = set(written(stage))
+    if stage == "generate":
+        found |= Cost().counters().keys()
     if stage in ("score", "train"):
         parts = written("score") | {name for config in configs if isinstance(config.task.reward, preference.Config)
                                      for name in config.task.reward.components}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
-from pathlib import Path
 
 from rlfamily import algorithms, guides
 from rlfamily.algorithms import rpo, sft
@@ -14,9 +13,9 @@ from rlfamily.config import LEARNED_FROM, POLICY, RunConfig, algorithm_settings
 from rlfamily.decoding import plain
 from rlfamily.errors import UserError, nearest
 from rlfamily.fields import written
-from rlfamily.hardware import StageHardware
 from rlfamily.judges import CausalLmJudge
 from rlfamily.models import Family, Finetuning, ScratchModel
+from rlfamily.occupancy import occupied
 from rlfamily.rewards import ContrastiveSource, HubSource, ModelSource
 from rlfamily.rollout.settings import Drawing, Generation
 from rlfamily.settings import Distribution, Limits, Strict
@@ -153,11 +152,19 @@ class Planner:
         if self.config.responses != POLICY:
             return self.node("outputs", outputs.config_of(self.config.responses, self.config.task.eval_prompts),
                              {"data": self.data}, f"outputs {self.label}")
+        return self._decoded("generate", self.generation(), f"responses {self.label}")
+
+    def trace(self, prompts: int) -> Node:
+        """How the first response to each of the first `prompts` prompts came about."""
+        return self._decoded("trace", self.generation().model_copy(update={"prompts": prompts, "draws": 1}),
+                             f"trace {self.label}")
+
+    def _decoded(self, kind: str, generation: Generation, label: str) -> Node:
         decoder = self.config.decoding
-        config = generate.Config(generation=self.generation(), finetuning=self.frozen(),
+        config = generate.Config(generation=generation, finetuning=self.frozen(),
                                  guiding=guides.guiding_of(self, decoder))
         inputs: Sources = {"data": self.data, "policy": self.policy, **guides.inputs_of(self, decoder)}
-        return self.node("generate", config, inputs, f"responses {self.label}", self.lengths)
+        return self.node(kind, config, inputs, label, self.lengths)
 
     @cached_property
     def score(self) -> Node:
@@ -285,16 +292,4 @@ class Planner:
 
     def node(self, kind: str, config: Strict, inputs: Sources, label: str, *after: Node) -> Node:
         """A stage of this configuration, on its hardware."""
-        return Node(kind, config, inputs, self._hardware(kind, config), label, after)
-
-    def _hardware(self, kind: str, config: Strict) -> StageHardware:
-        """What a stage occupies: only training runs as several processes, and a policy's server has its own slots."""
-        hardware, placed = self.config.hardware, self.config.hardware.vllm
-        drawing = getattr(config, "rollout", None) or getattr(config, "generation", None) or config
-        vllm = getattr(drawing, "engine", "") == "vllm"
-        serves = vllm and placed.mode == "server" and placed.server_url is None
-        own = {"processes": hardware.processes if kind == "train" else placed.shared if vllm else 1,
-               "server_slots": placed.tensor_parallel * placed.data_parallel if serves else 0,
-               "wandb": self.config.wandb, "wandb_folder": str(Path(self.config.results).resolve()),
-               "wandb_names": self.config.names | ({"table": self.table} if self.table else {})}
-        return StageHardware.model_validate(hardware.model_dump() | own)
+        return Node(kind, config, inputs, occupied(self.config, self.table, kind, config), label, after)

@@ -13,7 +13,7 @@ from rlfamily.experiment import UNTRAINED, Contender, Experiment
 from rlfamily.nodes import Planner
 from rlfamily.stages.graph import Node
 
-ROLES = ("train", "score", "logprobs", "targets", "accuracy")
+ROLES = ("train", "generate", "score", "logprobs", "targets", "accuracy")
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,8 @@ class _Table:
         if theory:
             return {"theory": planner.theory(theory.checks, theory.seed)}
         nodes = _nodes(planner, self.experiment.stages)
+        if self.experiment.trace:
+            nodes["trace"] = planner.trace(self.experiment.trace)
         return nodes | {"judge": planner.judge(opponent)} if opponent and "judge" in self.experiment.stages else nodes
 
     def _opponent_name(self, row: str, column: str) -> str:

@@ -18,10 +18,10 @@ from rlfamily.errors import UserError, nearest
 from rlfamily.execution import FAILED, INCOMPLETE, INTERRUPTED, OK, execute, failure_of, guarded, require_writable
 from rlfamily.records import CellEntry, Index, Layout, Status, write_atomic
 from rlfamily.stages import executors
-from rlfamily.variants import changed, name_of
+from rlfamily.variants import OUTPUTS, changed, name_of, outputs_of
 
 USAGE = """usage: python -m rlfamily.reproduce TABLE [TABLE ...] [scale=tiny] [seeds=0,1,2] [rows=all]
-                                      [executor=local] [--plan] [outputs.NAME=FILE] [key=value ...]
+                                      [executor=local] [budget=tokens] [--plan] [outputs.NAME=FILE] [key=value ...]
 
   TABLE       a file of experiments/ without its ending, a paper (topr: all of its tables), or all
   scale       tiny (default: two CPU cores, stand-in models and data) or paper
@@ -30,14 +30,15 @@ USAGE = """usage: python -m rlfamily.reproduce TABLE [TABLE ...] [scale=tiny] [s
               an optional row once it was asked for
   outputs.NAME=FILE  a further row NAME whose responses stand in a file, as alpaca_eval's model_outputs.json has them
   executor    where stages run: local
+  budget      tokens or queries: methods with a free size run at the largest that costs no more than one row, which
+              the table's yaml names
   --plan      print the cells, what exists, what is missing and a cost forecast; start nothing
   key=value   overrides for every row, as on the train command line, e.g. hardware.slots=1 results=/tmp/r
 
 tables: """
 
 
-OWN = ("scale", "seeds", "rows", "executor")
-OUTPUTS = "outputs."
+OWN = ("scale", "seeds", "rows", "executor", "budget")
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Request:
     seeds: list[int] | None
     rows: str
     executor: str
+    budget: str
     overrides: list[str]
     outputs: dict[str, str]
     plan: bool
@@ -60,7 +62,7 @@ def parse(arguments: list[str]) -> Request:
     unknown = [flag for flag in flags if flag != "--plan"]
     if unknown:
         raise UserError(f"command line: unknown flag '{unknown[0]}'{nearest(unknown[0], ['--plan', '--help'])}")
-    outputs = _outputs(arguments)
+    outputs = outputs_of(arguments)
     arguments = [argument for argument in arguments if not argument.startswith(OUTPUTS)]
     pairs = [argument for argument in arguments if "=" in argument and argument not in flags]
     own = dict(pair.split("=", 1) for pair in pairs if pair.split("=", 1)[0] in OWN)
@@ -69,16 +71,8 @@ def parse(arguments: list[str]) -> Request:
         raise UserError(f"command line: which table? Give one of {', '.join(experiments.names())}, or all")
     return Request(
         tables=tables, scale=own.get("scale", "tiny"), seeds=_seeds(own.get("seeds")),
-        rows=own.get("rows", ""), executor=own.get("executor", "local"), outputs=outputs,
+        rows=own.get("rows", ""), executor=own.get("executor", "local"), budget=own.get("budget", ""), outputs=outputs,
         overrides=[pair for pair in pairs if pair.split("=", 1)[0] not in own], plan="--plan" in flags)
-
-
-def _outputs(arguments: list[str]) -> dict[str, str]:
-    """Files of responses by the name of their row."""
-    pairs = [argument.removeprefix(OUTPUTS).partition("=") for argument in arguments if argument.startswith(OUTPUTS)]
-    if wrong := [name for name, _, path in pairs if not (name and path)]:
-        raise UserError(f"{OUTPUTS}{wrong[0]}: a row's name and a file: write {OUTPUTS}mine=model_outputs.json")
-    return {name: path for name, _, path in pairs}
 
 
 def _tables(asked: list[str]) -> list[str]:
@@ -133,6 +127,10 @@ def main(request: Request) -> int:
     executors.require(request.executor)
     specs = {name: experiments.load(name).with_outputs(request.outputs) for name in request.tables}
     _require_known(specs)
+    if request.budget:
+        code, specs = _within_budget(request, specs)
+        if not specs:
+            return code
     cells, asked = _cells(request, specs)
     nodes = [node for group in asked.values() for cell in group for node in cell.stages.values()]
     config = next(cell.config for group in cells.values() for cell in group)
@@ -149,6 +147,27 @@ def main(request: Request) -> int:
         if code == OK and any(cell.status != "done" for cell in index.cells if cell.row in wanted):
             code = INCOMPLETE
     return _show([*named.values()], layout) or code
+
+
+def _within_budget(
+    request: Request, specs: dict[str, experiments.Experiment]
+) -> tuple[int, dict[str, experiments.Experiment]]:
+    """The tables with every free size chosen, for which all sizes draw responses; none when it ends here."""
+    from rlfamily import budgets, plan
+
+    budgets.require(request.budget, specs)
+    tried = {name: plan.cells(budgets.trials(spec), request.scale, request.overrides, request.seeds)
+             for name, spec in specs.items()}
+    nodes = [node for group in tried.values() for cell in group for node in cell.stages.values()]
+    config = next(cell.config for group in tried.values() for cell in group)
+    if request.plan:
+        return _print_plan(tried, nodes, config.results), {}
+    require_writable(config.results)
+    code, _ = _execute(nodes, config.results, _hardware(tried, config.hardware), request.executor)
+    if code != OK:
+        return code, {}
+    layout = Layout(config.results)
+    return code, {name: budgets.fitted(spec, request.budget, tried[name], layout) for name, spec in specs.items()}
 
 
 def _require_known(specs: dict[str, experiments.Experiment]) -> None:
@@ -192,7 +211,8 @@ def _execute(nodes: list[Any], results: str, hardware: Any, executor: str) -> tu
 def _changes(request: Request, spec: experiments.Experiment) -> list[str]:
     own = spec.scales[request.scale].seeds if request.scale in spec.scales else []
     files = [f"{OUTPUTS}{name}={path}" for name, path in request.outputs.items()]
-    return [*changed(request.overrides, request.seeds, own), *files]
+    budget = [f"budget={request.budget}"] if request.budget else []
+    return [*changed(request.overrides, request.seeds, own), *files, *budget]
 
 
 def _named(request: Request, table: str, spec: experiments.Experiment) -> str:

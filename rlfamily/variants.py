@@ -6,8 +6,11 @@ import hashlib
 import re
 from collections.abc import Iterable
 
+from rlfamily.errors import UserError
+
 PLAIN_SCALE = "tiny"
 NOTHING = ("results", "hardware", "executor", "wandb")  # groups of settings that change no number
+OUTPUTS = "outputs."  # what names a file of responses on the command line
 _LONGEST = 100  # characters: a name becomes a file's
 
 
@@ -15,6 +18,14 @@ def changed(overrides: Iterable[str], seeds: list[int] | None = None, own: Itera
     """What the command line changed of a table's numbers; `own` are the seeds that its file names."""
     found = [one for one in overrides if re.split(r"[.=]", one, maxsplit=1)[0] not in NOTHING]
     return found + ([f"seeds={','.join(map(str, seeds))}"] if seeds is not None and seeds != list(own) else [])
+
+
+def outputs_of(arguments: list[str]) -> dict[str, str]:
+    """Files of responses by the name of their row."""
+    pairs = [argument.removeprefix(OUTPUTS).partition("=") for argument in arguments if argument.startswith(OUTPUTS)]
+    if wrong := [name for name, _, path in pairs if not (name and path)]:
+        raise UserError(f"{OUTPUTS}{wrong[0]}: a row's name and a file: write {OUTPUTS}mine=model_outputs.json")
+    return {name: path for name, _, path in pairs}
 
 
 def table_of(name: str) -> str:

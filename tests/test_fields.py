@@ -45,6 +45,7 @@ def planned(changes: dict[str, Any], rows: list[str] | None = None) -> None:
     (metric("config", "algorithm.optimiser.lr"), "'algorithm.optimiser' (did you mean 'algorithm.optimizer'?)"),
     (metric("config", "task.eval_draw"), "no setting 'task.eval_draw' (did you mean 'task.eval_draws'?)"),
     (metric("config", "seed.lr"), "metric 'm': no setting 'seed.lr'"),
+    (metric("generate", "cost_token"), "metric 'm': no field of stage generate 'cost_token' (did you mean 'cost_tokens'?)"),
     (metric("score", "valid", mode="gredy"), "where: no mode 'gredy' (did you mean 'greedy'?); there is greedy, sample"),
     (metric("score", "valid", moode="greedy"), "where: no field 'moode' (did you mean 'mode'?)"),
     ({"columns": {"A": {"overrides": [], "where": {"benchmark": "AMC203"}}}},

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
@@ -26,6 +26,7 @@ from rlfamily.rollout.settings import Generation, Guiding
 from rlfamily.stamp import stamp
 
 CHUNK = 64  # prompts between two progress notes
+AnyBench = TypeVar("AnyBench", bound=EngineBench)
 
 
 def params_of(settings: Generation, mode: str) -> SamplingParams:
@@ -111,12 +112,16 @@ class Sampler:
 
     def draw(self, prompts: Prompts, mode: str, wanted: Sequence[tuple[int, int]]) -> list[Decoded]:
         """A response for each (item, draw)."""
-        config, (engine, _) = self.settings.decoding, self._opened
-        bench = EngineBench(engine, params_of(self.settings, mode), self._requests(prompts, wanted), self._guides,
-                            lambda requests, count: self._samples(prompts, mode, requests, count),
-                            self._opener.answer())
+        config, bench = self.settings.decoding, self.bench(prompts, mode, wanted, EngineBench)
         chosen = decoding.get(config.kind).decode(config, bench)
         return [Decoded(one.completion, cost, one.finalists) for one, cost in zip(chosen, bench.costs, strict=True)]
+
+    def bench(
+        self, prompts: Prompts, mode: str, wanted: Sequence[tuple[int, int]], make: type[AnyBench]
+    ) -> AnyBench:
+        """What the decoder works with, for a response for each (item, draw)."""
+        return make(self._opened[0], params_of(self.settings, mode), self._requests(prompts, wanted), self._guides,
+                    lambda requests, count: self._samples(prompts, mode, requests, count), self._opener.answer())
 
     def texts(self, drawn: Sequence[Completion]) -> list[str]:
         """What was said."""

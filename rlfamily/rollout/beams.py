@@ -12,6 +12,9 @@ from rlfamily.streams import growth_uniform
 QUERIES: dict[Guide, str] = {"values": "value_queries", "rewards": "reward_queries", "pair": "value_queries"}
 """What counts questions to each guide."""
 
+Watch = Callable[[Sequence[Completion], Sequence[float | None], Sequence[int]], None]
+"""Sees rows, what the guide said of each, and whom each goes on from, before that happens."""
+
 
 class GrownBeams:
     """`Beams` of `width` rows to a request. `follow` opens the guide's follower of all rows, empty, on first use.
@@ -30,6 +33,7 @@ class GrownBeams:
         rows = width * len(streams)
         self.followed, self.passed = list(range(rows)), [0] * rows
         self.told: list[float | None] = [None] * rows
+        self.watch: Watch | None = None
 
     @property
     def running(self) -> list[bool]:
@@ -73,6 +77,8 @@ class GrownBeams:
 
     def select(self, index: Sequence[int]) -> None:
         """Make row n what row `index[n]` was, for all rows; each goes on drawing by its own stream."""
+        if self.watch is not None:
+            self.watch(self.completions(), self.told, index)
         self.growth.select(index)
         self.told, self.passed = [self.told[row] for row in index], [self.passed[row] for row in index]
         self._follow([index[row] for row in self.growth.running])

@@ -271,6 +271,28 @@ def test_samples_show_every_method_side_by_side(place):
         assert f'href="{name}"' in text
 
 
+def test_a_search_is_a_tree_on_its_page(tmp_path):
+    folder = experiments(tmp_path / "e")
+    cells = make_wide(tmp_path / "r")
+    rows = [{"item": 5, "round": 0, "candidate": 0, "parent": None, "value": 1.5, "kept": True, "text": "first"},
+            {"item": 5, "round": 0, "candidate": 1, "parent": None, "value": -1.0, "kept": False, "text": HOSTILE},
+            {"item": 5, "round": 1, "candidate": 0, "parent": 0, "value": None, "kept": False, "text": "left"},
+            {"item": 5, "round": 1, "candidate": 1, "parent": 0, "value": 2.5, "kept": True, "text": "right"},
+            {"item": "5", "round": 1}, {"no": "row"}]
+    trace = commit(tmp_path / "r", "trace", "trace", {}, {"trace.jsonl": rows}, {})
+    spot = ("Ours", MODELS[0], TASKS[0], 0)
+    index = Archive(tmp_path / "r").index("wide_samples")[0]
+    write_index(tmp_path / "r", "wide_samples", index.spec, [
+        one.model_copy(update={"stages": one.stages | {"trace": trace}})
+        if (one.row, one.model, one.column, one.seed) == spot else one for one in cells], "tiny")
+    build_report(tmp_path / "r", folder)
+    text = (tmp_path / "r" / "report" / "samples" / "wide_samples" / "m0-t0-0.html").read_text()
+    assert text.count("<details") == 1 and HOSTILE not in text
+    tree = " ".join(text[text.index("<summary>"):text.index("</details>")].split())
+    assert "<b>kept · 1.5</b> <code>first</code> <ul" in tree and "dropped · -1 <code>&lt;script&gt;" in tree
+    assert "dropped <code>left</code>" in tree and "<b>kept · 2.5</b> <code>right</code>" in tree
+
+
 def test_curves_have_a_panel_a_model_and_task(place):
     root, folder = place
     build_report(root, folder)
