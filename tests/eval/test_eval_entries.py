@@ -185,6 +185,15 @@ def test_an_index_written_before_algorithm_none_is_read_as_before(tmp_path, name
     assert len(untrained) == 1
 
 
+def test_rows_are_read_without_their_long_texts(tmp_path):
+    rows = [{"item": 0, "prompt": "a puzzle", "response": "an answer"}, {"item": 1, "prompt": "a puzzle"}]
+    key, archive = commit(tmp_path, "score", "score", {}, {"scores.jsonl": rows}, {}), Archive(tmp_path)
+    first, second = archive.rows(key, "scores.jsonl")
+    assert first == second | {"item": 0} and first["prompt"] != "a puzzle"
+    assert list(archive.texts(key, "scores.jsonl")) == rows
+    assert archive.texts_at(key, "scores.jsonl", [1]) == rows[1:]
+
+
 def test_a_published_number_must_be_unique(tmp_path, root):
     experiments = tmp_path / "experiments"
     (experiments / "published").mkdir(parents=True)

@@ -23,6 +23,7 @@ from eval.layout import sheet, verdict_text
 from eval.samples import _answer
 from eval.sparklines import sparkline
 from eval.tables import Book, ranks
+from eval.text import to_latex, to_markdown
 from rlfamily.records import CellEntry
 
 
@@ -134,6 +135,45 @@ def test_a_table_in_pieces_shows_every_place_once_under_its_heading(tmp_path):
         for row, line in enumerate(page.blocks[0].lines):
             assert tuple(place for piece in pieces for place in piece.lines[row].places) == line.places
     assert len(list(page.parts(99))) == len(page.blocks) == 2
+
+
+def test_a_lone_model_and_a_lone_task_go_without_saying(tmp_path):
+    metrics = [{"name": name, "stage": "score", "field": "reward"} for name in ("m", "k")]
+    lone = {"models": {"Small": ["model=a"]}, "columns": {"Chat": []}, "metrics": metrics, "derived": []}
+    frame = frame_of(tmp_path, [cell(tmp_path, greedy(0.0, 1.0))], **lone)
+    page = sheet(frame)
+    assert ([block.label for block in page.blocks], page.headings) == ([""], ("m", "k"))
+    assert "\\midrule\n\\multicolumn" not in to_latex(frame) and "| Method | m | k |" in to_markdown(frame)
+    assert head_of(frame) == [r" & \multicolumn{1}{c}{m} & \multicolumn{1}{c}{k} \\", r"\cmidrule(lr){2-2} \cmidrule(lr){3-3}",
+                              r"Method & reproduced & reproduced \\"]
+
+
+def head_of(frame):
+    """The lines of a LaTeX table between its first two rules."""
+    return to_latex(frame).partition("\\toprule\n")[2].partition("\n\\midrule")[0].splitlines()
+
+
+def test_tasks_stand_over_their_metrics_and_a_printed_one_has_two_columns(tmp_path):
+    metrics = [{"name": name, "stage": "score", "field": "reward"} for name in ("Avg@1", "k")]
+    frame = frame_of(tmp_path, [cell(tmp_path, greedy(0.0, 1.0), column=task) for task in TASKS], published="wide_tab.csv",
+                     metrics=metrics, derived=[])
+    ones = r" & \multicolumn{1}{c}{Avg@1} & \multicolumn{1}{c}{k}"
+    assert head_of(frame) == [
+        r" & \multicolumn{3}{c}{Chat} & \multicolumn{2}{c}{Summary} & \multicolumn{2}{c}{Drawing} \\",
+        r"\cmidrule(lr){2-4} \cmidrule(lr){5-6} \cmidrule(lr){7-8}",
+        r" & \multicolumn{2}{c}{Avg@1} & \multicolumn{1}{c}{k}" + 2 * ones + r" \\",
+        r"\cmidrule(lr){2-3} \cmidrule(lr){4-4} \cmidrule(lr){5-5} \cmidrule(lr){6-6} \cmidrule(lr){7-7} \cmidrule(lr){8-8}",
+        "Method & published & reproduced" + 5 * " & reproduced" + r" \\"]
+
+
+def test_notes_have_letters_as_far_as_there_are_and_equal_ones_the_same(tmp_path):
+    rows = {f"row {n}": {"overrides": [], "note": f"note {min(n, 27)}"} for n in range(29)}
+    frame = frame_of(tmp_path, [cell(tmp_path, greedy(1.0), row) for row in rows], rows=rows, derived=[],
+                     metrics=[{"name": "m", "stage": "score", "field": "reward", "shown": False}])
+    page = sheet(frame)
+    marks = [f"[{letter}]" for letter in "abcdefghijklmnopqrstuvwxyz"] + ["[26]", "[27]"]
+    assert [line.mark for line in page.blocks[0].lines] == [*marks, "[27]"]
+    assert list(page.notes) == [(mark, f"note {n}") for n, mark in enumerate(marks)]
 
 
 def test_a_training_figure_shows_what_is_shown_of_training(tmp_path):
