@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -127,10 +128,12 @@ def test_a_table_in_pieces_shows_every_place_once_under_its_heading(tmp_path):
     cells = [cell(tmp_path, greedy(start, start + 2.0), row, task)
              for start, row in ((1.0, "Ours"), (5.0, "GRPO")) for task in TASKS]
     page = sheet(frame_of(tmp_path, cells))
-    for most in (1, 3, 4, 99):
+    two = sum(len(group.metrics) for group in page.groups[:2])
+    for most in (1, 3, 4, two, 99):
         pieces = [piece for piece in page.parts(most) if piece.blocks[0].label == page.blocks[0].label]
         assert [group for piece in pieces for group in piece.groups] == list(page.groups)
         assert all(len(piece.headings) <= most or len(piece.groups) == 1 for piece in pieces)
+        assert all(len(piece.headings) + len(later.groups[0].metrics) > most for piece, later in pairwise(pieces))  # full
         assert all(len(line.places) == len(piece.headings) for piece in pieces for line in piece.lines)
         for row, line in enumerate(page.blocks[0].lines):
             assert tuple(place for piece in pieces for place in piece.lines[row].places) == line.places
