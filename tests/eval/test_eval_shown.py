@@ -23,7 +23,7 @@ from eval.figures import Curve
 from eval.layout import sheet, verdict_text
 from eval.samples import _answer
 from eval.sparklines import sparkline
-from eval.tables import Book, ranks
+from eval.tables import BANNER, Book, ranks
 from eval.text import to_latex, to_markdown
 from rlfamily.records import CellEntry
 
@@ -147,6 +147,8 @@ def test_a_lone_model_and_a_lone_task_go_without_saying(tmp_path):
     page = sheet(frame)
     assert ([block.label for block in page.blocks], page.headings) == ([""], ("m", "k"))
     assert "\\midrule\n\\multicolumn" not in to_latex(frame) and "| Method | m | k |" in to_markdown(frame)
+    assert f"> **{BANNER}**" in to_markdown(frame) and "In brackets" not in to_markdown(frame)
+    assert r"\label{tab:a-b--_1.x:y-}" in to_latex(replace(frame, name="a b/ü_1.x:y{"))  # of what references can use
     assert head_of(frame) == [r" & \multicolumn{1}{c}{m} & \multicolumn{1}{c}{k} \\", r"\cmidrule(lr){2-2} \cmidrule(lr){3-3}",
                               r"Method & reproduced & reproduced \\"]
 
