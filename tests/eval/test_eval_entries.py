@@ -194,6 +194,14 @@ def test_rows_are_read_without_their_long_texts(tmp_path):
     assert archive.texts_at(key, "scores.jsonl", [1]) == rows[1:]
 
 
+def test_bytes_that_are_no_text_spoil_nothing_else(tmp_path):
+    key, archive = commit(tmp_path, "score", "score", {}, {"scores.jsonl": [{"item": 0}]}, {}), Archive(tmp_path)
+    path = archive.layout.object(key) / "scores.jsonl"
+    path.write_bytes(b'{"item": 7, "response": "\xff!"}\n' + path.read_bytes())
+    assert archive.rows(key, "scores.jsonl") == [{"item": 7}, {"item": 0}]
+    assert list(archive.texts(key, "scores.jsonl")) == [{"item": 7, "response": "\ufffd!"}, {"item": 0}]
+
+
 def test_a_published_number_must_be_unique(tmp_path, root):
     experiments = tmp_path / "experiments"
     (experiments / "published").mkdir(parents=True)

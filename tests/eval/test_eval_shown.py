@@ -160,15 +160,13 @@ def head_of(frame):
 
 def test_tasks_stand_over_their_metrics_and_a_printed_one_has_two_columns(tmp_path):
     metrics = [{"name": name, "stage": "score", "field": "reward"} for name in ("Avg@1", "k")]
-    frame = frame_of(tmp_path, [cell(tmp_path, greedy(0.0, 1.0), column=task) for task in TASKS], published="wide_tab.csv",
-                     metrics=metrics, derived=[])
-    ones = r" & \multicolumn{1}{c}{Avg@1} & \multicolumn{1}{c}{k}"
+    frame = frame_of(tmp_path, [cell(tmp_path, greedy(0.0, 1.0), column=task) for task in TASKS[:2]], metrics=metrics,
+                     published="wide_tab.csv", columns={task: [] for task in TASKS[:2]}, derived=[])
     assert head_of(frame) == [
-        r" & \multicolumn{3}{c}{Chat} & \multicolumn{2}{c}{Summary} & \multicolumn{2}{c}{Drawing} \\",
-        r"\cmidrule(lr){2-4} \cmidrule(lr){5-6} \cmidrule(lr){7-8}",
-        r" & \multicolumn{2}{c}{Avg@1} & \multicolumn{1}{c}{k}" + 2 * ones + r" \\",
-        r"\cmidrule(lr){2-3} \cmidrule(lr){4-4} \cmidrule(lr){5-5} \cmidrule(lr){6-6} \cmidrule(lr){7-7} \cmidrule(lr){8-8}",
-        "Method & published & reproduced" + 5 * " & reproduced" + r" \\"]
+        r" & \multicolumn{3}{c}{Chat} & \multicolumn{2}{c}{Summary} \\", r"\cmidrule(lr){2-4} \cmidrule(lr){5-6}",
+        r" & \multicolumn{2}{c}{Avg@1} & \multicolumn{1}{c}{k} & \multicolumn{1}{c}{Avg@1} & \multicolumn{1}{c}{k} \\",
+        r"\cmidrule(lr){2-3} \cmidrule(lr){4-4} \cmidrule(lr){5-5} \cmidrule(lr){6-6}",
+        r"Method & published & reproduced & reproduced & reproduced & reproduced \\"]
 
 
 def test_notes_have_letters_as_far_as_there_are_and_equal_ones_the_same(tmp_path):
