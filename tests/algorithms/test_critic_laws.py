@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from critic import KL_LOSS, KL_REWARD, LEAVES, PADDED, changed, outcome, some_batch
+from critic import KL_LOSS, KL_REWARD, LEAVES, NO_KL, PADDED, changed, outcome, some_batch
 from world import close, config, grad
 
+from rlfamily import core
 from rlfamily.algorithms import get, names, needs
 
 CRITICS = [name for name in names() if "value" in get(name).NEEDS]
@@ -155,6 +156,18 @@ def test_the_policys_gradient_does_not_depend_on_vf_coef_nor_the_critics_on_the_
     close(gradients[0][0], gradients[2][0])
     assert not gradients[0][1].any()
     close(gradients[2][1], 3 * gradients[1][1])
+
+
+@pytest.mark.parametrize("name", sorted({VARIANTS[variant][0] for variant in ACTORS}))
+def test_a_kl_in_the_loss_is_added_to_it_as_a_mean_over_tokens(name: str) -> None:
+    batch = some_batch()
+    plain, pulled = (get(name).loss(batch, config(name, kl=kl)).loss for kl in (NO_KL, KL_LOSS))
+    log_ratio_NT = batch.logp_NT - core.require(batch.ref_logp_NT, "ref_logp_NT")
+    weight_NT = batch.mask_NT * core.require(batch.row_weight_N, "row_weight_N")[:, None]
+    k3_NT = (-log_ratio_NT).exp() - 1 + log_ratio_NT
+    expected = 0.3 * (k3_NT * weight_NT).sum() / weight_NT.sum()
+    close((pulled - plain).detach(), expected.detach())
+    close(grad(pulled, batch.logp_NT) - grad(plain, batch.logp_NT), grad(expected, batch.logp_NT))
 
 
 @every_variant

@@ -10,6 +10,7 @@ from fixture import commit, key_of, make_experiment, reseal, spec_of, write_inde
 
 from eval.artifacts import Archive, Published
 from eval.tables import Book, records
+from eval.values import BAD
 from eval.verdicts import verdict
 from rlfamily.errors import UserError
 from rlfamily.experiment import EXPERIMENTS, Experiment
@@ -184,6 +185,30 @@ def test_an_index_written_before_algorithm_none_is_read_as_before(tmp_path, name
     column = next(iter(found.columns))
     untrained = [one for row, spec in found.rows.items() for one in (spec, found.opponent(row, column)) if one and one.untrained]
     assert len(untrained) == 1
+
+
+def test_rows_are_read_without_their_long_texts(tmp_path):
+    rows = [{"item": 0, "prompt": "a puzzle", "response": "an answer"}, {"item": 1, "prompt": "a puzzle"}]
+    key, archive = commit(tmp_path, "score", "score", {}, {"scores.jsonl": rows}, {}), Archive(tmp_path)
+    first, second = archive.rows(key, "scores.jsonl")
+    assert first == second | {"item": 0} and first["prompt"] != "a puzzle"
+    assert list(archive.texts(key, "scores.jsonl")) == rows
+    assert archive.texts_at(key, "scores.jsonl", [1]) == rows[1:]
+
+
+def test_bytes_that_are_no_text_spoil_nothing_else(tmp_path):
+    key, archive = commit(tmp_path, "score", "score", {}, {"scores.jsonl": [{"item": 0}]}, {}), Archive(tmp_path)
+    path = archive.layout.object(key) / "scores.jsonl"
+    path.write_bytes(b'{"item": 7, "response": "\xff!"}\n' + path.read_bytes())
+    assert archive.rows(key, "scores.jsonl") == [{"item": 7}, {"item": 0}]
+    assert list(archive.texts(key, "scores.jsonl")) == [{"item": 7, "response": "\ufffd!"}, {"item": 0}]
+
+
+def test_a_line_of_two_rows_is_none(tmp_path):
+    key, archive = commit(tmp_path, "score", "score", {}, {"scores.jsonl": [{"item": 0}]}, {}), Archive(tmp_path)
+    path = archive.layout.object(key) / "scores.jsonl"
+    path.write_text('{"item": 1}, {"item": 2}\n' + path.read_text())
+    assert archive.rows(key, "scores.jsonl") == [{BAD: '{"item": 1}, {"item": 2}'}, {"item": 0}]
 
 
 def test_a_published_number_must_be_unique(tmp_path, root):

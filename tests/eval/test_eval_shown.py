@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -22,7 +23,8 @@ from eval.figures import Curve
 from eval.layout import sheet, verdict_text
 from eval.samples import _answer
 from eval.sparklines import sparkline
-from eval.tables import Book, ranks
+from eval.tables import BANNER, Book, ranks
+from eval.text import to_latex, to_markdown
 from rlfamily.records import CellEntry
 
 
@@ -126,14 +128,55 @@ def test_a_table_in_pieces_shows_every_place_once_under_its_heading(tmp_path):
     cells = [cell(tmp_path, greedy(start, start + 2.0), row, task)
              for start, row in ((1.0, "Ours"), (5.0, "GRPO")) for task in TASKS]
     page = sheet(frame_of(tmp_path, cells))
-    for most in (1, 3, 4, 99):
+    two = sum(len(group.metrics) for group in page.groups[:2])
+    for most in (1, 3, 4, two, 99):
         pieces = [piece for piece in page.parts(most) if piece.blocks[0].label == page.blocks[0].label]
         assert [group for piece in pieces for group in piece.groups] == list(page.groups)
         assert all(len(piece.headings) <= most or len(piece.groups) == 1 for piece in pieces)
+        assert all(len(piece.headings) + len(later.groups[0].metrics) > most for piece, later in pairwise(pieces))  # full
         assert all(len(line.places) == len(piece.headings) for piece in pieces for line in piece.lines)
         for row, line in enumerate(page.blocks[0].lines):
             assert tuple(place for piece in pieces for place in piece.lines[row].places) == line.places
     assert len(list(page.parts(99))) == len(page.blocks) == 2
+
+
+def test_a_lone_model_and_a_lone_task_go_without_saying(tmp_path):
+    metrics = [{"name": name, "stage": "score", "field": "reward"} for name in ("m", "k")]
+    lone = {"models": {"Small": ["model=a"]}, "columns": {"Chat": []}, "metrics": metrics, "derived": []}
+    frame = frame_of(tmp_path, [cell(tmp_path, greedy(0.0, 1.0))], **lone)
+    page = sheet(frame)
+    assert ([block.label for block in page.blocks], page.headings) == ([""], ("m", "k"))
+    assert "\\midrule\n\\multicolumn" not in to_latex(frame) and "| Method | m | k |" in to_markdown(frame)
+    assert f"> **{BANNER}**" in to_markdown(frame) and "In brackets" not in to_markdown(frame)
+    assert r"\label{tab:a-b--_1.x:y-}" in to_latex(replace(frame, name="a b/ü_1.x:y{"))  # of what references can use
+    assert head_of(frame) == [r" & \multicolumn{1}{c}{m} & \multicolumn{1}{c}{k} \\", r"\cmidrule(lr){2-2} \cmidrule(lr){3-3}",
+                              r"Method & reproduced & reproduced \\"]
+
+
+def head_of(frame):
+    """The lines of a LaTeX table between its first two rules."""
+    return to_latex(frame).partition("\\toprule\n")[2].partition("\n\\midrule")[0].splitlines()
+
+
+def test_tasks_stand_over_their_metrics_and_a_printed_one_has_two_columns(tmp_path):
+    metrics = [{"name": name, "stage": "score", "field": "reward"} for name in ("Avg@1", "k")]
+    frame = frame_of(tmp_path, [cell(tmp_path, greedy(0.0, 1.0), column=task) for task in TASKS[:2]], metrics=metrics,
+                     published="wide_tab.csv", columns={task: [] for task in TASKS[:2]}, derived=[])
+    assert head_of(frame) == [
+        r" & \multicolumn{3}{c}{Chat} & \multicolumn{2}{c}{Summary} \\", r"\cmidrule(lr){2-4} \cmidrule(lr){5-6}",
+        r" & \multicolumn{2}{c}{Avg@1} & \multicolumn{1}{c}{k} & \multicolumn{1}{c}{Avg@1} & \multicolumn{1}{c}{k} \\",
+        r"\cmidrule(lr){2-3} \cmidrule(lr){4-4} \cmidrule(lr){5-5} \cmidrule(lr){6-6}",
+        r"Method & published & reproduced & reproduced & reproduced & reproduced \\"]
+
+
+def test_notes_have_letters_as_far_as_there_are_and_equal_ones_the_same(tmp_path):
+    rows = {f"row {n}": {"overrides": [], "note": f"note {min(n, 27)}"} for n in range(29)}
+    frame = frame_of(tmp_path, [cell(tmp_path, greedy(1.0), row) for row in rows], rows=rows, derived=[],
+                     metrics=[{"name": "m", "stage": "score", "field": "reward", "shown": False}])
+    page = sheet(frame)
+    marks = [f"[{letter}]" for letter in "abcdefghijklmnopqrstuvwxyz"] + ["[26]", "[27]"]
+    assert [line.mark for line in page.blocks[0].lines] == [*marks, "[27]"]
+    assert list(page.notes) == [(mark, f"note {n}") for n, mark in enumerate(marks)]
 
 
 def test_a_training_figure_shows_what_is_shown_of_training(tmp_path):

@@ -19,7 +19,7 @@ from eval.report import build_report
 from eval.series import Series, draw
 from eval.tables import Book, records
 from eval.terminal import show
-from eval.text import to_latex, to_markdown
+from eval.text import md, to_latex, to_markdown
 from rlfamily.experiment import Experiment
 from rlfamily.records import CellEntry
 
@@ -94,6 +94,7 @@ def test_spread_over_trials(wide):
     shown = sheet(wide).blocks[0].lines[2].places[2]
     assert shown.published == "1.8 (0.02)"
     assert f" ({entry.value:.3f}) ± " in shown.reproduced
+    assert "In brackets: standard deviation over trials." in to_markdown(wide)
 
 
 def test_what_stands_beside_a_best_seed_is_of_that_seed(tmp_path):
@@ -155,7 +156,10 @@ def test_tasks_are_resampled_apart_and_rows_together(wide):
 def test_best_and_second_best(wide):
     marks = {row: wide.at(row, "Chat", "Avg@1, mean", "Small")[1] for row in wide.rows}
     assert marks == {"base": "", "GRPO": "", "Ours": "best", "Hacker": "second", "Ours (variant)": ""}
-    assert "**" in to_markdown(wide) and "Italic" in to_markdown(wide)
+    places = {line.label: line.places[1] for line in sheet(wide).blocks[0].lines}
+    for row, around in {"Ours": "**", "Hacker": "*", "GRPO": ""}.items():
+        assert f"| {around}{md(places[row].reproduced)}{around} (n=" in to_markdown(wide)
+    assert "Italic" in to_markdown(wide)
     assert "\\textbf{" in to_latex(wide) and "\\underline{" in to_latex(wide)
 
 

@@ -199,6 +199,7 @@ def test_later_epochs_reuse_the_logged_responses(world, tmp_path, monkeypatch, n
     batches, records = watched(trainer), list(trainer.steps())
     first, second = batches[:trainer.source.steps_per_epoch], batches[trainer.source.steps_per_epoch:]
     assert len(draws) == len(first) == len(second)
+    assert list(trainer.source.log) == list(range(len(first)))  # what is replayed is not logged again
 
     def content(batch):
         return sorted(map(tuple, batch.rewards_N.view(-1, batch.group_size).tolist()))

@@ -110,6 +110,15 @@ def test_chance_is_a_function_of_seed_step_and_update(world, tmp_path):
     assert len({tuple(pair) for pair in drawn}) == 6
 
 
+def test_fresh_adapters_are_a_function_of_the_seed_whatever_was_drawn_before(world, tmp_path):
+    def fresh(seed):
+        learner = trainer_of(tmp_path, world, settings_of("sft"), "sft", finetune="lora", seed=seed).learner
+        return [weight.detach().clone() for name, weight in learner.trainable().items() if "lora_A" in name]
+
+    first, again, other = fresh(0), fresh(0), fresh(1)
+    assert first and all(map(torch.equal, first, again)) and not any(map(torch.equal, first, other))
+
+
 def test_the_least_length_is_the_samplers_and_the_trainers(world, tmp_path):
     limited = replace(world, config=world.config.model_copy(
         update={"task": world.config.task.model_copy(update={"min_new_tokens": 25})}))
