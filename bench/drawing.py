@@ -115,7 +115,7 @@ def _ending(given: Draws, policy: Policy) -> type:
     length_N = torch.tensor(given.lengths, device=policy.device)
 
     class Ending(torch_growth.TorchGrowth):
-        def _choose(self, logits_RV: Tensor, going_R: Tensor) -> tuple[Tensor, Tensor]:
+        def _choose(self, logits_RV: Tensor, going_R: Tensor | None) -> tuple[Tensor, Tensor]:
             step = int(self.length_N[self.row_R[0]]) + 1
             ending = (length_N[self.row_R] == step).nonzero()[:, 0] if step in given.lengths else None
             return super()._choose(force(logits_RV, ending, policy.eos_id), going_R)

@@ -117,7 +117,7 @@ def _noisy(given: Wanted, eos_id: int) -> type:
     noise_NTV = given.noise.flatten(0, 1)
 
     class Noisy(torch_growth.TorchGrowth):
-        def _choose(self, logits_RV: Tensor, going_R: Tensor) -> tuple[Tensor, Tensor]:
+        def _choose(self, logits_RV: Tensor, going_R: Tensor | None) -> tuple[Tensor, Tensor]:
             logits_RV = logits_RV + noise_NTV[self.row_R, self.length_N[self.row_R]]
             logits_RV[:, eos_id] = -torch.inf
             return super()._choose(logits_RV, going_R)

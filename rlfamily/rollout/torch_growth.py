@@ -55,12 +55,16 @@ class TorchGrowth:
         with self.policy.autocast():
             while len(self.row_R):
                 going_R = self._going(start_N, most, rows, pause)
-                if not going_R.any():
+                if going_R is not None and not going_R.any():
                     return
                 self._append(*self._choose(self.session.logits_RV, going_R), going_R)
 
-    def _going(self, start_N: Tensor, most: int | None, rows: Sequence[int] | None, pause: Pause | None) -> Tensor:
-        """Which of the running rows draw one more token."""
+    def _going(
+        self, start_N: Tensor, most: int | None, rows: Sequence[int] | None, pause: Pause | None
+    ) -> Tensor | None:
+        """Which of the running rows draw one more token; None: all of them."""
+        if most is None and rows is None and pause is None:
+            return None
         going_R = torch.ones_like(self.row_R, dtype=torch.bool)
         if rows is not None:
             going_R &= torch.isin(self.row_R, self._integers(rows))
@@ -70,7 +74,7 @@ class TorchGrowth:
         if pause is not None:
             logps_RV = torch.log_softmax(self.session.logits_RV.float(), -1)
             going_R &= (grown_R < pause.least) | (-(logps_RV.exp() * logps_RV).sum(1) < pause.entropy)
-        return going_R
+        return None if going_R.all() else going_R
 
     @torch.no_grad()
     def append(self, tokens: Sequence[int]) -> None:
@@ -79,7 +83,7 @@ class TorchGrowth:
         with self.policy.autocast():
             logps_RV = torch.log_softmax(self.session.logits_RV.float(), -1)
             logp_R = logps_RV.gather(1, token_R[:, None])[:, 0]
-            self._append(token_R, logp_R, torch.ones_like(token_R, dtype=torch.bool))
+            self._append(token_R, logp_R, None)
 
     @torch.no_grad()
     def options(self, count: int) -> tuple[list[list[int]], list[list[float]]]:
@@ -116,27 +120,30 @@ class TorchGrowth:
         return [Completion(ids[:length], logps[:length], not ended, entropy) if self.params.logps
                 else Completion(ids[:length], [], not ended) for ids, logps, length, ended, entropy in rows]
 
-    def _append(self, token_R: Tensor, logp_R: Tensor, going_R: Tensor) -> None:
-        row_R, every = self.row_R, bool(going_R.all())
-        grown_R = row_R if every else row_R[going_R]
+    def _append(self, token_R: Tensor, logp_R: Tensor, going_R: Tensor | None) -> None:
+        row_R = self.row_R
+        grown_R, new_R, logps_R = (
+            part if going_R is None else part[going_R] for part in (row_R, token_R, logp_R))
         place_R = self.length_N[grown_R]
-        self.ids_NT[grown_R, place_R] = token_R if every else token_R[going_R]
-        self.logps_NT[grown_R, place_R] = logp_R if every else logp_R[going_R]
+        self.ids_NT[grown_R, place_R] = new_R
+        self.logps_NT[grown_R, place_R] = logps_R
         self.length_N[grown_R] = place_R + 1
-        ended_R = torch.isin(token_R, self.stop_ids) & going_R
+        ended_R = torch.isin(token_R, self.stop_ids)
+        ended_R = ended_R if going_R is None else ended_R & going_R
         running_R = ~ended_R & (self.room_N[row_R] > self.length_N[row_R])
         self.ended_N[row_R] = ended_R
         if not running_R.all():
             index_R = _kept(running_R)
-            self.row_R, token_R, going_R = row_R[index_R], token_R[index_R], going_R[index_R]
+            self.row_R, token_R = row_R[index_R], token_R[index_R]
+            going_R = None if going_R is None else going_R[index_R]
             if len(self.row_R):
                 self.session.select(index_R)
-        if len(self.row_R) and every:
+        if len(self.row_R) and going_R is None:
             self.session.step(token_R)
-        elif len(self.row_R):
+        elif len(self.row_R) and going_R is not None:
             self.session.extend(token_R[:, None], going_R.long())
 
-    def _choose(self, logits_RV: Tensor, going_R: Tensor) -> tuple[Tensor, Tensor]:
+    def _choose(self, logits_RV: Tensor, going_R: Tensor | None) -> tuple[Tensor, Tensor]:
         """A token for every running row and its log-prob: by the row's own uniforms, or the likeliest."""
         logits_RV = self._ends_excluded(logits_RV)  # before the softmax: log-probs are of what is drawn from
         logits_RV = self._looking_back(logits_RV.float()) / self.params.temperature
@@ -149,7 +156,7 @@ class TorchGrowth:
             token_R1 = torch.searchsorted(cumulative_RV, target_R1, right=True).clamp(max=logps_RV.shape[1] - 1)
         if self.params.logps:  # finite where excluded: 0 x -inf is no number
             entropy_R = -(logps_RV.exp() * logps_RV.clamp(min=torch.finfo(logps_RV.dtype).min)).sum(1)
-            self.entropy_N[self.row_R] += entropy_R * going_R
+            self.entropy_N[self.row_R] += entropy_R if going_R is None else entropy_R * going_R
         return token_R1[:, 0], logps_RV.gather(1, token_R1)[:, 0]
 
     def _ends_excluded(self, logits_RV: Tensor) -> Tensor:
