@@ -19,7 +19,7 @@ from pydantic import Field
 
 from rlfamily.decoding import Asked, Bench, Choice, DecodingConfig, Pause
 
-VERSION = "1"
+VERSION = "2"
 MODES = ("sample",)
 ROWS = 3  # of a request: what is accepted, the segment that is tried, the best that was rejected
 
@@ -65,10 +65,10 @@ def decode(config: Config, bench: Bench) -> list[Choice]:
         for trial in trials:
             request, score = trial // ROWS, scores[trial]
             keep = trial if not rejected[request] or score > scores[trial + 1] else trial + 1
-            if bench.chance(request, number) < threshold[request].accepts(score, len(rows[trial].ids)):
-                index[trial - 1:trial + 2], rejected[request] = [trial] * ROWS, 0
-            elif rejected[request] == config.retries:
+            if rejected[request] == config.retries:
                 index[trial - 1:trial + 2], rejected[request] = [keep] * ROWS, 0
+            elif bench.chance(request, number) < threshold[request].accepts(score, len(rows[trial].ids)):
+                index[trial - 1:trial + 2], rejected[request] = [trial] * ROWS, 0
             else:
                 index[trial - 1:trial + 2] = [trial - 1, trial - 1, keep]
                 rejected[request] += 1
