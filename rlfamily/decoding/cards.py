@@ -17,7 +17,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from rlfamily.decoding import Asked, Bench, Choice, DecodingConfig, Pause
+from rlfamily.decoding import Asked, Bench, Choice, DecodingConfig, Engaged, Pause
 
 VERSION = "2"
 MODES = ("sample",)
@@ -45,6 +45,11 @@ class Config(DecodingConfig):
     def streams(self) -> int:
         """More than a response can try: each segment draws by its own."""
         return 1 << 20
+
+    @property
+    def engages(self) -> Engaged:
+        """Segments end where the policy is unsure."""
+        return "pauses"
 
 
 def asks(config: Config) -> frozenset[Asked]:
