@@ -14,10 +14,11 @@ from typing import Any, Literal
 from omegaconf import DictConfig, OmegaConf
 from pydantic import ConfigDict, Field, SerializeAsAny, TypeAdapter, ValidationError
 
-from rlfamily import algorithms, composing, tasks
+from rlfamily import algorithms, composing, decoding, tasks
 from rlfamily.algorithms.settings import AlgorithmSettings, NoTraining, Start
 from rlfamily.composing import GROUPS, compose, plain, require_sane
 from rlfamily.decoding import AnyDecoding
+from rlfamily.decoding.guided import Guided
 from rlfamily.errors import UserError, describe, nearest
 from rlfamily.hardware import Hardware
 from rlfamily.models import HubModel, ModelConfig, ScratchModel
@@ -99,6 +100,7 @@ def check(composed: DictConfig | dict[str, Any], choices: Mapping[str, str]) -> 
     _drawn(names["algorithm"], config.algorithm)
     _learnable(config)
     _readable(config)
+    _decodable(config)
     _placeable(config)
     if config.wandb == "online" and not os.environ.get("WANDB_API_KEY"):
         raise UserError("wandb=online needs WANDB_API_KEY in the environment: set it, or use wandb=offline")
@@ -160,6 +162,31 @@ def _readable(config: RunConfig) -> None:
     if getattr(config.algorithm, "reward", None) == "reward_model" and config.model.family == "encoder_decoder":
         raise UserError(f"algorithm.reward=reward_model starts from the policy's weights, and those of model="
                         f"{config.names['model']} are of an encoder and a decoder: use algorithm.reward=task")
+
+
+def _decodable(config: RunConfig) -> None:
+    """Refuse a decoder that asks what task, model or engine cannot tell. Raises UserError."""
+    chosen, names = config.decoding, config.names
+    asked, what = decoding.get(chosen.kind).asks(chosen), f"decoding={chosen.kind}"
+    if "answers" in asked and not hasattr(tasks.get(config.task.kind), "answer"):
+        raise UserError(f"{what} counts equal answers, and responses of task={names['task']} have none that could be "
+                        "counted: use another decoder")
+    if "rewards" in asked and not config.task.reward.teaches:
+        raise UserError(f"{what} chooses by the task's reward, and task={names['task']} gives none "
+                        f"(task.reward.kind={config.task.reward.kind}): use another decoder")
+    if config.model.family == "encoder_decoder":
+        if isinstance(chosen, Guided) and chosen.values is not None and chosen.values.start.kind == "policy":
+            raise UserError(f"decoding.values.start.kind=policy: that of model={names['model']} has an encoder, and a "
+                            "value function reads one text: start from a reward model or another")
+        if chosen.engages == "pauses":
+            raise UserError(f"{what} lets rows wait for each other, which no model with an encoder can, and model="
+                            f"{names['model']} has one: use another decoder")
+    if config.rollout.engine == "vllm" and chosen.engages == "pauses":
+        raise UserError(f"{what} ends segments by how unsure the policy is, which vLLM does not say: use "
+                        "rollout.engine=torch")
+    if config.rollout.engine == "vllm" and chosen.engages == "options" and config.hardware.vllm.mode == "server":
+        raise UserError(f"{what} chooses among likely tokens, which a server of vLLM is not asked for: use "
+                        "hardware.vllm.mode=colocated or rollout.engine=torch")
 
 
 def _placeable(config: RunConfig) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +59,16 @@ def whole(temperature: float = 1.0) -> Any:
 
 def place(folder: Path, **hardware: Any) -> Any:
     """A place for one job below `folder`; `hardware` changes that of hardware=cpu."""
-    from rlfamily.config import build
     from rlfamily.place import alone
 
-    return alone(folder, build().hardware, **{"checkpoint_seconds": 1000.0, **hardware})
+    return alone(folder, _hardware(), **{"checkpoint_seconds": 1000.0, **hardware})
+
+
+@cache
+def _hardware() -> Any:
+    from rlfamily.config import build
+
+    return build().hardware
 
 
 def build_world(folder: Path, *overrides: str) -> World:

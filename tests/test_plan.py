@@ -122,9 +122,9 @@ def test_tables_share_what_is_equal():
     assert len(trains("topr_tab2") & trains("topr_compare")) >= 6
     assert not trains("topr_fig3") & trains("topr_fig4")  # the same cells at other seeds
     together = topological(node for table in TABLES for cell in planned(table) for node in cell.stages.values())
-    assert [node.kind for node in together].count("base") == 1 + 2 * 4 + 4 + 1
+    assert [node.kind for node in together].count("base") == 1 + 2 * 4 + 4 + 6
     # Countdown, the four GN-IVO tasks with two stand-ins, RPO's with three sizes and an optional row without an encoder,
-    # IRO's with one
+    # IRO's: two sizes for summaries and for instructions, one for mathematics and one for files of responses
 
 
 def test_the_sft_row_is_the_warm_start_of_the_others():

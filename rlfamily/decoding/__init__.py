@@ -25,6 +25,10 @@ untuned one."""
 Asked = Guide | Literal["answers"]
 """What a decoder may ask: a guide, or what the task takes for an answer."""
 
+Engaged = Literal["parts", "options", "pauses"]
+"""What a decoder has of an engine beside whole responses: parts of them, what may come next, or parts that end where a
+policy is unsure of what comes next, each row's apart from the others'."""
+
 
 class DecodingConfig(Strict):
     """Common part of every decoder's Config: its file in this folder."""
@@ -40,6 +44,11 @@ class DecodingConfig(Strict):
     def streams(self) -> int:
         """How many streams of chance a response draws by: the next response begins behind them."""
         return self.rows
+
+    @property
+    def engages(self) -> Engaged | None:
+        """What it has of the engine that draws; None: whole responses alone."""
+        return None
 
     def unsourced(self) -> Self:
         """How responses are made; where the models that guide them come from is left out."""

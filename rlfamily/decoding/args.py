@@ -13,7 +13,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from rlfamily.decoding import Asked, Bench, Choice, DecodingConfig
+from rlfamily.decoding import Asked, Bench, Choice, DecodingConfig, Engaged
 from rlfamily.decoding.tokens import decode_tokens
 
 VERSION = "1"
@@ -33,6 +33,11 @@ class Config(DecodingConfig):
     def rows(self) -> int:
         """The guide's: one an option."""
         return self.top_k
+
+    @property
+    def engages(self) -> Engaged:
+        """What may come next."""
+        return "options"
 
 
 def asks(config: Config) -> frozenset[Asked]:

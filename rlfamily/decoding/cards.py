@@ -17,9 +17,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from rlfamily.decoding import Asked, Bench, Choice, DecodingConfig, Pause
+from rlfamily.decoding import Asked, Bench, Choice, DecodingConfig, Engaged, Pause
 
-VERSION = "1"
+VERSION = "2"
 MODES = ("sample",)
 ROWS = 3  # of a request: what is accepted, the segment that is tried, the best that was rejected
 
@@ -46,6 +46,11 @@ class Config(DecodingConfig):
         """More than a response can try: each segment draws by its own."""
         return 1 << 20
 
+    @property
+    def engages(self) -> Engaged:
+        """Segments end where the policy is unsure."""
+        return "pauses"
+
 
 def asks(config: Config) -> frozenset[Asked]:
     """The task's reward, of parts of responses."""
@@ -65,10 +70,10 @@ def decode(config: Config, bench: Bench) -> list[Choice]:
         for trial in trials:
             request, score = trial // ROWS, scores[trial]
             keep = trial if not rejected[request] or score > scores[trial + 1] else trial + 1
-            if bench.chance(request, number) < threshold[request].accepts(score, len(rows[trial].ids)):
-                index[trial - 1:trial + 2], rejected[request] = [trial] * ROWS, 0
-            elif rejected[request] == config.retries:
+            if rejected[request] == config.retries:
                 index[trial - 1:trial + 2], rejected[request] = [keep] * ROWS, 0
+            elif bench.chance(request, number) < threshold[request].accepts(score, len(rows[trial].ids)):
+                index[trial - 1:trial + 2], rejected[request] = [trial] * ROWS, 0
             else:
                 index[trial - 1:trial + 2] = [trial - 1, trial - 1, keep]
                 rejected[request] += 1

@@ -13,7 +13,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from rlfamily.decoding import Asked, Bench, Choice
+from rlfamily.decoding import Asked, Bench, Choice, Engaged
 from rlfamily.decoding.choosing import best
 from rlfamily.decoding.guided import Guided
 from rlfamily.decoding.search import Shape, search
@@ -37,6 +37,11 @@ class Config(Guided):
     def rows(self) -> int:
         """The candidates: parts, or tokens."""
         return self.branches if self.level == "block" else self.top_k
+
+    @property
+    def engages(self) -> Engaged:
+        """Parts, or what may come next."""
+        return "parts" if self.level == "block" else "options"
 
 
 def asks(config: Config) -> frozenset[Asked]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from rlfamily.decoding import Asked, Bench, Choice
+from rlfamily.decoding import Asked, Bench, Choice, Engaged
 from rlfamily.decoding.choosing import best, most_frequent
 from rlfamily.decoding.guided import Guided
 from rlfamily.decoding.search import Shape, search
@@ -27,6 +27,11 @@ class Config(Guided, Shape):
     def rows(self) -> int:
         """The candidates."""
         return self.width
+
+    @property
+    def engages(self) -> Engaged:
+        """Parts."""
+        return "parts"
 
 
 def asks(config: Config) -> frozenset[Asked]:

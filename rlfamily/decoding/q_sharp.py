@@ -15,7 +15,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from rlfamily.decoding import Asked, Bench, Choice
+from rlfamily.decoding import Asked, Bench, Choice, Engaged
 from rlfamily.decoding.guided import Guided
 from rlfamily.decoding.tokens import decode_tokens
 
@@ -34,6 +34,11 @@ class Config(Guided):
     def rows(self) -> int:
         """The guide's: one an option."""
         return self.top_k
+
+    @property
+    def engages(self) -> Engaged:
+        """What may come next."""
+        return "options"
 
 
 def asks(config: Config) -> frozenset[Asked]:

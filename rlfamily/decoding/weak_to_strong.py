@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from rlfamily.decoding import Asked, Bench, Choice
+from rlfamily.decoding import Asked, Bench, Choice, Engaged
 from rlfamily.decoding.choosing import best
 from rlfamily.decoding.pairs import Paired
 from rlfamily.decoding.search import Shape, search
@@ -28,6 +28,11 @@ class Config(Paired, Shape):
     def rows(self) -> int:
         """The candidates."""
         return self.width
+
+    @property
+    def engages(self) -> Engaged:
+        """Parts."""
+        return "parts"
 
 
 def asks(config: Config) -> frozenset[Asked]:

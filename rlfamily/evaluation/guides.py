@@ -17,7 +17,6 @@ from rlfamily.decoding.guided import Guided
 from rlfamily.errors import UserError
 from rlfamily.models import Finetuning, policy, value
 from rlfamily.models.batching import Rows
-from rlfamily.models.policy import Policy
 from rlfamily.models.tokens import encode_example, prompt_ids, raw_ids, same_tokens
 from rlfamily.models.value import ValueFunction
 from rlfamily.place import Place
@@ -41,7 +40,7 @@ class GuideFolders:
 
 @dataclass(frozen=True)
 class Opener:
-    """Opens guides for a policy with `tokenizer`, on its device."""
+    """Opens guides for a policy with `tokenizer`, whose responses end with one of `ends`, on its device."""
 
     place: Place
     config: DecodingConfig
@@ -50,6 +49,7 @@ class Opener:
     finetuning: Finetuning
     device: torch.device
     tokenizer: PreTrainedTokenizerBase
+    ends: frozenset[int]
 
     def guides(self) -> dict[Guide, Guidance]:
         """Those that the decoder asks. Raises UserError when a model cannot be loaded."""
@@ -86,7 +86,11 @@ class Opener:
     def _value(self, one: ValueFunction) -> Follow:
         if same_tokens(one.tokenizer, self.tokenizer):
             return lambda requests: ValueFollower(one, [request.prompt for request in requests])
-        return partial(_of_texts, partial(_value_of_texts, one, self.tokenizer, self.place.hardware.micro_tokens))
+        return partial(_of_texts, partial(self._value_of_texts, one))
+
+    def _value_of_texts(self, one: ValueFunction, requests: Sequence[Request], ids: Sequence[Tokens]) -> list[float]:
+        """V of what was said, in the value function's own tokens."""
+        return one.score_rows(self._retokenised(one.tokenizer, requests, ids), self.place.hardware.micro_tokens)
 
     def _rewards(self) -> Guidance:
         assert self.guiding is not None and self.guiding.reward is not None
@@ -99,7 +103,7 @@ class Opener:
             return [part.reward for part in parts]
 
         def of_parts(requests: Sequence[Request], ids: Sequence[Tokens]) -> list[float]:
-            return rate(requests, [Completion(list(row), [], True) for row in ids])
+            return rate(requests, [Completion(list(row), [], not self._ended(row)) for row in ids])
 
         components = self._read_as_values(reward)
         if components is None:
@@ -138,9 +142,26 @@ class Opener:
         def follow(requests: Sequence[Request]) -> Follower:
             if same_tokens(tuned.tokenizer, self.tokenizer):
                 return PairFollower(tuned, untuned, [request.prompt for request in requests])
-            return _of_texts(partial(_pair_of_texts, tuned, untuned, self.tokenizer), requests)
+            return _of_texts(of_texts, requests)
+
+        def of_texts(requests: Sequence[Request], ids: Sequence[Tokens]) -> list[float]:
+            rows = self._retokenised(tuned.tokenizer, requests, ids)
+            return PairFollower(tuned, untuned, rows.prompts).extend(rows.completions)
 
         return Guidance(follow, partial(_followed, follow), 2)
+
+    def _retokenised(
+        self, tokenizer: PreTrainedTokenizerBase, requests: Sequence[Request], ids: Sequence[Tokens]
+    ) -> Rows:
+        """Prompts through the other tokenizer's own chat template, responses as text; of what has ended, with its end.
+        """
+        end = int(tokenizer.eos_token_id)
+        said = [raw_ids(tokenizer, text) + ([end] if self._ended(row) else [])
+                for text, row in zip(decode(self.tokenizer, ids), ids, strict=True)]
+        return Rows([encode_example(tokenizer, request.example) for request in requests], said)
+
+    def _ended(self, row: Tokens) -> bool:
+        return len(row) > 0 and row[-1] in self.ends
 
 
 ScoreParts = Callable[[Sequence[Request], Sequence[Tokens]], list[float]]
@@ -152,31 +173,7 @@ def _followed(follow: Follow, requests: Sequence[Request], rows: Sequence[Comple
 
 
 def _of_texts(score: ScoreParts, requests: Sequence[Request]) -> Follower:
-    return TextFollower(lambda places, ids: score([requests[place] for place in places], ids), len(requests))
-
-
-def _value_of_texts(
-    one: ValueFunction, drawn_by: PreTrainedTokenizerBase, micro_tokens: int, requests: Sequence[Request],
-    ids: Sequence[Tokens],
-) -> list[float]:
-    """V of what was said, in the value function's own tokens; of what has ended, with its end."""
-    return one.score_rows(_retokenised(one.tokenizer, drawn_by, requests, ids), micro_tokens)
-
-
-def _pair_of_texts(
-    tuned: Policy, untuned: Policy, drawn_by: PreTrainedTokenizerBase, requests: Sequence[Request],
-    ids: Sequence[Tokens],
-) -> list[float]:
-    rows = _retokenised(tuned.tokenizer, drawn_by, requests, ids)
-    return PairFollower(tuned, untuned, rows.prompts).extend(rows.completions)
-
-
-def _retokenised(
-    tokenizer: PreTrainedTokenizerBase, drawn_by: PreTrainedTokenizerBase, requests: Sequence[Request],
-    ids: Sequence[Tokens],
-) -> Rows:
-    """Prompts through the other tokenizer's own chat template, responses as text."""
-    end = int(tokenizer.eos_token_id)
-    said = [raw_ids(tokenizer, text) + ([end] if row and row[-1] == drawn_by.eos_token_id else [])
-            for text, row in zip(decode(drawn_by, ids), ids, strict=True)]
-    return Rows([encode_example(tokenizer, request.example) for request in requests], said)
+    """Rows of one request are told apart by their texts alone."""
+    first: dict[int, int] = {}
+    prompts = [first.setdefault(id(request), place) for place, request in enumerate(requests)]
+    return TextFollower(lambda places, ids: score([requests[place] for place in places], ids), prompts)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +32,6 @@ class Pool:
         text = json.dumps(content | {"decoder": decoder}, sort_keys=True)
         key = blake3(text.encode()).hexdigest()[:32]
         return cls(shared / FOLDER / key[:2] / f"{key}.jsonl")
-
-    def draws(self, mode: str, items: Sequence[int]) -> int:
-        """How many draws there are of every one of these items, counted from the first."""
-        draw = 0
-        while items and all((mode, item, draw) in self._rows for item in items):
-            draw += 1
-        return draw
 
     def has(self, mode: str, item: int, draw: int) -> bool:
         """Whether there is such a response."""

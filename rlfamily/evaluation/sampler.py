@@ -16,6 +16,7 @@ from rlfamily.evaluation.guides import GuideFolders, Opener
 from rlfamily.evaluation.pool import Pool
 from rlfamily.examples import Example
 from rlfamily.models import Finetuning, sharding
+from rlfamily.models.policy import load_ends
 from rlfamily.models.tokens import encode_example
 from rlfamily.place import Place
 from rlfamily.rollout import Completion, Engine, SamplingParams
@@ -71,7 +72,8 @@ class Sampler:
     @cached_property
     def _opener(self) -> Opener:
         return Opener(self.place, self.settings.decoding, self.guiding, self.folders, self.finetuning,
-                      sharding.accelerator(self.place.hardware).device, self._opened[1])
+                      sharding.accelerator(self.place.hardware).device, self._opened[1],
+                      frozenset(load_ends(self.model)))
 
     @cached_property
     def _guides(self) -> dict[Guide, Guidance]:
@@ -101,11 +103,10 @@ class Sampler:
         for start in range(0, len(places), CHUNK):
             items = places[start:start + CHUNK]
             self.place.progress(start, len(places), mode)
-            known = pool.draws(mode, items)
-            if known < draws:
-                for part in self._batches(items, known, draws):
-                    pool.add([self._row(mode, *asked, one)
-                              for asked, one in zip(part, self.draw(prompts, mode, part), strict=True)])
+            lacking = [(item, draw) for item in items for draw in range(draws) if not pool.has(mode, item, draw)]
+            for part in self._batches(lacking):
+                pool.add([self._row(mode, *asked, one)
+                          for asked, one in zip(part, self.draw(prompts, mode, part), strict=True)])
             for item in items:
                 for draw in range(draws):
                     yield {"prompt": prompts.examples[item].prompt, **pool.row(mode, item, draw)}
@@ -134,11 +135,10 @@ class Sampler:
                 "ids": one.completion.ids, "truncated": one.completion.truncated, **one.cost.counters(),
                 **(finalists if self.finalists else {})}
 
-    def _batches(self, items: Sequence[int], known: int, draws: int) -> Iterator[list[tuple[int, int]]]:
+    def _batches(self, wanted: Sequence[tuple[int, int]]) -> Iterator[Sequence[tuple[int, int]]]:
         """What is drawn together: as many rows as an engine takes at once, where they grow side by side."""
-        wanted = [(item, draw) for item in items for draw in range(known, draws)]
         rows = self.settings.decoding.rows
-        size = len(wanted) if rows == 1 else max(1, self.place.hardware.rollout_batch // rows)
+        size = max(1, len(wanted) if rows == 1 else self.place.hardware.rollout_batch // rows)
         for start in range(0, len(wanted), size):
             yield wanted[start:start + size]
 

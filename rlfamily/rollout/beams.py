@@ -93,14 +93,16 @@ class GrownBeams:
         self.follower = self.follower or self.follow()
         for row, some in zip(self.growth.running, options, strict=True):
             self._asked(row // self.width, len(some))
-        return self.follower.branch(options)
+        self.weighed = self.follower.branch(options)
+        return self.weighed
 
     def append(self, choice: Sequence[int]) -> None:
         """Each running row takes the token that it was weighed with at this place of its options."""
         running, places, first = self.growth.running, {}, 0
-        for row, some, chosen in zip(running, self.offered, choice, strict=True):
-            places[row] = first + chosen
-            first += len(some)
+        for row, told, chosen in zip(running, self.weighed, choice, strict=True):
+            places[row], self.told[row] = first + chosen, told[chosen]
+            first += len(told)
+            self.passed[row] += 1
             self._drawn(row, 1)
         self.growth.append([some[chosen] for some, chosen in zip(self.offered, choice, strict=True)])
         self.followed = self.growth.running

@@ -116,17 +116,23 @@ class PairFollower:
 class TextFollower:
     """What `score` says of whole texts: for models with tokens of their own, and rewards that are no model.
 
-    The text of a part may be other tokens than a part of the text: nothing that was passed can be used again.
+    The text of a part may be other tokens than a part of the text: nothing that was passed can be used again, but what
+    was said of a text, which is asked for once. Row r is of the prompt at place `prompts[r]`.
     """
 
-    def __init__(self, score: ScoreTexts, prompts: int) -> None:
+    def __init__(self, score: ScoreTexts, prompts: Sequence[int]) -> None:
         self.score = score
-        self.rows: list[tuple[int, list[int]]] = [(place, []) for place in range(prompts)]
+        self.rows: list[tuple[int, tuple[int, ...]]] = [(place, ()) for place in prompts]
+        self.told: dict[tuple[int, tuple[int, ...]], float] = {}
 
     def extend(self, tokens: Sequence[Tokens]) -> list[float]:
         """Scores of the rows with their new tokens."""
-        self.rows = [(place, [*ids, *new]) for (place, ids), new in zip(self.rows, tokens, strict=True)]
-        return self.score([place for place, _ in self.rows], [ids for _, ids in self.rows])
+        self.rows = [(place, (*ids, *new)) for (place, ids), new in zip(self.rows, tokens, strict=True)]
+        new_ones = [row for row in dict.fromkeys(self.rows) if row not in self.told]
+        if new_ones:
+            scores = self.score([place for place, _ in new_ones], [ids for _, ids in new_ones])
+            self.told |= dict(zip(new_ones, scores, strict=True))
+        return [self.told[row] for row in self.rows]
 
     def branch(self, options: Sequence[Tokens]) -> list[list[float]]:
         """Scores of the rows with each option."""
@@ -136,6 +142,7 @@ class TextFollower:
     def select(self, index: Sequence[int]) -> None:
         """Make row r what row `index[r]` was."""
         self.rows = [self.rows[place] for place in index]
+        self.told = {row: self.told[row] for row in self.rows if row in self.told}
 
 
 class Weighted:

@@ -73,7 +73,12 @@ class RequestGrowth:
             raise UserError("decoding: a server of vLLM is asked for tokens, not for what may come next: use "
                             "hardware.vllm.mode=colocated or rollout.engine=torch")
         rows = [self.rows[place] for place in self.running]
-        return self.likeliest([row.ids for row in rows], self.params, count)
+        early = [len(row.said.ids) < self.params.min_new_tokens for row in rows]
+        tokens, logps = self.likeliest([row.ids for row in rows], self.params, count + any(early) * len(self.ends))
+        kept = [[place for place, token in enumerate(some) if not (too_early and token in self.ends)][:count]
+                for some, too_early in zip(tokens, early, strict=True)]
+        return ([[some[place] for place in places] for some, places in zip(tokens, kept, strict=True)],
+                [[some[place] for place in places] for some, places in zip(logps, kept, strict=True)])
 
     def uniforms(self) -> list[float]:
         """A number between 0 and 1 of each running row's stream, for its next token."""

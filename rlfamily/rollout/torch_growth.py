@@ -27,7 +27,7 @@ class TorchGrowth:
         room = list(map(params.room, prompts))
         self.row_R, self.room_N = torch.arange(len(prompts), device=self.device), self._integers(room)
         self.stop_ids = self._integers(sorted({*policy.stop_ids, *params.stop_ids}))
-        self.reseed(range(len(prompts)), streams)
+        self.uniforms_NT = _uniforms(streams, max(room)).to(self.device)
         said_before = _said_before(policy, prompts) if params.looks_back else [[] for _ in prompts]
         self.said_NL, self.start_N = (part.to(self.device) for part in _said(said_before, max(room)))
         self.ids_NT = self.said_NL[:, self.said_NL.shape[1] - max(room):]
@@ -37,11 +37,7 @@ class TorchGrowth:
 
     def reseed(self, rows: Sequence[int], streams: Sequence[int]) -> None:
         """Let rows draw by these streams from now on."""
-        uniforms_RT = _uniforms(streams, int(self.room_N.max())).to(self.device)
-        if len(rows) == len(self.room_N):
-            self.uniforms_NT = uniforms_RT
-        else:
-            self.uniforms_NT[list(rows)] = uniforms_RT
+        self.uniforms_NT[list(rows)] = _uniforms(streams, self.uniforms_NT.shape[1]).to(self.device)
 
     @property
     def running(self) -> list[int]:

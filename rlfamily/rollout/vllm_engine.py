@@ -46,7 +46,7 @@ class VllmEngine:
         self.policy, self.settings, self.stop_ids, self.work = policy, settings, stop_ids, work
         self.adapter: LoRARequest | None = None
         self.version = 0
-        self.llm = _started(start, settings)
+        self.llm = _started(start, settings, max_logprobs=-1)  # as many likely tokens as a decoder asks for
         self._sleep()
 
     def generate(
@@ -71,7 +71,8 @@ class VllmEngine:
         self, rows: Sequence[Sequence[int]], params: SamplingParams, count: int
     ) -> tuple[list[list[int]], list[list[float]]]:
         """The likeliest next tokens of each row at temperature 1, uncut, and their log-probs."""
-        request = vllm.SamplingParams(temperature=1.0, max_tokens=1, logprobs=count, detokenize=False, seed=0)
+        most = min(count, self.llm.llm_engine.model_config.get_vocab_size())
+        request = vllm.SamplingParams(temperature=1.0, max_tokens=1, logprobs=most, detokenize=False, seed=0)
         with self._awake():
             outputs = self.llm.generate([{"prompt_token_ids": list(row)} for row in rows], request, use_tqdm=False,
                                         lora_request=self.adapter) if rows else []

@@ -176,7 +176,7 @@ def test_items_are_places_in_the_test_split(world: World, tmp_path: Path) -> Non
     write_jsonl(data / "test.jsonl", [row | {"meta": row["meta"] | {"benchmark": "ab"[place // 3]}}
                                       for place, row in enumerate(rows)])
     items = {}
-    for prompts, drawn in ((4, 12), (2, 0), (6, 18)):
+    for prompts, drawn in ((4, 12), (2, 0), (6, 6)):
         asked = settings(world, world.config.decoding).model_copy(update={"prompts": prompts})
         made = place(tmp_path / "responses")
         summary = generate.write_responses(made, data, world.base.parent, world.finetuning, asked, "1")

@@ -11,10 +11,11 @@ import pytest
 from small import World, build_world, place
 
 from rlfamily.decoding import plain
-from rlfamily.evaluation import generate
+from rlfamily.evaluation import generate, sampler
 from rlfamily.evaluation.pool import Pool
 from rlfamily.records import read_jsonl
 from rlfamily.rollout.settings import Generation
+from rlfamily.rollout.torch_engine import TorchEngine
 from rlfamily.streams import held_out_seed
 
 
@@ -45,7 +46,7 @@ def files(folder: Path) -> list[Path]:
 def test_asking_for_more_draws_only_what_is_missing(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, first = drawn(world, tmp_path, 2)
     asked: list[tuple[list[int], int]] = []
-    monkeypatch.setattr(plain, "decode", spy(asked))
+    monkeypatch.setattr(TorchEngine, "generate", spy(asked))
     rows, more = drawn(world, tmp_path, 5)
     assert (first, more) == (6 * (1 + 2), 6 * 3)
     ids = [json.loads(line)["id"] for line in (world.data / "test.jsonl").read_text().splitlines()[:6]]
@@ -56,16 +57,16 @@ def test_asking_for_more_draws_only_what_is_missing(world: World, tmp_path: Path
 
 def test_what_is_there_needs_no_policy(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows, _ = drawn(world, tmp_path, 3)
-    monkeypatch.setattr(generate, "frozen", None)
+    monkeypatch.setattr(sampler, "frozen", None)
     assert drawn(world, tmp_path, 2)[0] == [row for row in rows if row["draw"] < 2]
 
 
 def spy(asked: list[tuple[list[int], int]]) -> Any:
-    decode = plain.decode
+    generate = TorchEngine.generate
 
-    def counted(config: Any, engine: Any, prompts: Any, params: Any, seeds: Any, copies: int) -> Any:
+    def counted(engine: Any, prompts: Any, params: Any, seeds: Any, copies: int) -> Any:
         asked.append((list(seeds), copies))
-        return decode(config, engine, prompts, params, seeds, copies)
+        return generate(engine, prompts, params, seeds, copies)
 
     return counted
 
@@ -114,12 +115,12 @@ def test_a_torn_line_is_drawn_again(world: World, tmp_path: Path, damage: str) -
     text = path.read_text()
     path.write_text(text[:-20] if damage == "cut" else text.rstrip("\n").rpartition("\n")[0] + "\nnot a row\n")
     rows, again = drawn(world, tmp_path, 2)
-    assert rows == whole and again == 6  # the draw that one item lacks is drawn for its whole chunk
+    assert rows == whole and again == 1
     assert drawn(world, tmp_path, 2)[1] == 0
 
 
 def test_a_pool_of_nothing_has_no_draws(tmp_path: Path) -> None:
     pool = Pool(tmp_path / "none.jsonl")
-    assert pool.draws("greedy", [0, 1, 2]) == pool.draws("greedy", []) == 0
+    assert not pool.has("greedy", 0, 0)
     with pytest.raises(KeyError):
         pool.row("greedy", 0, 0)
