@@ -29,6 +29,7 @@ from transformers import (
 
 from rlfamily import core
 from rlfamily.errors import UserError
+from rlfamily.models import scalar
 from rlfamily.models.batching import Forward, Rows, RowTensors, pad
 from rlfamily.models.layouts import layout_of
 from rlfamily.models.layouts.declared import positions
@@ -154,6 +155,10 @@ def load(
     A causal language model gets a fresh head, N(0, 1/sqrt(hidden+1)) from `seed`; with None it is refused. It is
     trained whole. Raises UserError when the folder holds nothing of these.
     """
+    if scalar.is_scalar(folder):
+        found = scalar.load(folder, device)
+        found.model.eval().requires_grad_(trainable)
+        return ValueFunction(found.model, found.tokenizer, dtype, device, -found.offset)
     source, options = locate(folder)
     tokenizer = load_tokenizer(folder)
     try:

@@ -17,7 +17,8 @@ from transformers import GPTNeoXConfig, GPTNeoXModel, PreTrainedTokenizerFast
 from rlfamily import rewards
 from rlfamily.errors import UserError
 from rlfamily.examples import Example
-from rlfamily.models import scalar
+from rlfamily.models import scalar, value
+from rlfamily.models.batching import Rows
 from rlfamily.rewards import preference
 
 CPU = torch.device("cpu")
@@ -60,6 +61,17 @@ def test_a_score_is_the_head_at_the_last_token_less_the_bias(tmp_path: Path) -> 
         with torch.no_grad():
             last = head(backbone(ids).last_hidden_state)[0, -1, 0] - 0.75
         assert parts.reward == pytest.approx(float(last), abs=1e-5)
+
+
+def test_a_value_function_starts_from_one_with_its_bias(tmp_path: Path) -> None:
+    backbone, head = save(tmp_path)
+    start, rows = value.load(tmp_path, "fp32", CPU, trainable=True), Rows([[3, 4]], [[5, 6, 0]])
+    with torch.no_grad():
+        states = head(backbone(torch.tensor([[3, 4, 5, 6, 0]])).last_hidden_state)[0, 1:, 0] - 0.75
+    assert start.score_states(rows, 64)[0] == pytest.approx(states.tolist(), abs=1e-5)
+    start.save(tmp_path / "saved")
+    again = value.load(tmp_path / "saved", "fp32", CPU, trainable=False)
+    assert again.score_rows(rows, 64) == pytest.approx([float(states[-1])], abs=1e-5)
 
 
 def test_a_model_without_some_weights_is_refused(tmp_path: Path) -> None:
