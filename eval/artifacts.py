@@ -21,8 +21,8 @@ from rlfamily.variants import table_of
 
 ROWS_FILE = {"train": "metrics.jsonl", "timings": "timings.jsonl", "generate": "responses.jsonl",
              "score": "scores.jsonl", "logprobs": "logprobs.jsonl", "targets": "targets.jsonl",
-             "accuracy": "accuracy.jsonl", "judge": "judgements.jsonl", "theory": "theory.jsonl",
-             "trace": "trace.jsonl"}
+             "accuracy": "accuracy.jsonl", "latency": "latency.jsonl", "judge": "judgements.jsonl",
+             "theory": "theory.jsonl", "trace": "trace.jsonl"}
 
 
 Item = TypeVar("Item", bound=BaseModel)

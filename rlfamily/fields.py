@@ -28,6 +28,7 @@ WRITERS = {
     "timings": ("trainer/loop.py", "rollout/clock.py"),
     "logprobs": ("evaluation/logprobs.py",),
     "targets": ("evaluation/targets.py",),
+    "latency": ("evaluation/latency.py",),
     "accuracy": ("evaluation/accuracy.py",),
     "judge": ("stages/kinds/judge.py",),
     "theory": ("theory/*.py",),

@@ -137,8 +137,8 @@ class Planner:
 
     def trained_by(self, name: str) -> Planner:
         """The same configuration, trained by another method with that method's own settings."""
-        names = self.config.names | {"algorithm": name}
-        config = self.config.model_copy(update={"algorithm": algorithm_settings(name), "names": names})
+        own = {"algorithm": algorithm_settings(name), "names": self.config.names | {"algorithm": name}}
+        config = self.config.model_copy(update=own)
         return Planner(config, f"{name} · seed {config.seed}", self.table)
 
     @property
@@ -150,14 +150,20 @@ class Planner:
     def generate(self) -> Node:
         """Held-out responses of the cell's policy, or those that stand in a file."""
         if self.config.responses != POLICY:
-            return self.node("outputs", outputs.config_of(self.config.responses, self.config.task.eval_prompts),
-                             {"data": self.data}, f"outputs {self.label}")
+            config = outputs.config_of(self.config.responses, self.config.task.eval_prompts)
+            return self.node("outputs", config, {"data": self.data}, f"outputs {self.label}")
         return self._decoded("generate", self.generation(), f"responses {self.label}")
 
     def trace(self, prompts: int) -> Node:
         """How the first response to each of the first `prompts` prompts came about."""
-        return self._decoded("trace", self.generation().model_copy(update={"prompts": prompts, "draws": 1}),
-                             f"trace {self.label}")
+        some = self.generation().model_copy(update={"prompts": prompts, "draws": 1})
+        return self._decoded("trace", some, f"trace {self.label}")
+
+    @cached_property
+    def latency(self) -> Node:
+        """How long responses take: of 30 prompts, as IRO Fig. 5 has it."""
+        few = self.generation().model_copy(update={"prompts": min(30, self.config.task.eval_prompts), "draws": 1})
+        return self._decoded("latency", few, f"latency {self.label}")
 
     def _decoded(self, kind: str, generation: Generation, label: str) -> Node:
         decoder = self.config.decoding
@@ -196,14 +202,13 @@ class Planner:
     @cached_property
     def targets(self) -> Node:
         """What RPO with the cell's settings asks of the task's logged responses."""
-        settings = self.config.algorithm
-        if not isinstance(settings, rpo.Config):
+        if not isinstance(settings := self.config.algorithm, rpo.Config):
             raise UserError(f"algorithm={self.config.names['algorithm']} has no targets to show: use algorithm=rpo")
         config = targets.Config.model_validate({name: getattr(settings, name) for name in targets.Config.model_fields})
         return self.node("targets", config, {"reference": self.reference}, f"targets {self.label}")
 
     def judge(self, opponent: Planner) -> Node:
-        """The cell's greedy responses against the opponent's, judged in both orders."""
+        """The cell's responses against the opponent's."""
         if (settings := self.config.task.judge) is None:
             raise UserError(f"task {self.config.names['task']} has no judge (task.judge is null)")
         inputs: Sources = {"ours": self.score, "theirs": opponent.score, "data": self.data}

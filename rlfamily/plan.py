@@ -13,7 +13,7 @@ from rlfamily.experiment import UNTRAINED, Contender, Experiment
 from rlfamily.nodes import Planner
 from rlfamily.stages.graph import Node
 
-ROLES = ("train", "generate", "score", "logprobs", "targets", "accuracy")
+ROLES = ("train", "generate", "score", "logprobs", "targets", "accuracy", "latency")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 READ = ("score", "judge", "theory", "targets", "accuracy")  # stages whose rows the `where` of a column or row narrows
 STEPS = ("train", "timings")  # a value a training step: neighbours depend on each other
-CELL_STAGES = ("train", "generate", "score", "logprobs", "targets", "accuracy", "judge")
+CELL_STAGES = ("train", "generate", "score", "logprobs", "targets", "accuracy", "latency", "judge")
 
 Where = dict[str, str | int | float]
 
@@ -45,8 +45,9 @@ class Metric(Quantity):
     stage    config (a resolved setting), train (metrics.jsonl, a value a step), timings (timings.jsonl of the same
              stage, a value a step), generate (responses.jsonl, what each response cost, whatever column shares them),
              score (scores.jsonl, a value a response), logprobs (logprobs.jsonl, a value an example), targets
-             (targets.jsonl, a value a logged response), accuracy (accuracy.jsonl, a value a held-out pair), judge
-             (judgements.jsonl, a value a pair), theory (theory.jsonl, a value a check)
+             (targets.jsonl, a value a logged response), accuracy (accuracy.jsonl, a value a held-out pair), latency
+             (latency.jsonl, a value a response), judge (judgements.jsonl, a value a pair), theory (theory.jsonl, a
+             value a check)
     field    dotted key (config) or field of the jsonl rows
     times    factor of the rows' values, e.g. 100 for percent
     where    keep only rows with these values, e.g. {mode: greedy}
@@ -60,8 +61,8 @@ class Metric(Quantity):
     over_seeds  mean, or best (the paper's best of its seeds); `seed_of`: that of the metric whose best seed this is
     """
 
-    stage: Literal["config", "train", "timings", "generate", "score", "logprobs", "targets", "accuracy", "judge",
-                   "theory"]
+    stage: Literal["config", "train", "timings", "generate", "score", "logprobs", "targets", "accuracy",
+                   "latency", "judge", "theory"]
     field: str
     times: float = 1.0
     where: Where = {}
