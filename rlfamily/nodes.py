@@ -136,9 +136,9 @@ class Planner:
                           f"reference log-probs {self.config.names['model']}", self.lengths)
 
     def trained_by(self, name: str) -> Planner:
-        """The same configuration, trained by another method with that method's own settings."""
-        own = {"algorithm": algorithm_settings(name), "names": self.config.names | {"algorithm": name}}
-        config = self.config.model_copy(update=own)
+        """The same configuration from the same start, trained by a method with that method's own settings."""
+        names, start = self.config.names | {"algorithm": name}, self.config.algorithm.warm_start
+        config = self.config.model_copy(update={"algorithm": algorithm_settings(name, warm_start=start), "names": names})
         return Planner(config, f"{name} · seed {config.seed}", self.table)
 
     @property

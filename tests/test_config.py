@@ -40,6 +40,8 @@ def learnable(task, method):
     return source in has(task) if source in config.LEARNED_FROM else rewarded
 
 
+ANSWERED = ("majority_vote", "iro_math")  # decoders that ask for answers, which Countdown's responses have not
+
 # Every name of every group, one at a time, and every method on every task; all products would take minutes.
 CELLS = sorted(cell for cell in {(*DEFAULTS[:place], name, *DEFAULTS[place + 1:])
                                  for place, group in enumerate(composing.GROUPS) for name in composing.choices(group)}
@@ -51,6 +53,7 @@ CELLS = sorted(cell for cell in {(*DEFAULTS[:place], name, *DEFAULTS[place + 1:]
 @pytest.mark.parametrize("names", CELLS, ids=" ".join)
 def test_every_name_of_every_group_builds(names):
     engine = ["rollout.engine=vllm"] if names[3] in ("gpu_4", "gpu_8") else []  # torch does not draw from shares
+    names = ("gsm8k_tiny", *names[1:]) if names[4] in ANSWERED else names
     start = [] if "demonstrations" in has(names[0]) else ["algorithm.warm_start=base"]
     built = config.build([f"{group}={name}" for group, name in zip(composing.GROUPS, names, strict=True)] + engine + start)
     assert tuple(built.names[group] for group in composing.GROUPS) == names

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Hashable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -36,7 +36,7 @@ class Generated(rated.Rated):
     """
 
     kind: Literal["generated"]
-    pairs_test: dict[str, int]
+    pairs_test: dict[str, Annotated[int, Field(gt=0)]]
 
     @field_validator("pairs_test")
     @classmethod
@@ -69,7 +69,7 @@ class RewardBench(hub.HubDataset):
     """
 
     split: str
-    sections: dict[str, dict[str, float]]
+    sections: dict[str, dict[str, Annotated[float, Field(gt=0)]]]
 
 
 class Hub(Strict):

@@ -36,7 +36,7 @@ DECODERS = {
     "blocks": ("controlled_decoding", {"level": "block", "branches": 3, "chunk": 3, "values": None}),
     "tokens": ("controlled_decoding", {"level": "token", "top_k": 4, "values": None}),
     "weak to strong": ("weak_to_strong", {"beams": 2, "branches": 2, "chunk": 3}),
-    "args": ("args", {"top_k": 4}),
+    "args": ("args", {"top_k": 4, "drawn": True}),
     "fudge": ("fudge", {"top_k": 4, "values": None}),
     "q sharp": ("q_sharp", {"top_k": 4, "values": None}),
     "cards": ("cards", {"target": 0.5, "entropy": 1.5, "shortest": 2, "longest_segment": 5, "retries": 3}),
@@ -58,7 +58,7 @@ class Guided:
     def settings(self, chosen, prompts=4, draws=2, max_tokens=20, min_new_tokens=0) -> Generation:
         task = self.world.config.task
         limits = Limits(max_tokens=max_tokens, max_new_tokens=None, min_new_tokens=min_new_tokens)
-        return Generation(prompts=prompts, draws=draws, limits=limits, distribution=task.distribution, decoding=chosen,
+        return Generation(prompts=prompts, draws=draws, greedy=True, limits=limits, distribution=task.distribution, decoding=chosen,
                           engine="torch")
 
     def guiding(self) -> Guiding:

@@ -151,10 +151,12 @@ def test_args(tables):  # A1
     greedy = law_of(tables, config_of("args", weight=0.0, top_k=3), {"rewards": tables.rewards}, greedy=True)
     likeliest = token_law(tables, lambda prefix: [float(p == max(tables.policy[prefix])) for p in tables.policy[prefix]])
     assert distance(greedy, likeliest) < EXACT
-    drawn = law_of(tables, config_of("args", weight=1.5, top_k=3, temperature=0.6), {"rewards": tables.rewards})
+    drawn = law_of(tables, config_of("args", weight=1.5, top_k=3, drawn=True, temperature=0.6), {"rewards": tables.rewards})
     closed = token_law(tables, lambda prefix: [(p * math.exp(1.5 * tables.rewards[(*prefix, token)])) ** (1 / 0.6)
                                                for token, p in enumerate(tables.policy[prefix])])
     assert distance(drawn, closed) < EXACT
+    highest = law_of(tables, config_of("args", weight=1.5, top_k=3), {"rewards": tables.rewards})  # nothing is drawn
+    assert sorted(highest.values()) == [pytest.approx(1.0)]
 
 
 @pytest.mark.parametrize("top_p", [1.0, 0.8, 0.3])

@@ -20,7 +20,7 @@ SEARCH = iro.Config(kind="iro", beams=2, branches=2, chunk=6, pick="diverse", te
 def made(world, folder, decoder, folders, prompts=3):
     """Rows of trace.jsonl by item, and the real responses."""
     task = world.config.task
-    settings = Generation(prompts=prompts, draws=1, limits=task.evaluation, distribution=task.distribution, decoding=decoder,
+    settings = Generation(prompts=prompts, draws=1, greedy=False, limits=task.evaluation, distribution=task.distribution, decoding=decoder,
                           engine="torch")
     here = place(folder)
     asked = (here, world.data, world.base.parent, world.finetuning, settings, "1", Guiding(task=task.kind, reward=task.reward), folders)

@@ -34,7 +34,7 @@ SHARES = {"eval_top_p", "keep", "repeat", "shuffle", "repeats"}
 
 
 def is_share(path: tuple[Any, ...]) -> bool:
-    return "habits" in path or str(path[-1]).endswith("_fraction") or path[-1] == "tricky"
+    return "habits" in path or "reference" in path or str(path[-1]).endswith("_fraction") or path[-1] == "tricky"
 
 
 def changed(content: dict[str, Any], path: tuple[Any, ...], value: float) -> dict[str, Any]:
