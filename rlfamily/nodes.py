@@ -137,9 +137,9 @@ class Planner:
 
     def trained_by(self, name: str) -> Planner:
         """The same configuration from the same start, trained by a method with that method's own settings."""
-        names, start = self.config.names | {"algorithm": name}, self.config.algorithm.warm_start
-        config = self.config.model_copy(update={"algorithm": algorithm_settings(name, warm_start=start), "names": names})
-        return Planner(config, f"{name} · seed {config.seed}", self.table)
+        settings = algorithm_settings(name, warm_start=self.config.algorithm.warm_start)
+        own = {"algorithm": settings, "names": self.config.names | {"algorithm": name}}
+        return Planner(self.config.model_copy(update=own), f"{name} · seed {self.config.seed}", self.table)
 
     @property
     def policy(self) -> Node:

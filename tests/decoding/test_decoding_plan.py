@@ -87,3 +87,12 @@ def test_what_cannot_be_is_refused_in_one_line(monkeypatch, overrides, words):
     with pytest.raises(UserError, match=words) as error:
         Planner(build([*sizes, "algorithm=none", *overrides]), "cell").generate  # noqa: B018
     assert "\n" not in str(error.value)
+
+
+def test_a_tuned_model_starts_where_the_cell_does():
+    """A task without demonstrations has no warm start by imitation, whatever the method's own file says."""
+    config = build(["task=alpaca_tiny", "model=llama_tiny", "algorithm=none", "algorithm.warm_start=base",
+                    "decoding=weak_to_strong"])
+    pair = stages(config, ["score"])["score"].inputs["responses"].inputs["pair"]
+    assert pair["untuned"].kind == "base" and pair["tuned"].inputs["policy"] is not None
+    assert pair["tuned"].inputs["policy"].key == pair["untuned"].key
