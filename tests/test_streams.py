@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as some
 
-from rlfamily.rollout.torch_engine import _uniforms
+from rlfamily.rollout.torch_growth import _uniforms
 from rlfamily.streams import held_out_seed, rollout_seed, stream_seed
 
 PARTS = some.lists(some.text("a/\\\"[],", max_size=4), min_size=1, max_size=3)
