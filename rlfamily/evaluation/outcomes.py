@@ -45,7 +45,7 @@ def write_outcomes(
     tokenizer = load_tokenizer(policy / "model")
     chosen = training_prompts(place, data, lesson, tokenizer, settings.seed)
     places = {example.id: number for number, example in enumerate(read_examples(data / "train.jsonl"))}
-    prompts = Prompts(data.name, "train", {places[example.id]: example for example in chosen},
+    prompts = Prompts(data.name, f"train, seed {settings.seed}", {places[example.id]: example for example in chosen},
                       lambda example: outcome_seed(settings.seed, example.id))
     sampler = Sampler(place, policy / "model", settings.finetuning, generation, version, settings.guiding, folders,
                       finalists=settings.keep == "finalists")

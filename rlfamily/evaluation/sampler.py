@@ -37,7 +37,10 @@ def params_of(settings: Generation, mode: str) -> SamplingParams:
 
 @dataclass(frozen=True)
 class Prompts:
-    """Examples by their place in a split of the artifact `data`, and the stream of each one's first draw."""
+    """Examples by their place in a split of the artifact `data`, and the stream of each one's first draw.
+
+    `split` names all that streams depend on besides the example: what one seed drew is no sample of another.
+    """
 
     data: str
     split: str

@@ -18,7 +18,7 @@ from rlfamily.settings import Strict
 from rlfamily.stages.kind import Versioned, Work
 from rlfamily.tasks import Lesson
 
-VERSION = "1"
+VERSION = "2"
 WRITES = {"outcomes.jsonl": "a response as text and as the policy's tokens, and its reward; a prompt's together"}
 
 
