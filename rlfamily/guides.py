@@ -142,4 +142,3 @@ def _pair(planner: Planner, config: Paired) -> dict[str, Node]:
     assert isinstance(pair, TrainedPair)
     tuned = planner.trained_by(pair.algorithm)
     return {"tuned": tuned.train, "untuned": tuned.warm_start}
-

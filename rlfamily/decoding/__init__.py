@@ -66,6 +66,18 @@ class Cost:
     value_queries: int = 0
     reward_queries: int = 0
 
+    def drew(self, tokens: int) -> None:
+        """The policy drew so many tokens, each of which took a sequence forward."""
+        self.tokens += tokens
+        self.forwards += tokens
+
+    def asked(self, guide: Guide, questions: int) -> None:
+        """A guide answered so many questions, a model each."""
+        if guide == "rewards":
+            self.reward_queries += questions
+        else:
+            self.value_queries += questions
+
     def counters(self) -> dict[str, int]:
         """As fields of a row, by name."""
         return {f"cost_{name}": count for name, count in asdict(self).items()}

@@ -13,31 +13,20 @@ from typing import Literal
 
 from pydantic import Field
 
-from rlfamily.decoding import Asked, Bench, Choice, DecodingConfig, Engaged
-from rlfamily.decoding.tokens import decode_tokens
+from rlfamily.decoding import Asked, Bench, Choice
+from rlfamily.decoding.tokens import Tokenwise, decode_tokens
 
 VERSION = "1"
 MODES = ("greedy", "sample")
 
 
-class Config(DecodingConfig):
+class Config(Tokenwise):
     """`weight` is w; `drawn` tokens are, by their scores at `temperature`, in place of taking the highest."""
 
     kind: Literal["args"]
     weight: float = Field(ge=0)
-    top_k: int = Field(gt=0)
     drawn: bool
     temperature: float = Field(gt=0)
-
-    @property
-    def rows(self) -> int:
-        """The guide's: one an option."""
-        return self.top_k
-
-    @property
-    def engages(self) -> Engaged:
-        """What may come next."""
-        return "options"
 
 
 def asks(config: Config) -> frozenset[Asked]:

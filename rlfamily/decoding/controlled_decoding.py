@@ -16,7 +16,7 @@ from pydantic import Field
 from rlfamily.decoding import Asked, Bench, Choice, Engaged
 from rlfamily.decoding.choosing import best
 from rlfamily.decoding.guided import Guided
-from rlfamily.decoding.search import Shape, search
+from rlfamily.decoding.search import Shape, parts, search
 from rlfamily.decoding.tokens import decode_tokens
 
 VERSION = "1"
@@ -58,5 +58,5 @@ def decode(config: Config, bench: Bench) -> list[Choice]:
         return decode_tokens(bench, "values", config.top_k, law, bench.temperature)
     shape = Shape(beams=1, branches=config.branches, chunk=config.chunk, pick="top", temperature=1.0, finished="repeat")
     beams = search(shape, bench, "values")
-    rows, scores, width = beams.completions(), beams.scores(), shape.width
-    return [Choice(rows[start + best(scores[start:start + width])]) for start in range(0, len(rows), width)]
+    candidates = zip(parts(beams.completions(), shape.width), parts(beams.scores(), shape.width), strict=True)
+    return [Choice(some[best(scores)]) for some, scores in candidates]

@@ -10,31 +10,18 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-from pydantic import Field
-
-from rlfamily.decoding import Asked, Bench, Choice, Engaged
+from rlfamily.decoding import Asked, Bench, Choice
 from rlfamily.decoding.guided import Guided
-from rlfamily.decoding.tokens import decode_tokens
+from rlfamily.decoding.tokens import Tokenwise, decode_tokens
 
 VERSION = "1"
 MODES = ("greedy", "sample")
 
 
-class Config(Guided):
-    """Only the `top_k` likeliest tokens are looked at."""
+class Config(Tokenwise, Guided):
+    """A search by one classifier."""
 
     kind: Literal["fudge"]
-    top_k: int = Field(gt=0)
-
-    @property
-    def rows(self) -> int:
-        """The guide's: one an option."""
-        return self.top_k
-
-    @property
-    def engages(self) -> Engaged:
-        """What may come next."""
-        return "options"
 
 
 def asks(config: Config) -> frozenset[Asked]:

@@ -8,30 +8,20 @@ from __future__ import annotations
 
 from typing import Literal
 
-from rlfamily.decoding import Asked, Bench, Choice, Engaged
+from rlfamily.decoding import Asked, Bench, Choice
 from rlfamily.decoding.choosing import best, most_frequent
 from rlfamily.decoding.guided import Guided
-from rlfamily.decoding.search import Shape, search
+from rlfamily.decoding.search import Searching, parts, search
 
 VERSION = "1"
 MODES = ("sample",)
 
 
-class Config(Guided, Shape):
+class Config(Searching, Guided):
     """`final`: what chooses among the last candidates; value: the sum that guided them."""
 
     kind: Literal["iro"]
     final: Literal["reward", "vote", "value"]
-
-    @property
-    def rows(self) -> int:
-        """The candidates."""
-        return self.width
-
-    @property
-    def engages(self) -> Engaged:
-        """Parts."""
-        return "parts"
 
 
 def asks(config: Config) -> frozenset[Asked]:
@@ -43,13 +33,11 @@ def asks(config: Config) -> frozenset[Asked]:
 def decode(config: Config, bench: Bench) -> list[Choice]:
     """The best of the last candidates."""
     beams = search(config, bench, "values")
-    rows, width = beams.completions(), config.width
-    finalists = [rows[start:start + width] for start in range(0, len(rows), width)]
+    finalists = parts(beams.completions(), config.width)
     if config.final == "reward":
         chosen = [best(scores) for scores in bench.rate("rewards", finalists)]
     else:
-        scores = beams.scores()
-        parts = [scores[start:start + width] for start in range(0, len(rows), width)]
-        chosen = [best(part) for part in parts] if config.final == "value" else [
-            most_frequent(answers, part) for answers, part in zip(bench.verdicts(finalists), parts, strict=True)]
+        values = parts(beams.scores(), config.width)
+        chosen = [best(some) for some in values] if config.final == "value" else [
+            most_frequent(answers, some) for answers, some in zip(bench.verdicts(finalists), values, strict=True)]
     return [Choice(some[place], some) for some, place in zip(finalists, chosen, strict=True)]

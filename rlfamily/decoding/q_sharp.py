@@ -15,30 +15,19 @@ from typing import Literal
 
 from pydantic import Field
 
-from rlfamily.decoding import Asked, Bench, Choice, Engaged
+from rlfamily.decoding import Asked, Bench, Choice
 from rlfamily.decoding.guided import Guided
-from rlfamily.decoding.tokens import decode_tokens
+from rlfamily.decoding.tokens import Tokenwise, decode_tokens
 
 VERSION = "1"
 MODES = ("greedy", "sample")
 
 
-class Config(Guided):
-    """Only the `top_k` likeliest tokens are looked at."""
+class Config(Tokenwise, Guided):
+    """`eta` is how much rewards count beside the divergence from the policy."""
 
     kind: Literal["q_sharp"]
     eta: float = Field(gt=0)
-    top_k: int = Field(gt=0)
-
-    @property
-    def rows(self) -> int:
-        """The guide's: one an option."""
-        return self.top_k
-
-    @property
-    def engages(self) -> Engaged:
-        """What may come next."""
-        return "options"
 
 
 def asks(config: Config) -> frozenset[Asked]:

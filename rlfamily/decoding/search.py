@@ -9,13 +9,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, TypeVar
 
 from pydantic import Field
 
-from rlfamily.decoding import Beams, Bench, Guide
+from rlfamily.decoding import Beams, Bench, DecodingConfig, Engaged, Guide
 from rlfamily.decoding.choosing import by_chance, diverse, ranked
 from rlfamily.settings import Strict
+
+T = TypeVar("T")
 
 
 class Shape(Strict):
@@ -36,6 +38,25 @@ class Shape(Strict):
     def width(self) -> int:
         """U, the candidates of a response."""
         return self.beams * self.branches
+
+
+class Searching(Shape, DecodingConfig):
+    """A decoder that is such a search."""
+
+    @property
+    def rows(self) -> int:
+        """The candidates."""
+        return self.width
+
+    @property
+    def engages(self) -> Engaged:
+        """Parts."""
+        return "parts"
+
+
+def parts(values: Sequence[T], width: int) -> list[Sequence[T]]:
+    """What rows have, request by request."""
+    return [values[start:start + width] for start in range(0, len(values), width)]
 
 
 def search(shape: Shape, bench: Bench, guide: Guide) -> Beams:

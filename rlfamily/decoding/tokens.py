@@ -5,8 +5,27 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from rlfamily.decoding import Bench, Choice, Guide
+from pydantic import Field
+
+from rlfamily.decoding import Bench, Choice, DecodingConfig, Engaged, Guide
 from rlfamily.decoding.choosing import best, inverse
+
+
+class Tokenwise(DecodingConfig):
+    """Only the `top_k` likeliest tokens are looked at."""
+
+    top_k: int = Field(gt=0)
+
+    @property
+    def rows(self) -> int:
+        """The guide's: one an option."""
+        return self.top_k
+
+    @property
+    def engages(self) -> Engaged:
+        """What may come next."""
+        return "options"
+
 
 Law = Callable[[Sequence[float], Sequence[float]], list[float]]
 """(log-probs of the options, the guide's scores of them) to the logits that one of them is drawn from."""

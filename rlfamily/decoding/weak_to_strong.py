@@ -10,29 +10,19 @@ from __future__ import annotations
 
 from typing import Literal
 
-from rlfamily.decoding import Asked, Bench, Choice, Engaged
+from rlfamily.decoding import Asked, Bench, Choice
 from rlfamily.decoding.choosing import best
 from rlfamily.decoding.pairs import Paired
-from rlfamily.decoding.search import Shape, search
+from rlfamily.decoding.search import Searching, parts, search
 
 VERSION = "1"
 MODES = ("sample",)
 
 
-class Config(Paired, Shape):
+class Config(Searching, Paired):
     """A search by two models."""
 
     kind: Literal["weak_to_strong"]
-
-    @property
-    def rows(self) -> int:
-        """The candidates."""
-        return self.width
-
-    @property
-    def engages(self) -> Engaged:
-        """Parts."""
-        return "parts"
 
 
 def asks(config: Config) -> frozenset[Asked]:
@@ -43,6 +33,5 @@ def asks(config: Config) -> frozenset[Asked]:
 def decode(config: Config, bench: Bench) -> list[Choice]:
     """The best of the last candidates."""
     beams = search(config, bench, "pair")
-    rows, scores, width = beams.completions(), beams.scores(), config.width
-    return [Choice(rows[start + best(scores[start:start + width])], rows[start:start + width])
-            for start in range(0, len(rows), width)]
+    candidates = zip(parts(beams.completions(), config.width), parts(beams.scores(), config.width), strict=True)
+    return [Choice(some[best(scores)], some) for some, scores in candidates]

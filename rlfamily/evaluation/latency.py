@@ -30,23 +30,23 @@ def write_latency(
 ) -> dict[str, Any]:
     """Make a sampled response to each of `settings.prompts` held-out prompts, alone, into latency.jsonl.
 
-    No sample of any pool is used: best-of-N draws its N. The first prompt is answered once before the clock runs.
+    No sample of any pool is used: best-of-N draws its N. Before the clock runs the first prompt is answered once, by
+    another draw than the one that is timed.
     `peak_mib` is the device's on a GPU, else that of this process, weights and libraries included; it can only grow.
     """
     prompts = Prompts(data.name, "test", held_out(data, settings.prompts), lambda example: held_out_seed(example.id))
-    # an empty folder for each prompt: what was drawn before the clock ran, or before a kill, is not found again
     alone = replace(place, shared=place.work / "alone")
+    shutil.rmtree(alone.shared, ignore_errors=True)  # what was drawn before a kill is not found again
     sampler = Sampler(alone, policy / "model", finetuning, settings, "latency", guiding, folders)
+    sampler.draw(prompts, "sample", [(next(iter(prompts.examples)), 1)])
     rows: list[dict[str, Any]] = []
-    for turn, item in enumerate([next(iter(prompts.examples)), *prompts.examples]):
-        place.progress(turn, len(prompts.examples) + 1, "latency")
-        shutil.rmtree(alone.shared, ignore_errors=True)
+    for turn, item in enumerate(prompts.examples):
+        place.progress(turn, len(prompts.examples), "latency")
         begun, cpu = time.perf_counter(), time.process_time()
         one = sampler.draw(prompts, "sample", [(item, 0)])[0]
         _wait()
-        row = {"item": item, "seconds": time.perf_counter() - begun, "cpu_seconds": time.process_time() - cpu,
-               "tokens": one.cost.tokens, "length": len(one.completion.ids), "peak_mib": _peak()}
-        rows += [row] if turn else []
+        rows.append({"item": item, "seconds": time.perf_counter() - begun, "cpu_seconds": time.process_time() - cpu,
+                     "tokens": one.cost.tokens, "length": len(one.completion.ids), "peak_mib": _peak()})
     write_jsonl(place.out / "latency.jsonl", rows)
     return {"responses": len(rows), "seconds_a_response": fmean(row["seconds"] for row in rows), **place.notes}
 

@@ -82,6 +82,11 @@ class Sampler:
     def _guides(self) -> dict[Guide, Guidance]:
         return self._opener.guides()
 
+    @cached_property
+    def _plain_pools(self) -> dict[tuple[str, str], Pool]:
+        """Pools of plain samples, each read once, by data and split."""
+        return {}
+
     def pool(self, prompts: Prompts, plainly: bool = False) -> Pool:
         """Where what was drawn to these prompts is kept: by this decoder with these guides, or `plainly`."""
         chosen = plain.Config(kind="plain") if plainly else self.settings.decoding
@@ -158,7 +163,10 @@ class Sampler:
         wanted = [(request.item, request.place * count + number) for request in requests for number in range(count)]
         if self.settings.decoding.kind == "plain":
             return [[one] for one in self._drawn(prompts, mode, wanted)]
-        pool = self.pool(prompts, plainly=True)
+        place = prompts.data, prompts.split
+        if place not in self._plain_pools:
+            self._plain_pools[place] = self.pool(prompts, plainly=True)
+        pool = self._plain_pools[place]
         lacking = [one for one in wanted if not pool.has(mode, *one)]
         drawn = self._drawn(prompts, mode, lacking)
         pool.add(self._row(mode, *one, Decoded(completion, Cost(len(completion.ids), len(completion.ids))))
@@ -170,10 +178,10 @@ class Sampler:
         """Plain samples: draw d of an item is drawn by the item's stream plus d, whatever is drawn beside it."""
         engine, tokenizer = self._opened
         items = list(dict.fromkeys(item for item, _ in wanted))
-        examples = [prompts.examples[item] for item in items]
-        encoded = [encode_example(tokenizer, example) for example in examples]
         if not wanted:
             return []
+        examples = [prompts.examples[item] for item in items]
+        encoded = [encode_example(tokenizer, example) for example in examples]
         copies, first, params = len(wanted) // len(items), wanted[0][1], params_of(self.settings, mode)
         if list(wanted) == [(item, first + copy) for item in items for copy in range(copies)]:
             return engine.generate(encoded, params, [prompts.seed_of(example) + first for example in examples], copies)

@@ -9,9 +9,6 @@ from rlfamily.rollout import Completion, Growth
 from rlfamily.rollout.followers import Follower
 from rlfamily.streams import growth_uniform
 
-QUERIES: dict[Guide, str] = {"values": "value_queries", "rewards": "reward_queries", "pair": "value_queries"}
-"""What counts questions to each guide."""
-
 Watch = Callable[[Sequence[Completion], Sequence[float | None], Sequence[int]], None]
 """Sees rows, what the guide said of each, and whom each goes on from, before that happens."""
 
@@ -52,7 +49,7 @@ class GrownBeams:
         before = self._lengths()
         self.growth.draw(most, rows, pause)
         for row, (old, new) in enumerate(zip(before, self._lengths(), strict=True)):
-            self._drawn(row, new - old)
+            self.costs[row // self.width].drew(new - old)
 
     def restart(self, rows: Sequence[int], number: int) -> None:
         """Let rows draw by the streams of attempt `number` from now on."""
@@ -72,7 +69,7 @@ class GrownBeams:
                 if ids or first:
                     asked.add((row // self.width, tuple(rows[row].ids)))
             for request, _ in asked:
-                self._asked(request, 1)
+                self.costs[request].asked(self.guide, self.models)
         return [0.0 if score is None else score for score in self.told]
 
     def select(self, index: Sequence[int]) -> None:
@@ -92,7 +89,7 @@ class GrownBeams:
         """What the guide says of each running row with each of these tokens behind it."""
         self.follower = self.follower or self.follow()
         for row, some in zip(self.growth.running, options, strict=True):
-            self._asked(row // self.width, len(some))
+            self.costs[row // self.width].asked(self.guide, len(some) * self.models)
         self.weighed = self.follower.branch(options)
         return self.weighed
 
@@ -103,7 +100,7 @@ class GrownBeams:
             places[row], self.told[row] = first + chosen, told[chosen]
             first += len(told)
             self.passed[row] += 1
-            self._drawn(row, 1)
+            self.costs[row // self.width].drew(1)
         self.growth.append([some[chosen] for some, chosen in zip(self.offered, choice, strict=True)])
         self.followed = self.growth.running
         if self.followed and self.follower is not None:
@@ -124,15 +121,6 @@ class GrownBeams:
 
     def _lengths(self) -> list[int]:
         return [len(row.ids) for row in self.completions()]
-
-    def _drawn(self, row: int, tokens: int) -> None:
-        cost = self.costs[row // self.width]
-        cost.tokens += tokens
-        cost.forwards += tokens
-
-    def _asked(self, request: int, times: int) -> None:
-        cost, name = self.costs[request], QUERIES[self.guide]
-        setattr(cost, name, getattr(cost, name) + times * self.models)
 
 
 def chance(stream: int, number: int) -> float:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from rlfamily.decoding import Cost, Guide
 from rlfamily.examples import Example
 from rlfamily.rollout import Completion, Engine, SamplingParams
-from rlfamily.rollout.beams import QUERIES, GrownBeams, chance
+from rlfamily.rollout.beams import GrownBeams, chance
 from rlfamily.rollout.followers import Follower, Tokens
 
 Follow = Callable[[Sequence["Request"]], Follower]
@@ -90,9 +90,7 @@ class EngineBench:
         """`count` whole responses to each request."""
         drawn = self.samples(self.asked, count)
         for cost, some in zip(self.costs, drawn, strict=True):
-            tokens = sum(len(one.ids) for one in some)
-            cost.tokens += tokens
-            cost.forwards += tokens
+            cost.drew(sum(len(one.ids) for one in some))
         return drawn
 
     def grow(self, width: int, guide: Guide) -> GrownBeams:
@@ -107,11 +105,11 @@ class EngineBench:
     def rate(self, guide: Guide, answers: Sequence[Sequence[Completion]]) -> list[list[float]]:
         """What the guide says of whole responses to each request. Each different one is asked about once."""
         different = {(place, tuple(one.ids)): one for place, some in enumerate(answers) for one in some}
-        guidance, name = self.guides[guide], QUERIES[guide]
+        guidance = self.guides[guide]
         scores = guidance.rate([self.asked[place] for place, _ in different], list(different.values()))
         told = dict(zip(different, scores, strict=True))
         for place, _ in different:
-            setattr(self.costs[place], name, getattr(self.costs[place], name) + guidance.models)
+            self.costs[place].asked(guide, guidance.models)
         return [[told[place, tuple(one.ids)] for one in some] for place, some in enumerate(answers)]
 
     def verdicts(self, answers: Sequence[Sequence[Completion]]) -> list[list[str | None]]:

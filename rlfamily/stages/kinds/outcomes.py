@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any, Literal
 
 from pydantic import Field
@@ -16,9 +14,11 @@ from rlfamily.place import Place
 from rlfamily.rollout.settings import Generation, Guiding
 from rlfamily.settings import Strict
 from rlfamily.stages.kind import Versioned, Work
+from rlfamily.stages.kinds.generate import Inputs
 from rlfamily.tasks import Lesson
 
 VERSION = "2"
+__all__ = ["VERSION", "WRITES", "Config", "Inputs", "cost", "run", "uses"]
 WRITES = {"outcomes.jsonl": "a response as text and as the policy's tokens, and its reward; a prompt's together"}
 
 
@@ -31,17 +31,6 @@ class Config(Strict):
     guiding: Guiding
     keep: Literal["returned", "finalists"]
     seed: int = Field(ge=0)
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """The task's files, the policy, the models of the reward by name, and what guides the decoder."""
-
-    data: Path
-    policy: Path
-    rewards: Mapping[str, Path] = field(default_factory=dict)
-    values: Mapping[str, Path] = field(default_factory=dict)
-    pair: Mapping[str, Path] = field(default_factory=dict)
 
 
 def uses(config: Config) -> Iterator[Versioned]:

@@ -15,6 +15,7 @@ VERSION = "1"
 __all__ = ["VERSION", "WRITES", "Config", "Inputs", "cost", "run", "uses"]
 WRITES = {"trace.jsonl": "a candidate: its round, whom it goes on from, its new text, its value, whether it was kept"}
 
+
 def uses(config: Config) -> Iterator[Versioned]:
     """What the responses themselves use."""
     yield from generate.uses(config)
